@@ -1,0 +1,24 @@
+"""The header of every benchmark: when, on what, with which versions."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def describe() -> str:
+    """Date, processor, cores, memory and the versions that matter, as a few lines."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    packages = ("drexcache", "torch", "timm", "numpy", "h5py", "scikit-learn", "pillow")
+    return "\n".join(
+        (
+            f"date: {datetime.date.today()}",
+            f"machine: {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
+            f"versions: python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
+        )
+    )

@@ -1,0 +1,81 @@
+"""The front door: ``drexcache``. Commands say what they do, call the library and print; no logic lives here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+# Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
+COMMANDS = {
+    "demo": "demo",
+    "extract": "extract",
+    "cache": "cache",
+    "recipes": "recipes",
+    "regressors": "regressors",
+    "train": "train",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "predict": "predict",
+}
+
+
+class OneSentence(click.Group):
+    """A group that turns a DrexcacheError into one line on stderr and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's mistake never shows a traceback."""
+        from drexcache.errors import DrexcacheError
+
+        try:
+            return super().invoke(ctx)
+        except DrexcacheError as error:
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise SystemExit(0) from None
+
+
+class Lazy(OneSentence):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"drexcache.cli.{COMMANDS[cmd_name]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands without importing them: their summaries stand here."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+SUMMARIES = {
+    "demo": "The whole story on drawn images with real weights, a few minutes.",
+    "extract": "Compute an image set's features into a cache.",
+    "cache": "Look into, check and change caches.",
+    "recipes": "List recipes, or show one.",
+    "regressors": "List the regressors.",
+    "train": "Train a regressor on a cache and save it as one file.",
+    "evaluate": "Score regressors inside and across caches.",
+    "compare": "Say which of the evaluated regressors really differ.",
+    "predict": "Predict the ratings of new images.",
+}
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="drexcache")
+def main() -> None:
+    """Pay for frozen vision backbones once; then train and compare regressors of human scores in seconds."""
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; standard output is kept for results."""
+    click.echo(line, err=True)

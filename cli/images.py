@@ -1,0 +1,32 @@
+"""The options by which images and ratings come in, shared by the commands that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+OPTIONS = (
+    click.option("--ratings", type=click.Path(), help="CSV, text or xlsx file of ratings [default: what the layout brings]"),
+    click.option("--layout", type=click.Choice(["auto", "folder", "ic9600", "savoias"]), default="auto", show_default=True),
+    click.option("--dataset", help="Name of the dataset [default: the folder's]"),
+    click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]"),
+    click.option("--rating-column", metavar="NAME", help="Column of ratings [default: guessed, and said]"),
+    click.option("--split-column", metavar="NAME", help="Column of splits [default: guessed, and said]"),
+    click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column of groups to keep as labels"),
+    click.option(
+        "--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take"
+    ),
+    click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True,
+                 help="Meaning of a higher rating"),
+    click.option("--target", default="rating", show_default=True, help="Name under which the ratings are kept"),
+    click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one"),
+)  # fmt: skip
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command; it passes them on to `read_images`."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command

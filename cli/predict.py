@@ -1,0 +1,35 @@
+"""drexcache predict"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli import say
+
+
+@click.command("predict")
+@click.argument("model", type=click.Path())
+@click.argument("images", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV to write")
+@click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
+def command(model: str, images: str, out: str, weights: str | None, device: str, allow_failures: bool) -> None:
+    """Predict the ratings of IMAGES (a folder, a zip, one image, or a cache) in the training ratings' own range.
+
+    Images are prepared exactly as in training: the model file says how.
+
+    \b
+    drexcache predict scenes.drex holiday/ -o predictions.csv
+    """
+    from drexcache.features import predict
+    from drexcache.model import load_model
+
+    loaded = load_model(model)
+    prediction, failures = predict(loaded, images, weights=weights, device=device, say=say)
+    prediction.to_csv(out)
+    say(f"{out}: {len(prediction.ids)} predictions of {loaded.target} on {loaded.low:g} to {loaded.high:g}")
+    for image, reason in failures.items():
+        say(f"  {image}: no prediction, {reason}")
+    if failures and not allow_failures:
+        raise SystemExit(1)

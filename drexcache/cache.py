@@ -1,0 +1,401 @@
+"""FeatureCache: reading one dataset's features, ratings and splits from a cache file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drexcache.errors import DrexcacheError
+from drexcache.hdf5 import Extent, read_outline
+from drexcache.matching import Target
+from drexcache.layout import (
+    DONE,
+    FAILED,
+    FORMAT,
+    MISSING,
+    VERSION,
+    Contents,
+    StoredBlock,
+    block_from_attributes,
+    sha256_of_ids,
+)
+from drexcache.matrix import FeatureMatrix
+
+READ_BYTES = 4 << 20  # rows are copied into a matrix in pieces that stay in the processor's cache
+
+
+def open_cache(path: str | Path) -> FeatureCache:
+    """Open a finished cache for reading.
+
+    What is read is the file as it stood when opened: a writer that replaces it meanwhile is not seen.
+
+    Raises
+    ------
+    DrexcacheError : no such file, not HDF5, not a drexcache cache, of a newer version, damaged, or never finished.
+    """
+    path = Path(path)
+    if not path.exists() and (partial := sorted(path.parent.glob(path.name + ".partial-*"))):
+        raise DrexcacheError(
+            f"{path}: the extraction has not finished yet ({partial[-1].name} stands beside it); "
+            "run the same extract command again to go on"
+        )
+    cache = FeatureCache(path)
+    if not cache.complete:
+        raise DrexcacheError(f"{path}: this is an unfinished extraction; run the same extract command again to finish it")
+    return cache
+
+
+class FeatureCache:
+    """One dataset's rows, blocks, targets and labels; use `open_cache` to get one.
+
+    Attributes
+    ----------
+    path : the file. ``contents``: everything but the computed values (ids, targets, labels, blocks).
+    complete : whether the extraction that wrote the file came to its end.
+
+    Safe to use from several threads, after a fork, and to send to spawned processes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        outline = read_outline(self.path)
+        self._fd = os.open(self.path, os.O_RDONLY)
+        self._extents = outline.datasets
+        root = outline.attributes["/"]
+        if root.get("format") != FORMAT or root.get("type") != "cache":
+            raise DrexcacheError(f"{path}: an HDF5 file, but not a drexcache cache (no format 'drexcache' on its root)")
+        if root.get("version") != VERSION:
+            raise DrexcacheError(
+                f"{path}: cache format version {root.get('version')}, this drexcache reads version {VERSION}; "
+                "install a newer drexcache"
+            )
+        self._attributes = outline.attributes
+        self._check_shapes()
+        self.complete = bool(self._read("/complete")[0])
+
+    def __del__(self) -> None:
+        if (descriptor := getattr(self, "_fd", None)) is not None:
+            os.close(descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._identity())
+
+    def __len__(self) -> int:
+        return self._extents["/images/id"].shape[0]
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{block.name} {block.dim}-d" for block in self.blocks.values())
+        return f"<FeatureCache {self.path.name}: {len(self)} images, {blocks}>"
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return str(self._attributes["/"].get("dataset", ""))
+
+    @property
+    def shard(self) -> str:
+        """ "i/n" when the file is one shard of a larger table, else empty."""
+        return str(self._attributes["/"].get("shard", ""))
+
+    @property
+    def table_sha256(self) -> str:
+        """Hash of the ids of the whole table, equal in all its shards."""
+        return str(self._attributes["/"].get("table_sha256", ""))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Image ids, in the rows' order."""
+        return self._texts("/images/id")
+
+    @cached_property
+    def blocks(self) -> dict[str, StoredBlock]:
+        """Block name -> what computed it, in alphabetical order."""
+        found = {}
+        for name in self._children("/blocks"):
+            here = f"/blocks/{name}"
+            dtype = self._extents[f"{here}/features"].dtype.name
+            found[name] = block_from_attributes(self._attributes[here], dtype, f"{self.path}: {here}")
+            if found[name].dim != self._extents[f"{here}/features"].shape[1] or found[name].name != name:
+                raise DrexcacheError(f"{self.path}: {here}: the stored definition does not fit the stored features")
+        return found
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """Target name -> its values (n,) in its own range, NaN where an image has none."""
+        found = {}
+        for name in self._children("/targets"):
+            a = self._attributes[f"/targets/{name}"]
+            values = self._read(f"/targets/{name}/value")
+            try:
+                low, high = float(a["low"]), float(a["high"])
+                target = Target(name, values, low, high, str(a["higher_is"]), bool(a["declared"]))
+            except (KeyError, ValueError, TypeError) as error:
+                raise DrexcacheError(f"{self.path}: /targets/{name}: attribute missing or malformed ({error})") from error
+            found[name] = target
+        return found
+
+    @cached_property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Label column, such as a split -> (n,) texts."""
+        return {name: self._texts(f"/labels/{name}/value") for name in self._children("/labels")}
+
+    @property
+    def contents(self) -> Contents:
+        """Everything in the file except the computed values."""
+        return Contents(
+            self.dataset, self.ids, self.targets, self.labels, self.blocks, self.shard, self.table_sha256
+        )
+
+    def status(self, block: str) -> np.ndarray:
+        """uint8 (n,): 0 missing, 1 done, 2 failed."""
+        return self._read(f"/blocks/{self._known(block)}/status")
+
+    def hashes(self) -> np.ndarray:
+        """uint8 (n, 32): SHA-256 of each image file's bytes; zeros where it was never read."""
+        return self._read("/images/sha256")
+
+    def stats(self) -> np.ndarray:
+        """int64 (n, 2): size in bytes and modification time in ns of each file when it was last hashed."""
+        return np.stack([self._read("/images/bytes"), self._read("/images/mtime_ns")], axis=1)
+
+    def failures(self) -> dict[str, str]:
+        """Image id -> why it could not be read."""
+        reasons = self._texts("/images/failure")
+        return {image: reason for image, reason in zip(self.ids, reasons, strict=True) if reason}
+
+    def features(self, block: str, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Features of one block, (n, d) or those rows, in the stored dtype; rows without features are zeros."""
+        extent = self._extents[f"/blocks/{self._known(block)}/features"]
+        if rows is None or isinstance(rows, slice):
+            start, stop, step = (rows or slice(None)).indices(len(self))
+            if step != 1:
+                raise ValueError(f"rows must be taken with step 1, found {step}")
+            out = np.empty((max(0, stop - start), *extent.shape[1:]), extent.dtype)
+            self._fill(out, extent.offset + start * extent.row_bytes)
+            return out
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"row {rows.max()} of {len(self)}")
+        out = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
+        for target, row in zip(out, rows.tolist(), strict=True):
+            self._fill(target, extent.offset + row * extent.row_bytes)
+        return out
+
+    def crc32(self, block: str) -> np.ndarray:
+        """uint32 (n,): CRC-32 of each stored row's bytes."""
+        return self._read(f"/blocks/{self._known(block)}/crc32")
+
+    def matrix(self, blocks: Sequence[str] | None = None, target: str | None = None) -> FeatureMatrix:
+        """The features of all images that have them in every chosen block, with their ratings.
+
+        Parameters
+        ----------
+        blocks : block or "block/tap" names; default: all blocks.
+        target : default: the only target there is, or no ratings (NaN) where there is none.
+
+        Raises
+        ------
+        DrexcacheError : an unknown block, tap or target, or no image that has all the blocks.
+        """
+        chosen = list(blocks) if blocks else list(self.blocks)
+        needed = list(dict.fromkeys(self._known(name.split("/")[0]) for name in chosen))
+        done = np.all([self.status(name) == DONE for name in needed], axis=0)
+        if not done.any():
+            raise DrexcacheError(f"{self.path}: no image has features in {', '.join(needed)}")
+        columns, start = {}, 0
+        for name in needed:
+            columns[name] = slice(start, start + self.blocks[name].dim)
+            start += self.blocks[name].dim
+        X = np.empty((int(done.sum()), start), dtype=np.float32)
+        for name in needed:
+            self._load(name, done, X[:, columns[name]])
+        matrix = self._with_ratings(X, columns, done, self._target(target))
+        return matrix if chosen == needed else matrix.select(chosen)
+
+    def _with_ratings(self, X: np.ndarray, columns: dict[str, slice], done: np.ndarray, target: Target | None) -> FeatureMatrix:
+        rows = np.flatnonzero(done).tolist()
+        y = target.unit()[done] if target else np.full(len(rows), np.nan)
+        hashes = [row.tobytes().hex() for row in self.hashes()[done]]
+        taps = {
+            f"{name}/{tap}": slice(columns[name].start + part.start, columns[name].start + part.stop)
+            for name in columns
+            for tap, part in self.blocks[name].taps.items()
+        }
+        scale = (target.name, target.low, target.high, target.higher_is) if target else ("", 0.0, 1.0, "more")
+        return FeatureMatrix(
+            X, y, [self.ids[row] for row in rows], columns, taps, self.dataset, *scale,
+            declared=target.declared if target else True,
+            fingerprints={name: self.blocks[name].fingerprint for name in columns},
+            hashes=hashes,
+            labels={name: [column[row] for row in rows] for name, column in self.labels.items()},
+        )  # fmt: skip
+
+    def _load(self, block: str, done: np.ndarray, out: np.ndarray) -> None:
+        """Copy the done rows of one block into ``out`` (rows, d), reading forwards in small pieces."""
+        extent = self._extents[f"/blocks/{block}/features"]
+        step = max(1, READ_BYTES // extent.row_bytes)
+        filled = 0
+        for start in range(0, len(self), step):
+            keep = done[start : start + step]
+            count = int(keep.sum())
+            if not count:
+                continue
+            piece = self.features(block, slice(start, start + len(keep)))
+            out[filled : filled + count] = piece if count == len(keep) else piece[keep]
+            filled += count
+
+    def verify(self) -> list[str]:
+        """Read everything and say what does not match its checksum; an empty list means that all does."""
+        problems = []
+        if sha256_of_ids(self.ids) != self._attributes["/images"].get("ids_sha256"):
+            problems.append("/images/id: the ids do not match their checksum")
+        if self.complete and self.image_checksum() != self._read("/images/checksum").tobytes():
+            problems.append("/images: hashes or failures do not match their checksum")
+        for name, target in self.targets.items():
+            digest = hashlib.sha256(np.asarray(target.values, "<f8").tobytes()).hexdigest()
+            if digest != self._attributes[f"/targets/{name}"].get("sha256"):
+                problems.append(f"/targets/{name}: the ratings do not match their checksum")
+        for name, column in self.labels.items():
+            if sha256_of_ids(column) != self._attributes[f"/labels/{name}"].get("sha256"):
+                problems.append(f"/labels/{name}: the labels do not match their checksum")
+        for name in self.blocks:
+            bad = np.flatnonzero(self.status(name) == DONE)[~self.intact(name)]
+            if len(bad):
+                first = ", ".join(self.ids[row] for row in bad[:3])
+                problems.append(f"/blocks/{name}: {len(bad)} rows do not match their checksum (first: {first})")
+            if self.complete and self.block_checksum(name) != self._read(f"/blocks/{name}/checksum").tobytes():
+                problems.append(f"/blocks/{name}: row checksums or status do not match the block's checksum")
+        return problems
+
+    def intact(self, block: str) -> np.ndarray:
+        """bool (k,): for each of the k done rows, whether its bytes match its CRC-32."""
+        done, stored = np.flatnonzero(self.status(block) == DONE), self.crc32(block)
+        step = max(1, READ_BYTES // self._extents[f"/blocks/{block}/features"].row_bytes)
+        good = np.zeros(len(self), dtype=bool)
+        for start in range(0, len(self), step):
+            for row, values in enumerate(self.features(block, slice(start, start + step)), start):
+                good[row] = zlib.crc32(values) == stored[row]
+        return good[done]
+
+    def image_checksum(self) -> bytes:
+        """SHA-256 over the file hashes and the failures, as FORMAT.md defines it."""
+        return hashlib.sha256(self.hashes().tobytes() + self._read("/images/failure").tobytes()).digest()
+
+    def block_checksum(self, block: str) -> bytes:
+        """SHA-256 over a block's row checksums and status, as FORMAT.md defines it."""
+        return hashlib.sha256(self.crc32(block).tobytes() + self.status(block).tobytes()).digest()
+
+    def info(self) -> dict[str, Any]:
+        """What the cache holds, as plain JSON types."""
+        return {
+            "path": str(self.path), "dataset": self.dataset, "images": len(self), "bytes": self.path.stat().st_size,
+            "complete": self.complete, "shard": self.shard,
+            "blocks": {name: self._block_info(block) for name, block in self.blocks.items()},
+            "targets": {name: _target_info(target) for name, target in self.targets.items()},
+            "labels": {name: _counts(column) for name, column in self.labels.items()},
+            "failures": self.failures(),
+        }  # fmt: skip
+
+    def _block_info(self, block: StoredBlock) -> dict[str, Any]:
+        status = self.status(block.name)
+        return {
+            "backbone": block.definition.backbone, "tag": block.definition.tag, "dim": block.dim, "dtype": block.dtype,
+            "taps": {tap: cols.stop - cols.start for tap, cols in block.taps.items()},
+            "done": int((status == DONE).sum()), "failed": int((status == FAILED).sum()),
+            "missing": int((status == MISSING).sum()), "weights": block.weights_source,
+            "fingerprint": block.fingerprint, "fields": block.fields(), "provenance": list(block.provenance),
+        }  # fmt: skip
+
+    def _target(self, name: str | None) -> Target | None:
+        if name is None:
+            if len(self.targets) > 1:
+                raise DrexcacheError(f"{self.path}: several targets ({', '.join(self.targets)}); choose one with --target")
+            return next(iter(self.targets.values()), None)
+        if name not in self.targets:
+            raise DrexcacheError(f"{self.path}: no target named {name}; it has: {', '.join(self.targets) or 'none'}")
+        return self.targets[name]
+
+    def _known(self, block: str) -> str:
+        if block not in self.blocks:
+            raise DrexcacheError(f"{self.path}: no block named {block}; it has: {', '.join(self.blocks) or 'none'}")
+        return block
+
+    def _children(self, group: str) -> list[str]:
+        return sorted(path.rpartition("/")[2] for path in self._attributes if path.rpartition("/")[0] == group)
+
+    def _check_shapes(self) -> None:
+        """Every dataset that the format promises is there, with the rows that it must have."""
+        if "/images/id" not in self._extents:
+            raise DrexcacheError(f"{self.path}: /images/id is missing; the file is damaged or not a cache")
+        n = len(self)
+        expected = {
+            "/complete": ((1,), "u"), "/images/id": ((n,), "S"), "/images/sha256": ((n, 32), "u"), "/images/bytes": ((n,), "i"),
+            "/images/mtime_ns": ((n,), "i"), "/images/failure": ((n,), "S"), "/images/checksum": ((32,), "u"),
+        }  # fmt: skip
+        for group in ("/images", "/blocks", "/targets", "/labels"):
+            if group not in self._attributes:
+                raise DrexcacheError(f"{self.path}: group {group} is missing; the file is damaged or not a cache")
+        for block in self._children("/blocks"):
+            here = f"/blocks/{block}"
+            wide = self._extents.get(f"{here}/features", Extent(0, (n, 1), np.dtype("f4"))).shape[-1]
+            expected |= {f"{here}/features": ((n, wide), "f"), f"{here}/crc32": ((n,), "u")}
+            expected |= {f"{here}/status": ((n,), "u"), f"{here}/checksum": ((32,), "u")}
+        expected |= {f"/targets/{name}/value": ((n,), "f") for name in self._children("/targets")}
+        expected |= {f"/labels/{name}/value": ((n,), "S") for name in self._children("/labels")}
+        for name, (shape, kind) in expected.items():
+            extent = self._extents.get(name)
+            if extent is None or extent.shape != shape or extent.dtype.kind != kind:
+                found = "nothing" if extent is None else f"{extent.dtype} {extent.shape}"
+                raise DrexcacheError(f"{self.path}: {name}: expected shape {shape} of kind '{kind}', found {found}")
+
+    def _read(self, name: str) -> np.ndarray:
+        extent = self._extents[name]
+        out = np.empty(extent.shape, extent.dtype)
+        self._fill(out, extent.offset)
+        return out
+
+    def _fill(self, out: np.ndarray, offset: int) -> None:
+        view = memoryview(out).cast("B") if out.size else memoryview(b"")
+        while len(view):
+            got = os.preadv(self._fd, [view], offset)
+            if got <= 0:
+                raise DrexcacheError(f"{self.path}: the file ends before byte {offset + len(view)}; it was cut off")
+            view, offset = view[got:], offset + got
+
+    def _texts(self, name: str) -> tuple[str, ...]:
+        try:
+            return tuple(value.decode() for value in self._read(name).tolist())
+        except UnicodeDecodeError as error:
+            raise DrexcacheError(f"{self.path}: {name}: not valid UTF-8 ({error})") from error
+
+    def _identity(self) -> tuple[int, int, int]:
+        stat = os.fstat(self._fd)
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _reopen(path: Path, identity: tuple[int, int, int]) -> FeatureCache:
+    cache = FeatureCache(path)
+    if cache._identity() != identity:
+        raise DrexcacheError(f"{path}: the cache was rewritten after it was opened; open it again")
+    return cache
+
+
+def _target_info(target: Target) -> dict[str, Any]:
+    rated = target.values[np.isfinite(target.values)]
+    return {
+        "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
+        "declared": target.declared, "mean": float(rated.mean()) if len(rated) else None,
+        "std": float(rated.std()) if len(rated) else None,
+    }  # fmt: skip
+
+
+def _counts(column: Sequence[str]) -> dict[str, int]:
+    values, counts = np.unique(np.asarray(column, dtype=str), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

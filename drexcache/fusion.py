@@ -1,0 +1,366 @@
+"""AttentionFusionRegressor: the paper's attention-fusion head as a scikit-learn estimator, many trained at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from drexcache.fusion_head import fuse, parameter_shapes, project
+from drexcache.fusion_plan import HeadSettings
+from drexcache.fusion_training import TrainedHead, train_heads
+
+Arms = Mapping[str, slice | Sequence[int]]
+
+# name -> settings: the paper to the letter, and the same head made fit for a few hundred images too
+PRESETS: dict[str, dict[str, Any]] = {
+    "fusion-paper": {},
+    "fusion": {"standardize": True, "ema_horizon": 0.1},
+}
+ROWS_AT_ONCE = 2048
+
+
+class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
+    """Fuse groups of features ("arms") by attention and regress a score; the defaults are DReX's head and recipe.
+
+    Each arm is projected to ``width`` (linear, layer norm, GELU), the arms are summed with softmax attention weights,
+    and a small network scores the sum (arXiv 2511.16991). Trained by Huber loss, AdamW, a one-cycle schedule, clipped
+    gradients; the moving average (EMA) of the weights is the result. Ratings are expected on about [0, 1].
+
+    Parameters
+    ----------
+    arms : name -> columns of X, as a slice or (start, stop); None takes all columns as one arm. The ``blocks`` of a
+        `FeatureMatrix` fit. Columns that no arm names are left out.
+    width : features per projected arm.
+    dropout : rate after each hidden layer of the head.
+    lr, weight_decay : AdamW's; lr is the highest of the one-cycle schedule.
+    epochs, batch_size : passes over the rows, and rows per step; a last, short batch is kept.
+    clip : highest norm of a step's gradient; None for no limit.
+    ema : decay per step of the weights' average, which starts from the initial weights without correction.
+    ema_horizon : if given, the average spans this fraction of all steps instead: decay = 1 - 1/(ema_horizon * steps).
+    standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
+    seeds : heads to train, from random_state, random_state + 1, ...; their mean is predicted.
+    random_state : seed of the initial weights, the shuffles and the dropout.
+    device : "cpu", "cuda", "mps", or "auto" for the best there is.
+    verbose : whether to show a progress bar in a terminal.
+
+    Attributes
+    ----------
+    arms_ : the arms' names. n_features_in_ : columns of X.
+    parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion_head.parameter_shapes`.
+    mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
+    log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr.
+
+    Examples
+    --------
+    >>> X = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    >>> y = 1 / (1 + np.exp(-X[:, 0]))
+    >>> model = AttentionFusionRegressor(arms={"a": (0, 2), "b": (2, 6)}, width=32, lr=0.01, ema=0.9, epochs=20)
+    >>> model.fit(X, y).predict(X).shape, model.attention(X).shape, model.arms_, len(model.log_)
+    ((200,), (200, 2), ['a', 'b'], 20)
+    """
+
+    def __init__(
+        self,
+        arms: Arms | None = None,
+        *,
+        width: int = 384,
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        epochs: int = 10,
+        batch_size: int = 16,
+        clip: float | None = 1.0,
+        ema: float = 0.999,
+        ema_horizon: float | None = None,
+        standardize: bool = False,
+        seeds: int = 1,
+        random_state: int | np.random.RandomState | None = 42,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.arms = arms
+        self.width = width
+        self.dropout = dropout
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.clip = clip
+        self.ema = ema
+        self.ema_horizon = ema_horizon
+        self.standardize = standardize
+        self.seeds = seeds
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> AttentionFusionRegressor:
+        """Train on X (n, d) and ratings y (n,).
+
+        Raises
+        ------
+        ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not fit X, a
+            setting out of range, or a training that diverges.
+        """
+        X, y = _checked(self, X, y)
+        _fit_together([self], X, y, [None])
+        return self
+
+    def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds (n,)."""
+        scores, _ = self._forward(X)
+        mean = scores.mean(0)
+        if not return_std:
+            return mean
+        if len(scores) < 2:
+            raise ValueError("return_std is the spread over seeds: fit with seeds=2 or more")
+        return mean, scores.std(0, ddof=1)
+
+    def attention(self, X: np.ndarray) -> np.ndarray:
+        """Attention weights (n, n_arms) of X (n, d) in the order of ``arms_``, mean over seeds; each row sums to 1."""
+        return self._forward(X)[1].mean(0)
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by name and JSON-able settings: all that `from_state` needs."""
+        check_is_fitted(self)
+        arrays = dict(self.parameters_)
+        if self.mean_ is not None:
+            arrays |= {"mean": self.mean_, "scale": self.scale_}
+        params = {
+            name: value for name, value in self.get_params().items() if name not in ("device", "verbose")
+        }
+        params["arms"] = {
+            name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)
+        }
+        params["random_state"] = self.seeds_[0]
+        return arrays, {"params": params, "n_features_in": self.n_features_in_, "log": self.log_}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> AttentionFusionRegressor:
+        """The fitted estimator that `get_state` described.
+
+        Raises
+        ------
+        ValueError : an unknown setting, or an array that is missing, unknown or of the wrong shape or type.
+        """
+        unknown = set(settings["params"]) - set(cls().get_params())
+        if unknown:
+            raise ValueError(f"unknown settings of a fusion head: {', '.join(sorted(unknown))}")
+        self = cls(**settings["params"])
+        self.n_features_in_ = settings["n_features_in"]
+        self.arms_, self.columns_ = _resolved_arms(self.arms, self.n_features_in_)
+        self.seeds_ = [self.random_state + i for i in range(self.seeds)]
+        self.log_ = settings["log"]
+        shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
+        expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
+        if self.standardize:
+            expected |= {"mean": (self.n_features_in_,), "scale": (self.n_features_in_,)}
+        for name in sorted(set(expected) | set(arrays)):
+            found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
+            wanted = (expected[name], "float32") if name in expected else None
+            if found != wanted:
+                raise ValueError(f"array {name!r} of a fusion head: expected {wanted}, found {found}")
+        self.parameters_ = {name: arrays[name] for name in shapes}
+        self.mean_, self.scale_ = arrays.get("mean"), arrays.get("scale")
+        return self
+
+    @torch.inference_mode()
+    def _forward(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (seeds, n) and attention (seeds, n, n_arms), in float64 so that no row depends on its neighbours."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
+        _require_finite("X", X)
+        device = _device(self.device) if self.device != "mps" else "cpu"  # which has no float64
+        p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
+        scores, weights = [], []
+        for start in range(0, len(X), ROWS_AT_ONCE):
+            x = torch.from_numpy(X[start : start + ROWS_AT_ONCE]).to(device).double()
+            if self.mean_ is not None:
+                x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
+            out = fuse(p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_))
+            scores.append(out[0].cpu().numpy())
+            weights.append(out[1].cpu().numpy())
+        return np.concatenate(scores, 1), np.concatenate(weights, 1)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # the paper's settings are for thousands of ratings on [0, 1]
+        return tags
+
+
+def fit_many(
+    estimators: Sequence[AttentionFusionRegressor],
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: Sequence[np.ndarray | None] | None = None,
+    *,
+    verbose: bool = False,
+    stack: int | None = None,
+) -> list[AttentionFusionRegressor]:
+    """Fitted clones of ``estimators``, trained together: many settings, seeds and folds cost little more than one.
+
+    X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
+    stack : heads at a time; None for what suits the device. Estimator k's result is that of
+    ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point tolerance.
+
+    Raises
+    ------
+    ValueError : as `AttentionFusionRegressor.fit`.
+
+    >>> X = np.random.default_rng(0).normal(size=(60, 6)).astype("float32")
+    >>> y, folds = X[:, 0], [np.arange(0, 40), np.arange(20, 60)]
+    >>> small = AttentionFusionRegressor(width=16, epochs=2)
+    >>> [model.predict(X).shape for model in fit_many([small, small], X, y, folds)]
+    [(60,), (60,)]
+    """
+    models = [clone(estimator) for estimator in estimators]
+    all_rows = list(rows) if rows is not None else [None] * len(models)
+    if len(all_rows) != len(models):
+        raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
+    if not models:
+        return []
+    X_checked, y_checked = _checked(models[0], X, y)
+    _fit_together(models, X_checked, y_checked, all_rows, verbose, stack)
+    return models
+
+
+def _fit_together(
+    models: Sequence[AttentionFusionRegressor],
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: Sequence[np.ndarray | None],
+    verbose: bool = False,
+    stack: int | None = None,
+) -> None:
+    """Train every seed of every model, those of one architecture in one stack, and set what was learnt."""
+    groups: dict[tuple, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
+    for model, own_rows in zip(models, rows, strict=True):
+        _check_settings(model)
+        model.n_features_in_ = X.shape[1]
+        model.arms_, model.columns_ = _resolved_arms(model.arms, X.shape[1])
+        key = (
+            tuple((c.start, c.stop) for c in model.columns_),
+            model.width,
+            model.batch_size,
+            _device(model.device),
+        )
+        groups.setdefault(key, []).append((model, _head_settings(model, _checked_rows(own_rows, y))))
+    for (columns, width, batch_size, device), members in groups.items():
+        heads = [head for _, own in members for head in own]
+        show = verbose or any(model.verbose for model, _ in members)
+        arms = [slice(*pair) for pair in columns]
+        trained = iter(train_heads(X, y, heads, arms, width, batch_size, device, show, stack))
+        for model, own in members:
+            _set_learnt(model, [next(trained) for _ in own])
+
+
+def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None) -> list[HeadSettings]:
+    """One `HeadSettings` per seed."""
+    seed = model.random_state
+    if not isinstance(seed, int | np.integer):
+        seed = check_random_state(seed).randint(2**31 - 1)
+    model.seeds_ = [int(seed) + i for i in range(model.seeds)]
+    shared = {f.name: getattr(model, f.name) for f in fields(HeadSettings) if f.name not in ("seed", "rows")}
+    return [HeadSettings(**shared, seed=seed, rows=rows) for seed in model.seeds_]
+
+
+def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
+    model.parameters_ = {
+        name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters
+    }
+    model.mean_, model.scale_ = heads[0].mean, heads[0].scale  # all seeds see the same rows
+    epochs = zip(*[head.log for head in heads], strict=True)
+    model.log_ = [{key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for rows in epochs]
+    for row in model.log_:
+        row["epoch"] = int(row["epoch"])
+
+
+def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """X as float32 (n, d) and y as float64 (n,), both finite."""
+    X, y = validate_data(
+        model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
+    )
+    _require_finite("X", X)
+    return X, y.astype(np.float64)
+
+
+def _checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
+    picked = y if rows is None else y[np.asarray(rows)]
+    if len(picked) < 2:
+        raise ValueError(f"a fusion head needs at least 2 rows to train on, found {len(picked)}")
+    if np.ptp(picked) == 0:
+        raise ValueError(
+            f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn"
+        )
+    return None if rows is None else np.arange(len(y))[np.asarray(rows)]
+
+
+def _require_finite(name: str, values: np.ndarray) -> None:
+    if np.isfinite(values.sum(dtype=np.float64)):  # quick; a NaN or infinity anywhere would show
+        return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ValueError(
+            f"{name} has NaN or inf in row {', '.join(map(str, bad[:5]))}{more}; leave such rows out"
+        )
+
+
+def _resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
+    """The arms' names and their columns as plain slices, checked against d features."""
+    if arms is None:
+        return ["all"], [slice(0, d)]
+    if not isinstance(arms, Mapping) or not arms:
+        raise ValueError(f"arms must map names to columns, such as {{'dino': slice(0, 384)}}; found {arms!r}")
+    taken: dict[int, str] = {}
+    columns = []
+    for name, given in arms.items():
+        start, stop, step = (
+            (given.start, given.stop, given.step) if isinstance(given, slice) else (*given, None)
+        )
+        start, stop = 0 if start is None else start, d if stop is None else stop
+        if step not in (None, 1) or not 0 <= start < stop <= d:
+            raise ValueError(f"arm {name!r} names columns {start} to {stop}, but X has columns 0 to {d}")
+        for column in range(start, stop):
+            if column in taken:
+                raise ValueError(f"arms {taken[column]!r} and {name!r} overlap in column {column}")
+            taken[column] = name
+        columns.append(slice(start, stop))
+    return list(arms), columns
+
+
+def _check_settings(model: AttentionFusionRegressor) -> None:
+    counts = ("width", "epochs", "batch_size", "seeds")
+    ranges = {name: (1, np.inf) for name in counts} | {
+        "lr": (0, np.inf),
+        "weight_decay": (0, np.inf),
+        "dropout": (0, 0.999),
+        "clip": (0, np.inf),
+        "ema": (0, 1),
+        "ema_horizon": (1e-9, np.inf),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(model, name)
+        if value is None and name in ("clip", "ema_horizon"):
+            continue
+        kind = int | np.integer if name in counts else int | float | np.number
+        if not isinstance(value, kind) or not low <= value <= high:
+            what = "a whole number" if name in counts else "a number"
+            raise ValueError(f"{name} must be {what} from {low:g} to {high:g}, found {value!r}")
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,99 @@
+"""The attention-fusion head: its parameters in one flat buffer, and its forward pass for K heads at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ATTENTION_WIDTH = 128
+HIDDEN = (128, 64, 32)  # the head is width -> 128 -> 64 -> 32 -> 1
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parameter_shapes(dims: Sequence[int], width: int = 384) -> Shapes:
+    """Name -> shape of one head's parameters, for arms of ``dims`` features each.
+
+    Weights are stored (in, out), the transpose of ``torch.nn.Linear``: their gradient is then ``x.T @ d``, which a
+    CPU writes twice as fast. The arms' weights, nine tenths of everything, come first.
+
+    >>> sum(math.prod(shape) for shape in parameter_shapes([384, 3840]).values())
+    1782661
+    """
+    n = len(dims)
+    shapes: Shapes = {f"arm.{i}.weight": (d, width) for i, d in enumerate(dims)}
+    shapes |= {"arm.bias": (n, width), "arm.norm.weight": (n, width), "arm.norm.bias": (n, width)}
+    shapes |= {"attention.0.weight": (n * width, ATTENTION_WIDTH), "attention.0.bias": (ATTENTION_WIDTH,)}
+    shapes |= {"attention.1.weight": (ATTENTION_WIDTH, n), "attention.1.bias": (n,)}
+    shapes |= {"temperature": (), "alpha": ()}
+    sizes = (width, *HIDDEN, 1)
+    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        shapes |= {f"head.{i}.weight": (fan_in, fan_out), f"head.{i}.bias": (fan_out,)}
+    return shapes
+
+
+def parameter_views(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
+    """The parameters of K heads as views (K, *shape) into their flat buffer (K, P)."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    parts = flat.split(sizes, dim=1)
+    return {
+        name: part.view(len(flat), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Tensor:
+    """Fresh parameters (P,) of one head: linear layers and norms as torch.nn starts them, temperature .7, alpha .1."""
+    shapes = parameter_shapes(dims, width)
+    flat = torch.empty(1, sum(math.prod(shape) for shape in shapes.values()))
+    p = {name: view[0] for name, view in parameter_views(flat, shapes).items()}
+    layers = [(p[f"arm.{i}.weight"], p["arm.bias"][i]) for i in range(len(dims))]
+    layers += [(p[f"attention.{i}.weight"], p[f"attention.{i}.bias"]) for i in range(2)]
+    layers += [(p[f"head.{i}.weight"], p[f"head.{i}.bias"]) for i in range(len(HIDDEN) + 1)]
+    for weight, bias in layers:
+        bound = 1 / math.sqrt(weight.shape[0])  # torch.nn.Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for both
+        weight.uniform_(-bound, bound, generator=generator)
+        bias.uniform_(-bound, bound, generator=generator)
+    p["arm.norm.weight"].fill_(1.0)
+    p["arm.norm.bias"].zero_()
+    p["temperature"].fill_(0.7)
+    p["alpha"].fill_(0.1)
+    return flat[0]
+
+
+def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor:
+    """Each arm's features to a common width, without bias: x (K, B, d) -> (K, B, n_arms, width)."""
+    return torch.stack([torch.bmm(x[..., cols], p[f"arm.{i}.weight"]) for i, cols in enumerate(arms)], dim=2)
+
+
+def fuse(p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Fuse projected arms by attention and score them (DReX, arXiv 2511.16991).
+
+    projected : (K, B, n_arms, width), from `project`.
+    masks : (K, B, 128 + 64 + 32) dropout factors, 0 or 1 / (1 - rate); None when predicting.
+    Returns the scores (K, B) and the attention weights (K, B, n_arms), which sum to 1.
+    """
+    width = projected.shape[-1:]
+    a = F.layer_norm(projected + p["arm.bias"][:, None], width)
+    a = F.gelu(
+        torch.addcmul(p["arm.norm.bias"][:, None], a, p["arm.norm.weight"][:, None])
+    )  # (K, B, n_arms, width)
+    # (K, B, n_arms * width) -> (K, B, 128) -> (K, B, n_arms)
+    logits = _linear(p, "attention.1", torch.tanh(_linear(p, "attention.0", a.flatten(2))))
+    weights = torch.softmax(logits / p["temperature"][:, None, None], dim=-1)
+    # sum_i w_i a_i + alpha sum_i a_i = sum_i (w_i + alpha) a_i
+    z = ((weights + p["alpha"][:, None, None])[..., None] * a).sum(2)  # (K, B, width)
+    z = F.layer_norm(z, width)
+    dropout = masks.split(HIDDEN, dim=-1) if masks is not None else None
+    for i in range(len(HIDDEN)):
+        z = F.gelu(_linear(p, f"head.{i}", z))
+        if dropout is not None:
+            z = z * dropout[i]
+    return _linear(p, f"head.{len(HIDDEN)}", z).squeeze(-1), weights
+
+
+def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return torch.baddbmm(p[f"{name}.bias"][:, None], x, p[f"{name}.weight"])

@@ -1,0 +1,121 @@
+"""What is known before a training starts: each head's settings, batches, learning rates and random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drexcache.fusion_head import HIDDEN, init_head
+
+SPAN = 64  # dropout masks are drawn for so many steps at a time
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How one head is trained; the defaults are the paper's. ``rows``: its rows of X (None: all)."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    epochs: int = 10
+    clip: float | None = 1.0
+    ema: float = 0.999
+    ema_horizon: float | None = None
+    standardize: bool = False
+    seed: int = 42
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything K heads need at step t of T, drawn ahead; a head that has finished has lr and ema_rate 0.
+
+    index (T, K, B): rows of X; weight (T, K, B): 1 / (rows in the batch), 0 where a short batch is padded;
+    lr, beta1, ema_rate (T, K); init (K, P): the parameters at the start; steps (K, 2): in all and per epoch.
+    """
+
+    index: Tensor
+    weight: Tensor
+    lr: np.ndarray
+    beta1: np.ndarray
+    ema_rate: np.ndarray
+    init: Tensor
+    steps: np.ndarray
+    generators: list[torch.Generator]
+    dropout: list[float]
+
+    def masks(self, device: torch.device) -> Tensor:
+        """Dropout factors, 0 or 1 / (1 - rate), for the next SPAN steps: (SPAN, K, B, 128 + 64 + 32)."""
+        shape = (SPAN, self.index.shape[2], sum(HIDDEN))
+        masks = torch.empty(SPAN, len(self.steps), *shape[1:], device=device)
+        for k, (generator, rate) in enumerate(zip(self.generators, self.dropout, strict=True)):
+            kept = torch.rand(shape, generator=generator, device=device) >= rate
+            torch.mul(kept, 1 / (1 - rate), out=masks[:, k])
+        return masks
+
+
+def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """``torch.optim.lr_scheduler.OneCycleLR`` with its defaults: (steps,) factors of max_lr, and (steps,) beta1.
+
+    >>> factor, beta1 = one_cycle(100)
+    >>> [round(float(f), 4) for f in (factor[0], factor[29], factor[99], beta1[0], beta1[29])]
+    [0.04, 1.0, 0.0, 0.95, 0.85]
+    """
+    top = 0.3 * steps - 1  # the step of the highest rate
+    step = np.arange(steps)
+    rising = step <= top
+    progress = np.where(rising, step / top, (step - top) / (steps - 1 - top))
+    fall = (1 + np.cos(np.pi * progress)) / 2  # 1 -> 0 along half a cosine
+    factor = np.where(rising, 1 + (1 / 25 - 1) * fall, 1 / 25e4 + (1 - 1 / 25e4) * fall)
+    beta1 = np.where(rising, 0.85 + 0.10 * fall, 0.95 - 0.10 * fall)
+    return factor, beta1
+
+
+def make_plan(
+    n: int,
+    heads: Sequence[HeadSettings],
+    dims: Sequence[int],
+    width: int,
+    batch_size: int,
+    device: torch.device,
+) -> Plan:
+    """Plan the training of K heads on n rows. A head's numbers depend on its own settings and seed alone."""
+    counts = [n if head.rows is None else len(head.rows) for head in heads]
+    per_epoch = [-(-count // batch_size) for count in counts]  # the last, short batch is kept
+    steps = np.array([(s * head.epochs, s) for s, head in zip(per_epoch, heads, strict=True)])
+    T, K = steps[:, 0].max(), len(heads)
+    index, weight = torch.zeros(T, K, batch_size, dtype=torch.long), torch.zeros(T, K, batch_size)
+    lr, beta1, ema_rate = np.zeros((T, K)), np.full((T, K), 0.95), np.zeros((T, K))
+    init, generators = [], []
+    for k, head in enumerate(heads):
+        own = torch.Generator().manual_seed(head.seed)
+        init.append(init_head(dims, width, own))
+        end, size = int(steps[k, 0]), torch.full((per_epoch[k], 1), batch_size)
+        size[-1] = counts[k] - batch_size * (per_epoch[k] - 1)
+        real = torch.arange(batch_size) < size  # (steps per epoch, B), False where the last batch is padded
+        weight[:end, k] = (real / size).repeat(head.epochs, 1)
+        order = torch.stack([torch.randperm(counts[k], generator=own) for _ in range(head.epochs)])
+        rows = order if head.rows is None else torch.from_numpy(head.rows)[order]
+        index[:end, k][real.repeat(head.epochs, 1)] = rows.flatten()
+        factor, beta1[:end, k] = one_cycle(end)
+        lr[:end, k] = head.lr * factor
+        decay = head.ema if head.ema_horizon is None else max(0.0, 1 - 1 / (head.ema_horizon * end))
+        ema_rate[:end, k] = 1 - decay
+        mask_seed = int(torch.randint(2**62, (), generator=own))
+        generators.append(torch.Generator(device).manual_seed(mask_seed))
+    dropout = [head.dropout for head in heads]
+    return Plan(
+        index.to(device),
+        weight.to(device),
+        lr,
+        beta1,
+        ema_rate,
+        torch.stack(init),
+        steps,
+        generators,
+        dropout,
+    )

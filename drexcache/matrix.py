@@ -1,0 +1,112 @@
+"""FeatureMatrix: plain arrays that every regressor shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from drexcache.errors import DrexcacheError
+
+
+@dataclass(frozen=True)
+class FeatureMatrix:
+    """The features and ratings of n images, row i of everything being image ``ids[i]``.
+
+    Attributes
+    ----------
+    X : float32 (n, d), C-contiguous.
+    y : float64 (n,), ratings on [0, 1] by the target's declared range, 1 the highest in its meaning
+        (a target where less means more is flipped); NaN where an image has no rating.
+    ids : (n,) image ids.
+    blocks : block name -> its columns of X; together they cover X in order.
+    taps : "block/tap" -> its columns of X.
+    dataset, target : where the rows come from; low, high : the target's own range,
+        ``declared`` or only observed; higher_is : "more" or "less".
+    fingerprints : block name -> fingerprint of what computed it.
+    hashes : (n,) SHA-256 of each image file, as hex.
+    labels : column name -> (n,) strings, such as a split ("train"/"test") or a group ("" where unknown).
+
+    >>> m = FeatureMatrix(np.ones((2, 3), "f4"), np.array([0.0, 1.0]), ["a", "b"], {"cue": slice(0, 3)})
+    >>> m.rows([1]).ids, m.select(["cue"]).X.shape
+    (['b'], (2, 3))
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    ids: Sequence[str]
+    blocks: dict[str, slice]
+    taps: dict[str, slice] = field(default_factory=dict)
+    dataset: str = ""
+    target: str = "rating"
+    low: float = 0.0
+    high: float = 1.0
+    higher_is: str = "more"
+    declared: bool = True
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    hashes: Sequence[str] = ()
+    labels: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: Sequence[int] | np.ndarray) -> FeatureMatrix:
+        """Those rows (positions, or a boolean mask of n), in that order."""
+        index = np.asarray(index)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        pick = [int(i) for i in index]
+        return replace(
+            self,
+            X=self.X[index],
+            y=self.y[index],
+            ids=[self.ids[i] for i in pick],
+            hashes=[self.hashes[i] for i in pick] if len(self.hashes) else (),
+            labels={name: [column[i] for i in pick] for name, column in self.labels.items()},
+        )
+
+    def where(self, label: str, value: str) -> FeatureMatrix:
+        """The rows whose label has that value, such as ``where("split", "train")``.
+
+        Raises
+        ------
+        DrexcacheError : no such label, or no row with that value; the message lists what there is.
+        """
+        if label not in self.labels:
+            raise DrexcacheError(f"{self.dataset}: no label named {label}; it has: {', '.join(self.labels) or 'none'}")
+        column = self.labels[label]
+        if value not in column:
+            raise DrexcacheError(f"{self.dataset}: no image with {label}={value}; values: {', '.join(sorted(set(column)))}")
+        return self.rows([row for row, text in enumerate(column) if text == value])
+
+    def select(self, names: Sequence[str]) -> FeatureMatrix:
+        """Those blocks or taps ("block" or "block/tap") only; each becomes a block of the result.
+
+        Raises
+        ------
+        DrexcacheError : an unknown name; the message lists what there is.
+        """
+        known = {**self.taps, **self.blocks}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise DrexcacheError(f"no block or tap named {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+        blocks, start = {}, 0
+        for name in names:
+            width = known[name].stop - known[name].start
+            blocks[name] = slice(start, start + width)
+            start += width
+        X = np.ascontiguousarray(np.concatenate([self.X[:, known[name]] for name in names], axis=1))
+        taps = {
+            tap: slice(blocks[name].start + cols.start - known[name].start, blocks[name].start + cols.stop - known[name].start)
+            for name in names
+            for tap, cols in self.taps.items()
+            if tap.startswith(name + "/") or tap == name
+        }
+        prints = {name: self.fingerprints.get(name.split("/")[0], "") for name in names}
+        return replace(self, X=X, blocks=blocks, taps=taps, fingerprints=prints)
+
+    def raw(self, y: np.ndarray) -> np.ndarray:
+        """Ratings or predictions on [0, 1] back in the target's own range and direction."""
+        y = np.asarray(y, dtype=np.float64)
+        return self.low + (self.high - self.low) * (y if self.higher_is == "more" else 1.0 - y)

@@ -1,0 +1,166 @@
+"""How well predictions agree with ratings: six signed metrics and the interval of each.
+
+Every metric takes ``rated`` and ``predicted``, both (n,) floats, and says None where it is undefined (a correlation
+with constant values), never NaN. Fewer than 3 images, or a value that is not finite, is a DrexcacheError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from drexcache.bootstrap import Floats, bca_interval, image_loss, resample_weights, resampled
+from drexcache.errors import DrexcacheError
+
+CORRELATIONS = ("pearson", "spearman", "kendall")
+
+
+def pearson(rated: ArrayLike, predicted: ArrayLike) -> float | None:
+    """Pearson's r (PLCC), signed: a flipped scale shows as a negative number.
+
+    >>> pearson([0, 1, 2], [5, 3, 1])
+    -1.0
+    >>> pearson([0, 1, 2], [5, 5, 5]) is None
+    True
+    """
+    return _correlation(stats.pearsonr, rated, predicted)
+
+
+def spearman(rated: ArrayLike, predicted: ArrayLike) -> float | None:
+    """Spearman's rho (SRCC): Pearson's r of the ranks, ties sharing their mean rank; signed."""
+    return _correlation(stats.spearmanr, rated, predicted)
+
+
+def kendall(rated: ArrayLike, predicted: ArrayLike) -> float | None:
+    """Kendall's tau-b (KRCC): concordant minus discordant pairs, corrected for ties; signed."""
+    return _correlation(stats.kendalltau, rated, predicted)
+
+
+def rmse(rated: ArrayLike, predicted: ArrayLike) -> float:
+    """Root of the mean squared error, in the unit of the ratings given.
+
+    >>> rmse([0, 0, 0, 0], [1, 1, 1, 1])
+    1.0
+    """
+    return math.sqrt(_mean_loss("rmse", rated, predicted))
+
+
+def mae(rated: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean absolute error, in the unit of the ratings given."""
+    return _mean_loss("mae", rated, predicted)
+
+
+def rmae(rated: ArrayLike, predicted: ArrayLike) -> float:
+    """Root of the mean absolute error: what the DReX paper (arXiv 2511.16991) reports as "RMAE"."""
+    return math.sqrt(_mean_loss("rmae", rated, predicted))
+
+
+METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float | None]] = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "kendall": kendall,
+    "rmse": rmse,
+    "mae": mae,
+    "rmae": rmae,
+}
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of it is better: true of the correlations, false of the errors."""
+    return metric in CORRELATIONS
+
+
+def checked(rated: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64 (n,).
+
+    Raises
+    ------
+    DrexcacheError : lengths that differ, fewer than 3 images, a value that is not finite.
+    """
+    rated, predicted = (np.asarray(values, dtype=np.float64) for values in (rated, predicted))
+    if rated.ndim != 1 or rated.shape != predicted.shape:
+        raise DrexcacheError(f"a metric needs a prediction per rating; found shapes {rated.shape}, {predicted.shape}")
+    if len(rated) < 3:
+        raise DrexcacheError(f"a metric needs at least 3 images; found {len(rated)}")
+    for name, values in (("rating", rated), ("prediction", predicted)):
+        if not np.isfinite(values).all():
+            raise DrexcacheError(f"{(~np.isfinite(values)).sum()} of {len(values)} {name}s are not finite numbers")
+    return rated, predicted
+
+
+def interval(
+    metric: str,
+    rated: ArrayLike,
+    predicted: ArrayLike,
+    level: float = 0.95,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    n_boot: int = 2000,
+) -> tuple[float | None, float | None]:
+    """The metric's confidence interval (low, high); (None, None) where the metric is undefined.
+
+    Correlations: Fisher's z, exact for bivariate normal values and on the wide side for ratings spread evenly.
+    Errors: BCa bootstrap over images. With `groups`, (n,) names of clusters of images (at least 2): BCa bootstrap
+    over whole groups, for every metric.
+
+    >>> low, high = interval("pearson", [0, 1, 2, 3, 4], [0, 1, 2, 4, 3])
+    >>> round(low, 3), round(high, 3)
+    (0.086, 0.993)
+    """
+    rated, predicted = checked(rated, predicted)
+    value = METRICS[metric](rated, predicted)
+    if value is None:
+        return None, None
+    if groups is None and metric in CORRELATIONS:
+        return fisher_interval(metric, value, len(rated), level)
+    weights = resample_weights(len(rated), n_boot, seed, groups)
+    values = np.concatenate([resampled(metric, rated, predicted, block) for block in weights])
+    return bca_interval(value, values, _jackknife(metric, rated, predicted, groups), level)
+
+
+def fisher_interval(metric: str, r: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """tanh(atanh(r) -+ z * s), s^2 the variance of atanh(r):
+
+    "pearson": 1 / (n - 3) (Fisher 1921, Metron 1);
+    "spearman": (1 + r^2 / 2) / (n - 3) (Bonett & Wright 2000, Psychometrika 65, p. 25);
+    "kendall": 0.437 / (n - 4) (Fieller, Hartley & Pearson 1957, Biometrika 44; Bonett & Wright, same page).
+
+    Too few images for the formula give (-1, 1).
+
+    >>> [round(limit, 4) for limit in fisher_interval("pearson", 0.958, 2880)]
+    [0.9549, 0.9609]
+    """
+    spare = n - (4 if metric == "kendall" else 3)
+    if spare <= 0:
+        return -1.0, 1.0
+    variance = {"pearson": 1.0, "spearman": 1 + r * r / 2, "kendall": 0.437}[metric] / spare
+    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(variance)
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(r)
+    return float(np.tanh(z - reach)), float(np.tanh(z + reach))
+
+
+def _correlation(function: Callable, rated: ArrayLike, predicted: ArrayLike) -> float | None:
+    rated, predicted = checked(rated, predicted)
+    if any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (rated, predicted)):
+        return None
+    return float(function(rated, predicted).statistic)
+
+
+def _mean_loss(metric: str, rated: ArrayLike, predicted: ArrayLike) -> float:
+    return float(image_loss(metric, *checked(rated, predicted)).mean())
+
+
+def _jackknife(metric: str, rated: Floats, predicted: Floats, groups: Sequence[str] | None) -> Floats:
+    """The metric with one image, or one group, left out at a time."""
+    if groups is not None:
+        names, member = np.unique(np.asarray(groups), return_inverse=True)
+        values = resampled(metric, rated, predicted, (member != np.arange(len(names))[:, None]).astype(np.float64))
+        return values[np.isfinite(values)]
+    loss = image_loss(metric, rated, predicted)
+    mean = (loss.sum() - loss) / (len(loss) - 1)  # errors are means: no need to drop images one by one
+    return mean if metric == "mae" else np.sqrt(np.maximum(mean, 0.0))

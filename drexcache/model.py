@@ -1,0 +1,215 @@
+"""Model: a fitted regressor in one file without pickle, with all that is needed to use it on new images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import skops.io
+from safetensors.numpy import save
+
+from drexcache.cache import FeatureCache
+from drexcache.errors import DrexcacheError
+from drexcache.fusion import AttentionFusionRegressor
+from drexcache.layout import StoredBlock, block_from_attributes, differences, stored_block_attributes
+from drexcache.matrix import FeatureMatrix
+
+VERSION = 1
+# What a scikit-learn model of ours is made of beyond the types that skops trusts by itself.
+TRUSTED = ("sklearn.", "numpy.", "scipy.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions for n images: ``value`` (n,) in the target's own range; ``spread`` (n,) or None, the standard
+    deviation over the model's seeds in the same unit; ``attention`` arm -> (n,) or empty.
+    """
+
+    ids: list[str]
+    value: np.ndarray
+    spread: np.ndarray | None = None
+    attention: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one row per image: id, prediction, spread where there is one, attention_ARM for each arm."""
+        columns: dict[str, Any] = {"id": self.ids, "prediction": self.value}
+        if self.spread is not None:
+            columns["spread"] = self.spread
+        columns |= {f"attention_{arm}": weights for arm, weights in self.attention.items()}
+        try:
+            with Path(path).open("w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                rows.writerow(columns)
+                for row in zip(*columns.values(), strict=True):
+                    rows.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
+        except OSError as error:
+            raise DrexcacheError(f"{path}: the predictions could not be written ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted regressor with the blocks it reads, the target's range, and how it was trained.
+
+    ``columns`` are the block or "block/tap" names whose features the regressor takes, in order.
+    """
+
+    regressor: str
+    estimator: Any
+    columns: tuple[str, ...]
+    blocks: dict[str, StoredBlock]
+    target: str
+    low: float
+    high: float
+    higher_is: str
+    trained: dict[str, Any]
+
+    def check(self, blocks: dict[str, StoredBlock], where: str) -> None:
+        """That features described by ``blocks`` are those the model was trained on.
+
+        Raises
+        ------
+        DrexcacheError : a block is missing or was computed otherwise; says field by field what differs.
+        """
+        for name, mine in self.blocks.items():
+            if name not in blocks:
+                raise DrexcacheError(f"{where}: the model needs block {name}; it has: {', '.join(blocks) or 'none'}")
+            if blocks[name].fingerprint != mine.fingerprint:
+                raise DrexcacheError(
+                    f"{where}: block {name} is not what the model was trained on: "
+                    f"{'; '.join(differences(mine, blocks[name]))} (model -> here)"
+                )
+
+    def predict(self, cache: FeatureCache) -> Prediction:
+        """Predictions for every image of a cache that has the model's features."""
+        self.check(cache.blocks, str(cache.path))
+        target = None if len(cache.targets) != 1 else next(iter(cache.targets))
+        return self.predict_matrix(cache.matrix(self.columns, target or next(iter(cache.targets), None)))
+
+    def predict_matrix(self, matrix: FeatureMatrix) -> Prediction:
+        """Predictions for the rows of a matrix with the model's columns; its fingerprints must be the model's."""
+        for name in self.columns:
+            mine = self.blocks[name.split("/")[0]].fingerprint
+            if matrix.fingerprints.get(name) != mine:
+                raise DrexcacheError(f"{matrix.dataset}: features of {name} are not of the model's fingerprint {mine[:12]}")
+        unit, spread, attention = np.asarray(self.estimator.predict(matrix.X), dtype=np.float64), None, {}
+        if isinstance(self.estimator, AttentionFusionRegressor):
+            weights = self.estimator.attention(matrix.X)
+            attention = dict(zip(self.estimator.arms_, weights.T, strict=True))
+            if self.estimator.seeds > 1:
+                spread = self.estimator.predict(matrix.X, return_std=True)[1] * (self.high - self.low)
+        value = self.low + (self.high - self.low) * (unit if self.higher_is == "more" else 1.0 - unit)
+        return Prediction(list(matrix.ids), value, spread, attention)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON."""
+        path = Path(path)
+        if isinstance(self.estimator, AttentionFusionRegressor):
+            tensors, state = self.estimator.get_state()
+        else:
+            tensors, state = {"skops": np.frombuffer(skops.io.dumps(self.estimator), dtype="u1")}, None
+        fields = {
+            "version": VERSION, "drexcache": version("drexcache"), "regressor": self.regressor, "state": state,
+            "columns": list(self.columns), "target": self.target, "low": self.low, "high": self.high,
+            "higher_is": self.higher_is, "trained": self.trained,
+            "blocks": {name: {**stored_block_attributes(block), "dtype": block.dtype} for name, block in self.blocks.items()},
+        }  # fmt: skip
+        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"drexcache": json.dumps(fields)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.new")
+        try:
+            with fresh.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise DrexcacheError(f"{path}: the model could not be written ({error.strerror or error})") from error
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model file; nothing in it is ever executed.
+
+    Raises
+    ------
+    DrexcacheError : no such file, not a model file, of a newer version, damaged, or holding types that a model of
+        ours never holds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DrexcacheError(f"{path}: no such model file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            fields = json.loads((file.metadata() or {}).get("drexcache", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DrexcacheError(f"{path}: not a drexcache model file ({error})") from error
+    if not isinstance(fields, dict) or "version" not in fields:
+        raise DrexcacheError(f"{path}: a safetensors file, but not a drexcache model (no 'drexcache' metadata)")
+    if fields["version"] != VERSION:
+        raise DrexcacheError(f"{path}: model format version {fields['version']}, this drexcache reads {VERSION}; upgrade it")
+    try:
+        blocks = {
+            name: block_from_attributes(attributes, attributes["dtype"], f"{path}: block {name}")
+            for name, attributes in fields["blocks"].items()
+        }
+        estimator = _estimator(tensors, fields["state"], path)
+        return Model(
+            fields["regressor"], estimator, tuple(fields["columns"]), blocks, fields["target"], float(fields["low"]),
+            float(fields["high"]), fields["higher_is"], dict(fields["trained"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DrexcacheError(f"{path}: a field of the model file is missing or malformed ({error})") from error
+
+
+def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, path: Path) -> Any:
+    if state is not None:
+        return AttentionFusionRegressor.from_state(tensors, state)
+    data = tensors["skops"].tobytes()
+    try:
+        found = skops.io.get_untrusted_types(data=data)
+        if foreign := [name for name in found if not name.startswith(TRUSTED)]:
+            raise DrexcacheError(f"{path}: holds {foreign[0]}, which a drexcache model never holds; refused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # another scikit-learn wrote it: say so in one sentence
+            return skops.io.loads(data, trusted=found)
+    except DrexcacheError:
+        raise
+    except Exception as error:  # skops raises whatever the damage leads to
+        raise DrexcacheError(f"{path}: the regressor inside cannot be read here ({error})") from error
+
+
+def train_model(regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int) -> Model:
+    """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
+
+    Raises
+    ------
+    DrexcacheError : no target, fewer than two rated images, an unknown regressor, or what the regressor refuses.
+    """
+    from drexcache.estimators import make_regressor
+
+    rated = matrix.rows(np.isfinite(matrix.y))
+    if len(rated) < 2:
+        raise DrexcacheError(f"{cache.path}: {len(rated)} rated images with features; training needs at least 2")
+    try:
+        estimator = make_regressor(regressor, rated, seed).fit(rated.X, rated.y)
+    except ValueError as error:
+        raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {error}") from error
+    names = dict.fromkeys(name.split("/")[0] for name in columns)
+    trained = {
+        "dataset": matrix.dataset, "images": len(rated), "seed": seed, "cache": cache.path.name,
+        "settings": {key: repr(value) for key, value in estimator.get_params().items() if key.islower()},
+        "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
+    }  # fmt: skip
+    return Model(
+        regressor, estimator, columns, {name: cache.blocks[name] for name in names}, matrix.target, matrix.low,
+        matrix.high, matrix.higher_is, trained,
+    )  # fmt: skip

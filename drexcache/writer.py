@@ -1,0 +1,357 @@
+"""Writing a cache so that a crash at any moment loses nothing that was committed.
+
+A cache is filled as ``NAME.partial-K`` beside its final place and renamed when it is whole. The partial file's HDF5
+metadata and its size are written once, at creation; afterwards rows are written into fixed places, and a row counts
+only when its status byte says so, which is written after the row's values and checksum are on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from drexcache import hdf5
+from drexcache.cache import FeatureCache
+from drexcache.errors import DrexcacheError
+from drexcache.layout import DONE, FAILED, FAILURE_BYTES, Contents
+
+COMMIT_SECONDS = 2.0
+COPY_BYTES = 8 << 20
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the right to write ``path``; a lock left by a dead process holds nobody up.
+
+    Raises
+    ------
+    DrexcacheError : another process is writing; the message names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(f"{path}.lock", blocking=False), Path(f"{path}.writer")
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "another process"
+        raise DrexcacheError(f"{path}: being written by {holder}; wait for it, or stop it, and run again") from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
+        yield
+        note.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+class CacheWriter:
+    """Fills one partial file; use `start` to get one.
+
+    ``todo(block)`` tells which rows are not done; ``put`` writes rows, ``commit`` makes them count, ``finish``
+    publishes the file under its final name.
+    """
+
+    def __init__(self, partial: Path) -> None:
+        self.cache = FeatureCache(partial)
+        self.path = partial
+        self._fd = os.open(partial, os.O_RDWR)
+        self._pending: list[tuple[str, np.ndarray]] = []
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> CacheWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or not issubclass(kind, OSError):
+                self.commit()
+        finally:
+            os.close(self._fd)
+
+    def done(self, block: str) -> np.ndarray:
+        """bool (n,): rows that are committed."""
+        return self.cache.status(block) == DONE
+
+    def put(self, block: str, rows: np.ndarray, features: np.ndarray) -> None:
+        """Write features (k, d) of these rows; they count after the next `commit`, which comes by itself in time."""
+        values = np.ascontiguousarray(features, dtype=self.cache._extents[f"/blocks/{block}/features"].dtype)
+        checks = np.fromiter((zlib.crc32(row) for row in values), dtype="<u4", count=len(values))
+        self._write_rows(f"/blocks/{block}/features", rows, values)
+        self._write_rows(f"/blocks/{block}/crc32", rows, checks)
+        self._pending.append((block, rows))
+
+    def put_files(self, rows: np.ndarray, hashes: np.ndarray, stats: np.ndarray, failures: Sequence[str]) -> None:
+        """Write what is known of these images' files: SHA-256 (k, 32), size and mtime (k, 2), "" or why unreadable."""
+        self._write_rows("/images/sha256", rows, np.ascontiguousarray(hashes, "u1"))
+        self._write_rows("/images/bytes", rows, np.ascontiguousarray(stats[:, 0], "<i8"))
+        self._write_rows("/images/mtime_ns", rows, np.ascontiguousarray(stats[:, 1], "<i8"))
+        texts = [reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode() for reason in failures]
+        self._write_rows("/images/failure", rows, np.array(texts, dtype=f"S{FAILURE_BYTES}"))
+
+    def put_failed(self, block: str, rows: np.ndarray) -> None:
+        """Mark these rows as failed in the block; a later run tries them again."""
+        self._write_rows(f"/blocks/{block}/status", rows, np.full(len(rows), FAILED, "u1"))
+
+    def tick(self) -> None:
+        """Commit when the last commit is some time ago."""
+        if time.monotonic() - self._synced > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make every row written so far count: first the values reach the disk, then the status that vouches for them."""
+        if self._pending:
+            _sync(self._fd)
+            for block, rows in self._pending:
+                self._write_rows(f"/blocks/{block}/status", rows, np.full(len(rows), DONE, "u1"))
+            self._pending.clear()
+        self._synced = time.monotonic()
+
+    def finish(self, final: Path) -> None:
+        """Write the checksums, mark the file complete and put it under its final name, replacing an older one."""
+        self.commit()
+        for block in self.cache.blocks:
+            self._write(f"/blocks/{block}/checksum", self.cache.block_checksum(block))
+        self._write("/images/checksum", self.cache.image_checksum())
+        _sync(self._fd)
+        self._write("/complete", b"\1")
+        os.fsync(self._fd)
+        self.path.replace(final)
+        sync_folder(final.parent)
+
+    def _write_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        extent = self.cache._extents[name]
+        for start, stop in _runs(rows):
+            self._pwrite(values[start:stop].tobytes() if values.dtype.kind == "S" else values[start:stop],
+                         extent.offset + int(rows[start]) * extent.row_bytes)  # fmt: skip
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._pwrite(data, self.cache._extents[name].offset)
+
+    def _pwrite(self, data: bytes | np.ndarray, offset: int) -> None:
+        view = memoryview(data).cast("B")
+        while len(view):
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+
+def start(
+    final: Path, contents: Contents, sources: Sequence[FeatureCache], files: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[CacheWriter, dict[Path, int]]:
+    """The writer to fill for these contents, holding every row that ``sources`` can give. Call it under `writer_lock`.
+
+    Goes on in place where an interrupted run wanted the same contents; otherwise takes its rows over. A row is
+    taken if image id, file hash and the block's fingerprint agree and its checksum holds.
+
+    Parameters
+    ----------
+    sources : the caches of `open_sources`, or others whose rows are wanted.
+    files : SHA-256 (n, 32) and size and mtime (n, 2) of the files as they are now, for every image that a source
+        knows; None takes the sources' word for them.
+
+    Returns
+    -------
+    The writer, and for each source the number of its rows whose checksum did not hold.
+    """
+    partials = [cache for cache in sources if cache.path in partial_paths(final)]
+    fitting = [cache for cache in partials if _same(cache.contents, contents)]
+    writer = CacheWriter(fitting[-1].path if fitting else _new_partial(final, contents))
+    damaged = {}
+    try:
+        if fitting:
+            damaged[writer.path] = _drop_unfit(writer, files)
+        for source in sources:
+            if source.path != writer.path:
+                damaged[source.path] = take_rows(writer, source, files)
+        writer.commit()
+    except BaseException:
+        os.close(writer._fd)
+        raise
+    for cache in partials:
+        if cache.path != writer.path:
+            cache.path.unlink(missing_ok=True)
+    return writer, {path: count for path, count in damaged.items() if count}
+
+
+def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
+    """The finished cache, if there is one, and the partial files of interrupted runs, oldest first.
+
+    A partial file that cannot be read is moved aside; the second value says so, a sentence for each.
+    """
+    found, notes = ([FeatureCache(final)] if final.exists() else []), []
+    for path in partial_paths(final):
+        try:
+            _mend_length(path)
+            found.append(FeatureCache(path))
+        except DrexcacheError as error:
+            aside = path.with_name(f"{path.name.replace('.partial-', '.damaged-')}")
+            path.replace(aside)
+            notes.append(f"{error}; moved to {aside.name}, its rows are computed again")
+    return found, notes
+
+
+def partial_paths(final: Path) -> list[Path]:
+    """The partial files of a cache, oldest first."""
+    found = final.parent.glob(f"{final.name}.partial-*")
+    return sorted((p for p in found if p.suffix != ".new"), key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray, np.ndarray] | None) -> int:
+    """Copy every row of ``source`` that the writer lacks and that belongs to it; the number that were damaged."""
+    rows = {image: row for row, image in enumerate(writer.cache.ids)}
+    place = np.array([rows.get(image, -1) for image in source.ids], dtype=np.int64)
+    theirs, stats, fits, damaged = source.hashes(), source.stats(), place >= 0, 0
+    if files is not None:
+        fits &= (files[0][place] == theirs).all(axis=1)
+        stats = files[1][place]
+    for name, block in source.blocks.items():
+        mine = writer.cache.blocks.get(name)
+        if mine is None or mine.fingerprint != block.fingerprint or mine.dtype != block.dtype:
+            continue
+        wanted = np.flatnonzero(fits & (source.status(name) == DONE) & ~writer.done(name)[place])
+        step, stored = max(1, COPY_BYTES // (block.dim * np.dtype(block.dtype).itemsize)), source.crc32(name)
+        for piece in (wanted[i : i + step] for i in range(0, len(wanted), step)):
+            values = _read_rows(source, name, piece)
+            good = np.array([zlib.crc32(row) == stored[at] for row, at in zip(values, piece, strict=True)], dtype=bool)
+            damaged += int((~good).sum())
+            kept = piece[good]
+            writer.put(name, place[kept], values[good])
+            writer.put_files(place[kept], theirs[kept], stats[kept], [""] * len(kept))
+            writer.tick()
+    return damaged
+
+
+def _read_rows(source: FeatureCache, block: str, rows: np.ndarray) -> np.ndarray:
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first == len(rows):
+        return source.features(block, slice(first, last))
+    return source.features(block, rows)
+
+
+def _drop_unfit(writer: CacheWriter, files: tuple[np.ndarray, np.ndarray] | None) -> int:
+    """Forget committed rows of an interrupted run whose checksum or file hash does not hold; the number damaged."""
+    damaged = 0
+    for name in writer.cache.blocks:
+        done = np.flatnonzero(writer.done(name))
+        bad = done[~writer.cache.intact(name)]
+        damaged += len(bad)
+        stale = done[(files[0][done] != writer.cache.hashes()[done]).any(axis=1)] if files is not None else done[:0]
+        unfit = np.union1d(bad, stale)
+        writer._write_rows(f"/blocks/{name}/status", unfit, np.zeros(len(unfit), "u1"))
+    return damaged
+
+
+def _new_partial(final: Path, contents: Contents) -> Path:
+    taken = [int(path.name.rpartition("-")[2]) for path in partial_paths(final)]
+    path = final.with_name(f"{final.name}.partial-{max(taken, default=0) + 1}")
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    try:
+        hdf5.create(fresh, contents.attributes(), contents.datasets())
+        _write_known(fresh, contents)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise no_space(error, final, _bytes_of(contents)) from error
+    fresh.replace(path)
+    sync_folder(path.parent)
+    return path
+
+
+def _write_known(path: Path, contents: Contents) -> None:
+    """Ids, ratings and labels are known from the start."""
+    with CacheWriter(path) as writer:
+        known: dict[str, np.ndarray] = {"/images/id": np.array([i.encode() for i in contents.ids])}
+        known |= {f"/targets/{name}/value": np.asarray(t.values, "<f8") for name, t in contents.targets.items()}
+        known |= {f"/labels/{name}/value": np.array([v.encode() for v in c]) for name, c in contents.labels.items()}
+        for name, values in known.items():
+            writer._write(name, values.astype(writer.cache._extents[name].dtype).tobytes())
+        os.fsync(writer._fd)
+
+
+def _mend_length(path: Path) -> None:
+    """Give a partial file that was cut off its full length back: the lost rows then fail their checksums."""
+    with path.open("r+b") as file:
+        head = file.read(48)
+        if len(head) == 48 and head[:8] == b"\x89HDF\r\n\x1a\n" and head[8] in (2, 3):
+            end = int.from_bytes(head[28:36], "little")  # the superblock's end-of-file address
+            if os.fstat(file.fileno()).st_size < end < 1 << 50:
+                file.truncate(end)
+
+
+def _same(old: Contents, new: Contents) -> bool:
+    return old.attributes() == new.attributes() and old.datasets() == new.datasets()
+
+
+def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Positions (start, stop) of stretches of consecutive row numbers."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    edges = [0, *cuts.tolist(), len(rows)]
+    yield from ((a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a)
+
+
+def _bytes_of(contents: Contents) -> int:
+    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in contents.datasets().values())
+
+
+def no_space(error: OSError, final: Path, needed: int | None = None) -> DrexcacheError:
+    """The sentence for a write that failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
+        size = f" (the whole cache takes {needed / 1e6:,.0f} MB)" if needed else ""
+        what = f"no space left on the disk{size}; free some"
+    else:
+        what = f"writing failed ({error.strerror or error}); mend the disk"
+    return DrexcacheError(f"{final}: {what} and run the same command again, rows already committed are kept")
+
+
+def _sync(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
+    """Write a cache whose rows all stand in ``sources``: for merging shards, new ratings, dropped rows.
+
+    Raises
+    ------
+    DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
+    """
+    with writer_lock(final):
+        try:
+            writer, damaged = start(final, contents, sources)
+            with writer:
+                for path, count in damaged.items():
+                    raise DrexcacheError(
+                        f"{path}: {count} rows do not match their checksum; run the extract command that made it again, "
+                        "it computes them anew (nothing was replaced)"
+                    )
+                for source in sources:
+                    _take_failures(writer, source)
+                writer.finish(final)
+        except OSError as error:
+            raise no_space(error, final) from error
+
+
+def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
+    rows, failures = {image: row for row, image in enumerate(writer.cache.ids)}, source.failures()
+    found = [(rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows]
+    if not found:
+        return
+    place, at = np.array([row for row, _, _ in found]), np.array([at for _, at, _ in found])
+    writer.put_files(place, source.hashes()[at], source.stats()[at], [reason for _, _, reason in found])
+    for name in set(writer.cache.blocks) & set(source.blocks):
+        writer.put_failed(name, place[source.status(name)[at] == FAILED])

@@ -1,0 +1,6 @@
+"""Stage 1: backbones, weights, pixels and the extraction engine."""
+
+from drexcache.features.extraction import Summary, extract
+from drexcache.features.prediction import predict
+
+__all__ = ["Summary", "extract", "predict"]

@@ -1,0 +1,62 @@
+"""From a model and images to predictions, with the images prepared exactly as in training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from drexcache.cache import FeatureCache, open_cache
+from drexcache.errors import DrexcacheError
+from drexcache.features.extraction import extract
+from drexcache.images import ImageFile, ImageTable, read_images
+from drexcache.model import Model, Prediction
+from drexcache.recipes import Recipe
+
+
+def predict(
+    model: Model, images: str | Path, *, weights: str | None = None, device: str = "auto", say: Callable[[str], None] = print
+) -> tuple[Prediction, dict[str, str]]:
+    """Predict the rating of every image in a folder, a zip, a single file, or a cache.
+
+    Parameters
+    ----------
+    weights : where the backbones' weights come from; default: as in training. They must be the same weights.
+
+    Returns
+    -------
+    The prediction, and image id -> reason for images that could not be read.
+
+    Raises
+    ------
+    DrexcacheError : a cache of other features, other weights than in training, or no images.
+    """
+    path = Path(images)
+    if path.suffix == ".h5":
+        cache = open_cache(path)
+        return model.predict(cache), cache.failures()
+    with tempfile.TemporaryDirectory(prefix="drexcache-") as folder:
+        cache = _extracted(model, path, Path(folder) / "images.h5", weights, device, say)
+        failures = cache.failures()
+        if len(failures) == len(cache):
+            raise DrexcacheError(f"{path}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})")
+        return model.predict(cache), failures
+
+
+def _extracted(
+    model: Model, images: Path, out: Path, weights: str | None, device: str, say: Callable[[str], None]
+) -> FeatureCache:
+    table = one_image(images) if images.is_file() and images.suffix != ".zip" else read_images(images, ratings=False)
+    sources = {block.weights_source.split()[0] for block in model.blocks.values() if not block.definition.is_classic}
+    if weights is None and sources - {"hub", "packaged", "random"}:
+        raise DrexcacheError(
+            f"the model's features were made with weights from {', '.join(sorted(sources))}; give that file with --weights"
+        )
+    recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()), weights=min(sources, default="hub"))
+    extract(table, recipe, out, weights=weights, device=device, say=say)
+    return open_cache(out)
+
+
+def one_image(path: Path) -> ImageTable:
+    """The table of a single image file, without a rating."""
+    return ImageTable(path.stem, (path.name,), (ImageFile(path),), {}, {}, ())

@@ -1,0 +1,70 @@
+"""Reading and decoding images ahead of the models, in threads, in order, with bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from drexcache.features.classic import classic_cues
+from drexcache.features.pixels import Decode, UnreadableImage, decode_rgb, to_pixels
+from drexcache.images import ImageFile
+from drexcache.recipes import Block
+
+
+@dataclass
+class ReadImage:
+    """One image on its way: what its file is, and per block its pixels (or cues), or why it could not be read."""
+
+    row: int
+    sha256: bytes = bytes(32)
+    stat: tuple[int, int] = (0, 0)  # size in bytes, mtime in ns
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    failure: str = ""
+
+
+def read_image(file: ImageFile, row: int, blocks: Sequence[Block]) -> ReadImage:
+    """Hash and decode one file once, and make each block's input from it."""
+    image = ReadImage(row)
+    try:
+        data = file.read()
+        image.stat = file.stat()
+        image.sha256 = hashlib.sha256(data).digest()
+        for decode in {Decode(block.alpha, block.exif) for block in blocks}:
+            rgb = decode_rgb(data, decode)
+            for block in blocks:
+                if Decode(block.alpha, block.exif) != decode:
+                    continue
+                if block.is_classic:
+                    cues = classic_cues(np.asarray(rgb), [tap.layer for tap in block.taps])
+                    image.inputs[block.name] = torch.from_numpy(cues)
+                else:
+                    image.inputs[block.name] = to_pixels(rgb, block.size, block.resize)
+    except UnreadableImage as error:
+        image.failure = str(error)
+    except OSError as error:
+        image.failure = f"cannot be read ({error.strerror or error})"
+    return image
+
+
+def read_ahead(
+    files: Sequence[ImageFile], rows: Sequence[int], blocks: Sequence[Block], workers: int, ahead: int
+) -> Iterator[ReadImage]:
+    """The images of these rows, in order, read by ``workers`` threads at most ``ahead`` images before the consumer."""
+    waiting: deque[Future[ReadImage]] = deque()
+    remaining = iter(rows)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        while True:
+            while len(waiting) < ahead and (row := next(remaining, None)) is not None:
+                waiting.append(pool.submit(read_image, files[row], row, blocks))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,56 @@
+"""What several test files need: small real pictures, a tiny real backbone, and the rated photographs where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drexcache.recipes import Recipe, recipe_from_dict
+
+SAVOIAS = Path(__file__).parents[2] / "shared" / "savoias-dev"
+
+
+@pytest.fixture
+def savoias() -> Path:
+    """The folder of rated photographs, which are not part of the project."""
+    if not SAVOIAS.is_dir():
+        pytest.skip("needs the SAVOIAS images beside the checkout (shared/savoias-dev), which are not redistributable")
+    return SAVOIAS
+
+
+def draw(folder: Path, count: int, start: int = 0) -> Path:
+    """``count`` small pictures of noise on a colour, and a ratings.csv on 0..100 that follows the noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["file,rating,split"]
+    for number in range(start + count):
+        rng = np.random.default_rng(number)
+        amount = rng.uniform(0, 100)
+        pixels = rng.uniform(60, 190, 3) + rng.normal(0, amount / 2, (24, 32, 3))
+        if number >= start:
+            Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(folder / f"{number:03}.png")
+        lines.append(f"{number:03}.png,{amount:.3f},{'test' if number % 5 == 0 else 'train'}")
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of 20 rated pictures."""
+    return draw(tmp_path / "pictures", 20)
+
+
+def tiny_recipe(size: int = 32) -> Recipe:
+    """Two real but tiny timm backbones: a convolutional network and a transformer."""
+    vit = {"name": "vit", "backbone": "test_vit", "size": 160, "taps": [{"name": "cls", "layer": "norm", "pool": "cls"}]}
+    stages = [{"name": f"layer{i}", "layer": f"layer{i}", "pool": "mean"} for i in (1, 4)]
+    resnet = {"name": "resnet", "backbone": "test_resnet", "size": size, "taps": stages}
+    return recipe_from_dict({"name": "tiny", "weights": "random", "blocks": [vit, resnet]}, "tests")
+
+
+@pytest.fixture
+def tiny() -> Recipe:
+    """The tiny recipe with random weights."""
+    return tiny_recipe()

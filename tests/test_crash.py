@@ -1,0 +1,239 @@
+"""Real processes, really killed: nothing committed is lost, and the end is as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw, tiny_recipe
+
+from drexcache import DrexcacheError, open_cache, read_images
+from drexcache.cache import FeatureCache
+from drexcache.features import extract
+from drexcache.layout import DONE
+from drexcache.writer import partial_paths
+
+# Extracts with a commit after every batch, and writes down each row that is computed. The backbones are replaced by
+# arithmetic whose result does not depend on the batch, so that two runs must agree to the last bit.
+RUN = """
+import sys
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {tests!r})
+from conftest import tiny_recipe
+from drexcache import read_images, writer
+from drexcache.features import extract
+from drexcache.writer import CacheWriter
+from drexcache.features.backbones import Backbone
+Backbone.__call__ = lambda self, pixels: np.resize(pixels.numpy().astype("f4").reshape(len(pixels), -1).cumsum(1)[:, -sum(self.dims):], (len(pixels), sum(self.dims)))
+writer.COMMIT_SECONDS = 0.0
+log = open({log!r}, "a", buffering=1)
+put = CacheWriter.put
+def counted(self, block, rows, features):
+    log.write("".join(f"{{block}} {{row}}\\n" for row in rows))
+    put(self, block, rows, features)
+CacheWriter.put = counted
+log.write("ready\\n")
+extract(read_images({images!r}), tiny_recipe(), {out!r}, batch_size=2, workers=1, say=lambda line: None)
+"""
+
+
+def command(images: Path, out: Path, log: Path) -> list[str]:
+    code = RUN.format(tests=str(Path(__file__).parent), images=str(images), out=str(out), log=str(log))
+    return [sys.executable, "-c", code]
+
+
+def committed(out: Path) -> dict[str, set[int]]:
+    """Rows that count, per block, as the newest partial file has them."""
+    paths = partial_paths(out)
+    if not paths:
+        return {}
+    cache = FeatureCache(paths[-1])
+    return {name: set(np.flatnonzero(cache.status(name) == DONE).tolist()) for name in cache.blocks}
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    one, two = open_cache(a), open_cache(b)
+    assert one.verify() == two.verify() == []
+    assert one.ids == two.ids
+    np.testing.assert_array_equal(one.hashes(), two.hashes())
+    for block in two.blocks:
+        np.testing.assert_array_equal(one.features(block), two.features(block))
+        np.testing.assert_array_equal(one.status(block), two.status(block))
+
+
+def kill_until_done(images: Path, out: Path, log: Path, kills: int, seed: int) -> int:
+    """Kill runs at random moments until ``kills`` have been killed, then let one finish; the number killed."""
+    rng, killed = random.Random(seed), 0
+    while killed < kills:
+        before = committed(out)
+        seen = len(log.read_text().splitlines()) if log.exists() else 0
+        process = subprocess.Popen(command(images, out, log), stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(log.read_text().splitlines() if log.exists() else []) <= seen:
+            time.sleep(0.002)  # the interpreter's own start is not what is tested
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists() or process.returncode == 0
+        computed = [line.split() for line in log.read_text().splitlines()[seen:] if " " in line]
+        again = {(block, int(row)) for block, row in computed} & {(b, r) for b, rows in before.items() for r in rows}
+        assert again == set(), "a committed row was computed again"
+        if process.returncode == 0:
+            out.unlink()
+            log.unlink()
+        else:
+            killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.thorough)])
+def test_killed_at_random_moments_and_run_again(tmp_path: Path, kills: int) -> None:
+    images = draw(tmp_path / "pictures", 24)
+    out, log = tmp_path / "c.h5", tmp_path / "log"
+    assert kill_until_done(images, out, log, kills, seed=kills) == kills
+    subprocess.run(command(images, out, log), check=True, stderr=subprocess.DEVNULL)
+    undisturbed = tmp_path / "undisturbed.h5"
+    subprocess.run(command(images, undisturbed, tmp_path / "log2"), check=True, stderr=subprocess.DEVNULL)
+    assert_equal(out, undisturbed)
+    assert partial_paths(out) == []
+
+
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int = 8) -> tuple[Path, Path]:
+    """A folder of 20 pictures and the cache of an extraction that stopped after ``rows`` of them."""
+    images, out = draw(tmp_path / "pictures", 20), tmp_path / "c.h5"
+    count = 0
+
+    def stop(self: object, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    from drexcache.features import extraction
+
+    original = extraction._compute
+
+    def limited(*args: object) -> None:
+        nonlocal count
+        if count == rows // 2:
+            raise KeyboardInterrupt
+        count += 1
+        original(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "_compute", limited)
+        with pytest.raises(KeyboardInterrupt):
+            extract(read_images(images), tiny_recipe(), out, batch_size=2, say=lambda line: None)
+    assert len(committed(out)["vit"]) == rows
+    return images, out
+
+
+def finish(images: Path, out: Path) -> tuple[int, list[str]]:
+    said: list[str] = []
+    summary = extract(read_images(images), tiny_recipe(), out, batch_size=2, say=said.append)
+    return summary.computed, said
+
+
+def test_an_interrupted_cache_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out = interrupted(tmp_path, monkeypatch)
+    with pytest.raises(DrexcacheError, match="run the same extract command again"):
+        open_cache(out)
+
+
+def test_going_on_computes_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = interrupted(tmp_path, monkeypatch)
+    assert finish(images, out)[0] == 12
+
+
+def test_more_images_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = interrupted(tmp_path, monkeypatch)
+    draw(images, 4, start=20)
+    assert finish(images, out)[0] == 16
+    assert partial_paths(out) == []
+    assert open_cache(out).verify() == []
+
+
+@pytest.mark.parametrize("cut", [1, 200, 3000, 20_000])
+def test_a_truncated_partial_file_costs_only_the_lost_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    images, out = interrupted(tmp_path, monkeypatch)
+    partial = partial_paths(out)[-1]
+    os.truncate(partial, partial.stat().st_size - cut)
+    computed, said = finish(images, out)
+    assert 12 <= computed <= 20
+    assert computed == 12 or any("computed again" in line for line in said)
+    extract(read_images(images), tiny_recipe(), tmp_path / "whole.h5", batch_size=2, say=lambda line: None)
+    assert_equal(out, tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_flipped_bit_in_features_costs_that_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool) -> None:
+    images, out = interrupted(tmp_path, monkeypatch)
+    if finished:
+        finish(images, out)
+    path = out if finished else partial_paths(out)[-1]
+    extent = FeatureCache(path)._extents["/blocks/resnet/features"]
+    flip(path, extent.offset + 3 * extent.row_bytes + 5)
+    if finished:
+        assert open_cache(out).verify() == ["/blocks/resnet: 1 rows do not match their checksum (first: 003.png)"]
+    computed, said = finish(images, out)
+    assert computed == (1 if finished else 13)
+    assert any("1 rows did not match their checksum and are computed again" in line for line in said)
+    assert open_cache(out).verify() == []
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def test_flips_anywhere_in_a_partial_file_never_reach_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = interrupted(tmp_path, monkeypatch)
+    partial = partial_paths(out)[-1]
+    data = partial.read_bytes()
+    extract(read_images(images), tiny_recipe(), tmp_path / "whole.h5", batch_size=2, say=lambda line: None)
+    rng = random.Random(0)
+    for _ in range(12):
+        for path in tmp_path.glob("c.h5*"):
+            path.unlink()
+        partial.write_bytes(data)
+        flip(partial, rng.randrange(len(data)))
+        finish(images, out)
+        assert_equal(out, tmp_path / "whole.h5")
+
+
+def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -> None:
+    images, out = draw(tmp_path / "pictures", 400), tmp_path / "c.h5"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drexcache.cli", "extract", str(images), "-o", str(out), "--recipe", "classic"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.poll() is None and not any(committed(out).values()):
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - asked < 2.5
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in stderr and "Traceback" not in stderr
+
+
+def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
+    images, out = draw(tmp_path / "pictures", 4), tmp_path / "c.h5"
+    hold = (
+        "import sys,time; from pathlib import Path; from drexcache.writer import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(DrexcacheError, match=f"being written by process {process.pid} on "):
+        extract(read_images(images), tiny_recipe(), out, say=lambda line: None)
+    process.kill()
+    process.wait()
+    assert extract(read_images(images), tiny_recipe(), out, say=lambda line: None).computed == 4
