@@ -1,4 +1,4 @@
-"""AttentionFusionRegressor: the paper's attention-fusion head as a scikit-learn estimator, many trained at once."""
+"""AttentionFusionRegressor: the paper's fusion head as a scikit-learn estimator, and many trained at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from drexcache.fusion_checks import Arms, check_settings, require_finite, resolved_arms
 from drexcache.fusion_head import fuse, parameter_shapes, project
-from drexcache.fusion_plan import HeadSettings
+from drexcache.fusion_plan import Design, HeadSettings
 from drexcache.fusion_training import TrainedHead, train_heads
-
-Arms = Mapping[str, slice | Sequence[int]]
 
 # name -> settings: the paper to the letter, and the same head made fit for a few hundred images too
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,23 +26,24 @@ ROWS_AT_ONCE = 2048
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
-    """Fuse groups of features ("arms") by attention and regress a score; the defaults are DReX's head and recipe.
+    """Fuse groups of features ("arms") by attention and regress a score; the defaults are DReX's own.
 
-    Each arm is projected to ``width`` (linear, layer norm, GELU), the arms are summed with softmax attention weights,
-    and a small network scores the sum (arXiv 2511.16991). Trained by Huber loss, AdamW, a one-cycle schedule, clipped
-    gradients; the moving average (EMA) of the weights is the result. Ratings are expected on about [0, 1].
+    Each arm is projected to ``width`` (linear, layer norm, GELU), the arms are summed with softmax attention
+    weights, and a small network scores the sum (arXiv 2511.16991). Training is by Huber loss, AdamW, a
+    one-cycle schedule and clipped gradients; the moving average (EMA) of the weights is the result. Ratings
+    are expected on [0, 1].
 
     Parameters
     ----------
-    arms : name -> columns of X, as a slice or (start, stop); None takes all columns as one arm. The ``blocks`` of a
-        `FeatureMatrix` fit. Columns that no arm names are left out.
+    arms : name -> columns of X, a slice or (start, stop), such as the ``blocks`` of a `FeatureMatrix`; None
+        takes all columns as one arm. Columns that no arm names are left out.
     width : features per projected arm.
     dropout : rate after each hidden layer of the head.
     lr, weight_decay : AdamW's; lr is the highest of the one-cycle schedule.
     epochs, batch_size : passes over the rows, and rows per step; a last, short batch is kept.
     clip : highest norm of a step's gradient; None for no limit.
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
-    ema_horizon : if given, the average spans this fraction of all steps instead: decay = 1 - 1/(ema_horizon * steps).
+    ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
     standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
     seeds : heads to train, from random_state, random_state + 1, ...; their mean is predicted.
     random_state : seed of the initial weights, the shuffles and the dropout.
@@ -61,9 +61,9 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     --------
     >>> X = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
     >>> y = 1 / (1 + np.exp(-X[:, 0]))
-    >>> model = AttentionFusionRegressor(arms={"a": (0, 2), "b": (2, 6)}, width=32, lr=0.01, ema=0.9, epochs=20)
+    >>> model = AttentionFusionRegressor({"a": (0, 2), "b": (2, 6)}, width=32, lr=0.01, ema=0.9, epochs=5)
     >>> model.fit(X, y).predict(X).shape, model.attention(X).shape, model.arms_, len(model.log_)
-    ((200,), (200, 2), ['a', 'b'], 20)
+    ((200,), (200, 2), ['a', 'b'], 5)
     """
 
     def __init__(
@@ -106,15 +106,15 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not fit X, a
-            setting out of range, or a training that diverges.
+        ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not
+            fit X, a setting out of range, or a training that diverges.
         """
         X, y = _checked(self, X, y)
         _fit_together([self], X, y, [None])
         return self
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds (n,)."""
+        """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
         scores, _ = self._forward(X)
         mean = scores.mean(0)
         if not return_std:
@@ -124,7 +124,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         return mean, scores.std(0, ddof=1)
 
     def attention(self, X: np.ndarray) -> np.ndarray:
-        """Attention weights (n, n_arms) of X (n, d) in the order of ``arms_``, mean over seeds; each row sums to 1."""
+        """Attention weights (n, n_arms) in the order of ``arms_``, mean over seeds; each row sums to 1."""
         return self._forward(X)[1].mean(0)
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -156,9 +156,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         if unknown:
             raise ValueError(f"unknown settings of a fusion head: {', '.join(sorted(unknown))}")
         self = cls(**settings["params"])
+        check_settings(self.get_params())
         self.n_features_in_ = settings["n_features_in"]
-        self.arms_, self.columns_ = _resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_ = [self.random_state + i for i in range(self.seeds)]
+        self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
+        self.seeds_ = _seeds(self)
         self.log_ = settings["log"]
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
@@ -175,15 +176,15 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
     @torch.inference_mode()
     def _forward(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (seeds, n) and attention (seeds, n, n_arms), in float64 so that no row depends on its neighbours."""
+        """Scores (seeds, n) and attention (seeds, n, n_arms); float64: the batch does not matter."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
-        _require_finite("X", X)
-        device = _device(self.device) if self.device != "mps" else "cpu"  # which has no float64
+        require_finite("X", X)
+        device = "cuda" if _device(self.device) == "cuda" else "cpu"  # MPS has no float64
         p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
         scores, weights = [], []
         for start in range(0, len(X), ROWS_AT_ONCE):
-            x = torch.from_numpy(X[start : start + ROWS_AT_ONCE]).to(device).double()
+            x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
             if self.mean_ is not None:
                 x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
             out = fuse(p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_))
@@ -203,10 +204,9 @@ def fit_many(
     y: np.ndarray,
     rows: Sequence[np.ndarray | None] | None = None,
     *,
-    verbose: bool = False,
     stack: int | None = None,
 ) -> list[AttentionFusionRegressor]:
-    """Fitted clones of ``estimators``, trained together: many settings, seeds and folds cost little more than one.
+    """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
 
     X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
     stack : heads at a time; None for what suits the device. Estimator k's result is that of
@@ -229,7 +229,7 @@ def fit_many(
     if not models:
         return []
     X_checked, y_checked = _checked(models[0], X, y)
-    _fit_together(models, X_checked, y_checked, all_rows, verbose, stack)
+    _fit_together(models, X_checked, y_checked, all_rows, stack=stack)
     return models
 
 
@@ -238,46 +238,46 @@ def _fit_together(
     X: np.ndarray,
     y: np.ndarray,
     rows: Sequence[np.ndarray | None],
-    verbose: bool = False,
+    *,
     stack: int | None = None,
 ) -> None:
     """Train every seed of every model, those of one architecture in one stack, and set what was learnt."""
-    groups: dict[tuple, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
+    groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
     for model, own_rows in zip(models, rows, strict=True):
-        _check_settings(model)
+        check_settings(model.get_params())
         model.n_features_in_ = X.shape[1]
-        model.arms_, model.columns_ = _resolved_arms(model.arms, X.shape[1])
-        key = (
-            tuple((c.start, c.stop) for c in model.columns_),
-            model.width,
-            model.batch_size,
-            _device(model.device),
-        )
-        groups.setdefault(key, []).append((model, _head_settings(model, _checked_rows(own_rows, y))))
-    for (columns, width, batch_size, device), members in groups.items():
+        model.arms_, model.columns_ = resolved_arms(model.arms, X.shape[1])
+        arms = tuple((cols.start, cols.stop) for cols in model.columns_)
+        design = Design(arms, model.width, model.batch_size, _device(model.device))
+        groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y))))
+    for design, members in groups.items():
         heads = [head for _, own in members for head in own]
-        show = verbose or any(model.verbose for model, _ in members)
-        arms = [slice(*pair) for pair in columns]
-        trained = iter(train_heads(X, y, heads, arms, width, batch_size, device, show, stack))
+        show = any(model.verbose for model, _ in members)
+        trained = iter(train_heads(X, y, heads, design, verbose=show, stack=stack))
         for model, own in members:
             _set_learnt(model, [next(trained) for _ in own])
 
 
 def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None) -> list[HeadSettings]:
     """One `HeadSettings` per seed."""
-    seed = model.random_state
-    if not isinstance(seed, int | np.integer):
-        seed = check_random_state(seed).randint(2**31 - 1)
-    model.seeds_ = [int(seed) + i for i in range(model.seeds)]
+    model.seeds_ = _seeds(model)
     shared = {f.name: getattr(model, f.name) for f in fields(HeadSettings) if f.name not in ("seed", "rows")}
     return [HeadSettings(**shared, seed=seed, rows=rows) for seed in model.seeds_]
+
+
+def _seeds(model: AttentionFusionRegressor) -> list[int]:
+    """random_state, random_state + 1, ...; the first is drawn where random_state is no number."""
+    first = model.random_state
+    if not isinstance(first, int | np.integer):
+        first = check_random_state(first).randint(2**31 - 1)
+    return [int(first) + i for i in range(model.seeds)]
 
 
 def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
     model.parameters_ = {
         name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters
     }
-    model.mean_, model.scale_ = heads[0].mean, heads[0].scale  # all seeds see the same rows
+    model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
     epochs = zip(*[head.log for head in heads], strict=True)
     model.log_ = [{key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for rows in epochs]
     for row in model.log_:
@@ -289,7 +289,7 @@ def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> t
     X, y = validate_data(
         model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
     )
-    _require_finite("X", X)
+    require_finite("X", X)
     return X, y.astype(np.float64)
 
 
@@ -302,60 +302,6 @@ def _checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
             f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn"
         )
     return None if rows is None else np.arange(len(y))[np.asarray(rows)]
-
-
-def _require_finite(name: str, values: np.ndarray) -> None:
-    if np.isfinite(values.sum(dtype=np.float64)):  # quick; a NaN or infinity anywhere would show
-        return
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(
-            f"{name} has NaN or inf in row {', '.join(map(str, bad[:5]))}{more}; leave such rows out"
-        )
-
-
-def _resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
-    """The arms' names and their columns as plain slices, checked against d features."""
-    if arms is None:
-        return ["all"], [slice(0, d)]
-    if not isinstance(arms, Mapping) or not arms:
-        raise ValueError(f"arms must map names to columns, such as {{'dino': slice(0, 384)}}; found {arms!r}")
-    taken: dict[int, str] = {}
-    columns = []
-    for name, given in arms.items():
-        start, stop, step = (
-            (given.start, given.stop, given.step) if isinstance(given, slice) else (*given, None)
-        )
-        start, stop = 0 if start is None else start, d if stop is None else stop
-        if step not in (None, 1) or not 0 <= start < stop <= d:
-            raise ValueError(f"arm {name!r} names columns {start} to {stop}, but X has columns 0 to {d}")
-        for column in range(start, stop):
-            if column in taken:
-                raise ValueError(f"arms {taken[column]!r} and {name!r} overlap in column {column}")
-            taken[column] = name
-        columns.append(slice(start, stop))
-    return list(arms), columns
-
-
-def _check_settings(model: AttentionFusionRegressor) -> None:
-    counts = ("width", "epochs", "batch_size", "seeds")
-    ranges = {name: (1, np.inf) for name in counts} | {
-        "lr": (0, np.inf),
-        "weight_decay": (0, np.inf),
-        "dropout": (0, 0.999),
-        "clip": (0, np.inf),
-        "ema": (0, 1),
-        "ema_horizon": (1e-9, np.inf),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(model, name)
-        if value is None and name in ("clip", "ema_horizon"):
-            continue
-        kind = int | np.integer if name in counts else int | float | np.number
-        if not isinstance(value, kind) or not low <= value <= high:
-            what = "a whole number" if name in counts else "a number"
-            raise ValueError(f"{name} must be {what} from {low:g} to {high:g}, found {value!r}")
 
 
 def _device(name: str) -> str:

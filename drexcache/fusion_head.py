@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 ATTENTION_WIDTH = 128
 HIDDEN = (128, 64, 32)  # the head is width -> 128 -> 64 -> 32 -> 1
@@ -18,8 +19,8 @@ Shapes = dict[str, tuple[int, ...]]
 def parameter_shapes(dims: Sequence[int], width: int = 384) -> Shapes:
     """Name -> shape of one head's parameters, for arms of ``dims`` features each.
 
-    Weights are stored (in, out), the transpose of ``torch.nn.Linear``: their gradient is then ``x.T @ d``, which a
-    CPU writes twice as fast. The arms' weights, nine tenths of everything, come first.
+    Weights are stored (in, out), the transpose of ``torch.nn.Linear``: their gradient is then ``x.T @ d``,
+    which a CPU writes twice as fast. The arms' weights, nine tenths of everything, come first.
 
     >>> sum(math.prod(shape) for shape in parameter_shapes([384, 3840]).values())
     1782661
@@ -31,7 +32,7 @@ def parameter_shapes(dims: Sequence[int], width: int = 384) -> Shapes:
     shapes |= {"attention.1.weight": (ATTENTION_WIDTH, n), "attention.1.bias": (n,)}
     shapes |= {"temperature": (), "alpha": ()}
     sizes = (width, *HIDDEN, 1)
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes |= {f"head.{i}.weight": (fan_in, fan_out), f"head.{i}.bias": (fan_out,)}
     return shapes
 
@@ -46,7 +47,7 @@ def parameter_views(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
 
 
 def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Tensor:
-    """Fresh parameters (P,) of one head: linear layers and norms as torch.nn starts them, temperature .7, alpha .1."""
+    """Fresh parameters (P,) of one head: layers as torch.nn starts them, temperature 0.7, alpha 0.1."""
     shapes = parameter_shapes(dims, width)
     flat = torch.empty(1, sum(math.prod(shape) for shape in shapes.values()))
     p = {name: view[0] for name, view in parameter_views(flat, shapes).items()}
@@ -77,8 +78,8 @@ def fuse(p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None
     Returns the scores (K, B) and the attention weights (K, B, n_arms), which sum to 1.
     """
     width = projected.shape[-1:]
-    a = F.layer_norm(projected + p["arm.bias"][:, None], width)
-    a = F.gelu(
+    a = functional.layer_norm(projected + p["arm.bias"][:, None], width)
+    a = functional.gelu(
         torch.addcmul(p["arm.norm.bias"][:, None], a, p["arm.norm.weight"][:, None])
     )  # (K, B, n_arms, width)
     # (K, B, n_arms * width) -> (K, B, 128) -> (K, B, n_arms)
@@ -86,10 +87,10 @@ def fuse(p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None
     weights = torch.softmax(logits / p["temperature"][:, None, None], dim=-1)
     # sum_i w_i a_i + alpha sum_i a_i = sum_i (w_i + alpha) a_i
     z = ((weights + p["alpha"][:, None, None])[..., None] * a).sum(2)  # (K, B, width)
-    z = F.layer_norm(z, width)
+    z = functional.layer_norm(z, width)
     dropout = masks.split(HIDDEN, dim=-1) if masks is not None else None
     for i in range(len(HIDDEN)):
-        z = F.gelu(_linear(p, f"head.{i}", z))
+        z = functional.gelu(_linear(p, f"head.{i}", z))
         if dropout is not None:
             z = z * dropout[i]
     return _linear(p, f"head.{len(HIDDEN)}", z).squeeze(-1), weights

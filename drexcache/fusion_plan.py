@@ -1,4 +1,4 @@
-"""What is known before a training starts: each head's settings, batches, learning rates and random numbers."""
+"""What is known before a training starts: each head's settings, batches, rates and random numbers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,24 @@ class HeadSettings:
 
 
 @dataclass(frozen=True)
+class Design:
+    """What the heads of one stack have in common. ``arms``: (start, stop) of each arm's columns of X."""
+
+    arms: tuple[tuple[int, int], ...]
+    width: int = 384
+    batch_size: int = 16
+    device: str = "cpu"
+
+    @property
+    def columns(self) -> list[slice]:
+        return [slice(start, stop) for start, stop in self.arms]
+
+    @property
+    def dims(self) -> list[int]:
+        return [stop - start for start, stop in self.arms]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything K heads need at step t of T, drawn ahead; a head that has finished has lr and ema_rate 0.
 
@@ -48,18 +66,18 @@ class Plan:
     generators: list[torch.Generator]
     dropout: list[float]
 
-    def masks(self, device: torch.device) -> Tensor:
+    def draw_masks(self) -> Tensor:
         """Dropout factors, 0 or 1 / (1 - rate), for the next SPAN steps: (SPAN, K, B, 128 + 64 + 32)."""
         shape = (SPAN, self.index.shape[2], sum(HIDDEN))
-        masks = torch.empty(SPAN, len(self.steps), *shape[1:], device=device)
-        for k, (generator, rate) in enumerate(zip(self.generators, self.dropout, strict=True)):
-            kept = torch.rand(shape, generator=generator, device=device) >= rate
-            torch.mul(kept, 1 / (1 - rate), out=masks[:, k])
-        return masks
+        masks = []
+        for generator, rate in zip(self.generators, self.dropout, strict=True):
+            kept = torch.rand(shape, generator=generator, device=generator.device) >= rate
+            masks.append(kept / (1 - rate))
+        return torch.stack(masks, dim=1)
 
 
 def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """``torch.optim.lr_scheduler.OneCycleLR`` with its defaults: (steps,) factors of max_lr, and (steps,) beta1.
+    """``torch.optim.lr_scheduler.OneCycleLR`` by default: (steps,) factors of max_lr, and (steps,) beta1.
 
     >>> factor, beta1 = one_cycle(100)
     >>> [round(float(f), 4) for f in (factor[0], factor[29], factor[99], beta1[0], beta1[29])]
@@ -75,47 +93,42 @@ def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return factor, beta1
 
 
-def make_plan(
-    n: int,
-    heads: Sequence[HeadSettings],
-    dims: Sequence[int],
-    width: int,
-    batch_size: int,
-    device: torch.device,
-) -> Plan:
+def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     """Plan the training of K heads on n rows. A head's numbers depend on its own settings and seed alone."""
+    B, K = design.batch_size, len(heads)
     counts = [n if head.rows is None else len(head.rows) for head in heads]
-    per_epoch = [-(-count // batch_size) for count in counts]  # the last, short batch is kept
+    per_epoch = [-(-count // B) for count in counts]  # the last, short batch is kept
     steps = np.array([(s * head.epochs, s) for s, head in zip(per_epoch, heads, strict=True)])
-    T, K = steps[:, 0].max(), len(heads)
-    index, weight = torch.zeros(T, K, batch_size, dtype=torch.long), torch.zeros(T, K, batch_size)
+    T = int(steps[:, 0].max())
+    index, weight = torch.zeros(T, K, B, dtype=torch.long), torch.zeros(T, K, B)
     lr, beta1, ema_rate = np.zeros((T, K)), np.full((T, K), 0.95), np.zeros((T, K))
     init, generators = [], []
     for k, head in enumerate(heads):
         own = torch.Generator().manual_seed(head.seed)
-        init.append(init_head(dims, width, own))
-        end, size = int(steps[k, 0]), torch.full((per_epoch[k], 1), batch_size)
-        size[-1] = counts[k] - batch_size * (per_epoch[k] - 1)
-        real = torch.arange(batch_size) < size  # (steps per epoch, B), False where the last batch is padded
-        weight[:end, k] = (real / size).repeat(head.epochs, 1)
+        init.append(init_head(design.dims, design.width, own))
         order = torch.stack([torch.randperm(counts[k], generator=own) for _ in range(head.epochs)])
+        mask_seed = int(torch.randint(2**62, (), generator=own))
+        generators.append(torch.Generator(design.device).manual_seed(mask_seed))
+
+        end, size = int(steps[k, 0]), torch.full((per_epoch[k], 1), B)  # rows in each batch of an epoch
+        size[-1] = counts[k] - B * (per_epoch[k] - 1)
+        real = torch.arange(B) < size  # (steps per epoch, B), False where the last batch is padded
+        weight[:end, k] = (real / size).repeat(head.epochs, 1)
         rows = order if head.rows is None else torch.from_numpy(head.rows)[order]
         index[:end, k][real.repeat(head.epochs, 1)] = rows.flatten()
         factor, beta1[:end, k] = one_cycle(end)
         lr[:end, k] = head.lr * factor
-        decay = head.ema if head.ema_horizon is None else max(0.0, 1 - 1 / (head.ema_horizon * end))
-        ema_rate[:end, k] = 1 - decay
-        mask_seed = int(torch.randint(2**62, (), generator=own))
-        generators.append(torch.Generator(device).manual_seed(mask_seed))
-    dropout = [head.dropout for head in heads]
+        ema_rate[:end, k] = (
+            1 - head.ema if head.ema_horizon is None else min(1.0, 1 / (head.ema_horizon * end))
+        )
     return Plan(
-        index.to(device),
-        weight.to(device),
-        lr,
-        beta1,
-        ema_rate,
-        torch.stack(init),
-        steps,
-        generators,
-        dropout,
+        index=index.to(design.device),
+        weight=weight.to(design.device),
+        lr=lr,
+        beta1=beta1,
+        ema_rate=ema_rate,
+        init=torch.stack(init).to(design.device),
+        steps=steps,
+        generators=generators,
+        dropout=[head.dropout for head in heads],
     )

@@ -163,10 +163,10 @@ def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str)
         dims = tuple(int(dim) for dim in json.loads(attributes["dims"]))
         provenance = tuple(dict(entry) for entry in json.loads(attributes["provenance"]))
         fingerprint = attributes["fingerprint"]
+        definition["taps"] = [_without_none(tap) for tap in definition["taps"]]
         weights = str(attributes["weights_sha256"]), str(attributes["weights_source"])
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DrexcacheError(f"{where}: a block's attributes are missing or malformed ({error})") from error
-    definition["taps"] = [_without_none(tap) for tap in definition.get("taps", []) if isinstance(tap, dict)]
     block = recipe_from_dict({"name": "stored", "blocks": [definition]}, where).blocks[0]
     stored = StoredBlock(block, *weights, dims=dims, dtype=dtype, provenance=provenance)
     if len(dims) != len(block.taps) or min(dims) < 1:

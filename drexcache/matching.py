@@ -6,7 +6,6 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -124,13 +123,14 @@ def _rows_of_images(
     ids: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, list[int]], dict[str, list[str]], list[str]]:
     """Id -> the rows that name it; kind of problem -> names; matches whose names are written otherwise."""
-    index = _index(ids)
+    known = set(ids)
+    index = {} if known.issuperset(names) else _index(ids)
     rows: dict[str, list[int]] = {}
     without: list[str] = []
     ambiguous: list[str] = []
     inexact: list[str] = []
     for row, name in enumerate(names):
-        found = next((index[key] for key in _keys(name) if key in index), [])
+        found = [name] if name in known else next((index[key] for key in _keys(name) if key in index), [])
         if len(found) == 1:
             rows.setdefault(found[0], []).append(row)
             if found[0] != name:
@@ -146,28 +146,23 @@ def _index(ids: Sequence[str]) -> dict[tuple[str, str], list[str]]:
     """Key -> the ids that it could mean; see `_keys`."""
     index: dict[tuple[str, str], list[str]] = {}
     for image in ids:
-        for key in [*_spellings(image, ""), *_spellings(PurePosixPath(image).name, "basename ")]:
+        for key in _spellings(image) + _spellings(image.rpartition("/")[2], "basename "):
             index.setdefault(key, []).append(image)
     return index
 
 
 def _keys(name: str) -> list[tuple[str, str]]:
     """What a rating's name could mean, the most literal first; only one without folders can be a basename."""
-    keys = _spellings(name, "")
+    keys = _spellings(name)
     return keys if "/" in name or "\\" in name else keys + _spellings(name, "basename ")
 
 
-def _spellings(name: str, kind: str) -> list[tuple[str, str]]:
-    """A name as it is, composed (NFC) with forward slashes, in lower case, without extension."""
+def _spellings(name: str, kind: str = "") -> list[tuple[str, str]]:
+    """A name composed (NFC) with forward slashes; then in lower case; then without an image's extension."""
     composed = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
     folded = composed.casefold()
-    stem = folded.removesuffix(PurePosixPath(folded).suffix) if folded.endswith(IMAGE_EXTENSIONS) else folded
-    return [
-        (kind + "exact", name),
-        (kind + "composed", composed),
-        (kind + "folded", folded),
-        (kind + "stem", stem),
-    ]
+    stem = folded.rpartition(".")[0] if folded.endswith(IMAGE_EXTENSIONS) else folded
+    return [(kind + "composed", composed), (kind + "folded", folded), (kind + "stem", stem)]
 
 
 def _notes(rated: Target, accepted: dict[str, list[str]], problems: dict[str, list[str]]) -> list[str]:
@@ -175,8 +170,8 @@ def _notes(rated: Target, accepted: dict[str, list[str]], problems: dict[str, li
     notes += [f"{what}, as allowed: {counted(names)}" for what, names in problems.items() if names]
     if not rated.declared:
         notes.append(
-            f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {rated.low:g}..{rated.high:g} stands for "
-            "it; declare what the scale allows with --range LOW HIGH"
+            f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {rated.low:g}..{rated.high:g} stands "
+            "for it; declare what the scale allows with --range LOW HIGH"
         )
     return notes
 
@@ -226,7 +221,9 @@ def _target(
         raise DrexcacheError(
             f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
         )
-    outside = [f"{ids[at]} = {values[at]:g}" for at in np.flatnonzero((values < low) | (values > high))]
+    outside = [
+        f"{ids[at]} = {values[at]:g}" for at in map(int, np.flatnonzero((values < low) | (values > high)))
+    ]
     if outside:
         raise DrexcacheError(
             f"{source}: ratings outside of the declared range {low:g}..{high:g}: {counted(outside)}"

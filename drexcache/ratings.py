@@ -114,7 +114,7 @@ def parse_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
     >>> parse_ic9600({"test": ("test.txt", b"a b.jpg  0.25\\n")})
     Ratings(source='test.txt', names=('a b.jpg',), scores=('0.25',), labels={'split': ('test',)}, notes=())
     """
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for split, (source, data) in parts.items():
         before = len(rows)
         for number, line in enumerate(_text(data, source).splitlines(), 1):
@@ -219,8 +219,8 @@ def _column(header: list[str], told: str | None, known: Sequence[str], source: s
     option = _OPTIONS[what]
     if not found:
         there = f"the header row has: {', '.join(header)}"
-        missing = f"no column {told!r}" if told is not None else f"no column with a usual name for {what}"
-        raise DrexcacheError(f"{source}: {missing}; {there}; name the column of {what} with {option}")
+        missing = "no column is known by its name to hold" if told is None else f"no column {told!r} of"
+        raise DrexcacheError(f"{source}: {missing} {what}; {there}; name one with {option}")
     if len(found) > 1 and (told is not None or known is RATING_COLUMNS):
         several = ", ".join(header[at] for at in found)
         raise DrexcacheError(f"{source}: several columns could be {what} ({several}); name one with {option}")

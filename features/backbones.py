@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from drexcache.errors import DrexcacheError
+from drexcache.features.hub import known_backbone
 from drexcache.features.pixels import normalise
 from drexcache.features.weights import Weights, load_weights
 from drexcache.recipes import Block, Tap
@@ -120,10 +121,7 @@ def build_model(block: Block) -> nn.Module:
     ------
     DrexcacheError : a backbone that timm does not have; the message names close ones.
     """
-    if not timm.is_model(block.backbone):
-        close = difflib.get_close_matches(block.backbone, timm.list_models(), n=3)
-        hint = f"; close: {', '.join(close)}" if close else ""
-        raise DrexcacheError(f"block {block.name}: timm {timm.__version__} has no backbone named {block.backbone}{hint}")
+    known_backbone(block.backbone)
     try:
         return timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)
     except TypeError:  # a convolutional network, which takes any size

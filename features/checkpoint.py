@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
 from collections import Counter
@@ -55,14 +54,12 @@ def read_checkpoint(path: Path) -> State:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DrexcacheError(
-            f"{path} is damaged or holds more than tensors and is not read, since unpickling could run its"
-            " code; save its state dict alone, best as .safetensors"
-        ) from error
     except Exception as error:  # torch's reader meets a damaged file with whatever its bytes lead to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DrexcacheError(f"{path} cannot be read as weights ({reason}); download it again") from error
+        raise DrexcacheError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or holds more than"
+            " tensors, which is never unpickled; download it again, or save its state dict alone, best as"
+            " .safetensors"
+        ) from error
     tensors = _flatten(content, "")
     if not tensors:
         raise DrexcacheError(f"{path} holds no tensors; expected a state dict")

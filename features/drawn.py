@@ -22,8 +22,8 @@ def draw_set(kind: str, n: int, folder: Path, seed: int) -> None:
     """Write n pictures (PNG, about 384x384) and ``ratings.csv`` (columns ``file,rating``) into the folder.
 
     A rating, 0..100, is the logarithm of the number of elements drawn, never measured from pixels. Colours,
-    contrast, blur, grain, sizes and styles vary independently of it. The same seed gives the same bytes, and a
-    larger set begins with the pictures of a smaller one. A file that already has its bytes is left untouched.
+    contrast, blur, grain, sizes and styles vary independently of it. The same seed gives the same bytes, and
+    a larger set begins with the pictures of a smaller one. A file that has its bytes already is not touched.
 
     Parameters
     ----------
@@ -145,16 +145,16 @@ def _background(w: int, h: int, palette: Palette, rng: np.random.Generator) -> I
 
 
 def _draw_shapes(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np.random.Generator) -> None:
-    """Scattered shapes that rarely overlap; how much of the picture they fill doesn't depend on their count."""
+    """Scattered shapes that rarely overlap; how much of the picture they fill doesn't follow their count."""
     w, h = draw.im.size
     mean = np.sqrt(rng.uniform(0.1, 0.3) * w * h / count / np.pi)
     radius = np.minimum(mean * rng.lognormal(0, rng.uniform(0.1, 0.5), count), min(w, h) / 2.5)
     radius = np.sort(radius)[::-1]  # large ones first, so that none hides another
-    forms = rng.choice([*SHAPES], size=rng.integers(1, len(SHAPES) + 1), replace=False)
     hollow = rng.choice([0.0, 0.3, 1.0], p=[0.5, 0.35, 0.15])
-    centres = _scatter(radius, w, h, rng)
-    for (x, y), r in zip(centres, radius, strict=True):
-        points = r * SHAPES[rng.choice(forms)] @ _turn(rng) + (x, y)
+    names = rng.choice([*SHAPES], size=rng.integers(1, len(SHAPES) + 1), replace=False)
+    forms = [SHAPES[name] for name in names]
+    for centre, r, turn in zip(_scatter(radius, w, h, rng), radius, _turn(rng, count), strict=True):
+        points = r * forms[rng.integers(len(forms))] @ turn + centre
         if rng.random() < hollow:
             corners = [*points, points[0], points[1]]  # past the first corner, so that it is joined too
             line = np.concatenate(corners).tolist()
@@ -173,10 +173,11 @@ def _scatter(radius: np.ndarray, w: int, h: int, rng: np.random.Generator) -> np
     return centres
 
 
-def _turn(rng: np.random.Generator) -> np.ndarray:
-    """A random rotation, for row vectors from the right."""
-    angle = rng.uniform(0, 2 * np.pi)
-    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+def _turn(rng: np.random.Generator, n: int) -> np.ndarray:
+    """n random rotations (n, 2, 2), for row vectors from the right."""
+    angle = rng.uniform(0, 2 * np.pi, n)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([cos, sin, -sin, cos], axis=1).reshape(n, 2, 2)
 
 
 def _corners(angle: np.ndarray, length: np.ndarray | float = 1.0) -> np.ndarray:
@@ -204,7 +205,7 @@ SHAPES = {  # corners (k, 2) in the unit circle
 
 
 def _draw_leaves(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np.random.Generator) -> None:
-    """Dead leaves: sizes from a power law r^-3, each over the earlier ones, little or nothing left uncovered."""
+    """Dead leaves: sizes from a power law r^-3, each over the earlier ones, which cover nearly everything."""
     w, h = draw.im.size
     spread = rng.uniform(1.5, 5)  # largest radius / smallest
     cover = rng.uniform(3, 5)  # area of all leaves / area of the picture
@@ -216,11 +217,14 @@ def _draw_leaves(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: n
     tones = rng.uniform(0.03, 0.2)
     edge = rng.choice([0.55, 0.9])  # a dark or a hardly darker edge, one pixel wide
     inks = [*palette.inks, palette.ground]
-    for r, x, y in zip(radius, rng.uniform(0, w, count), rng.uniform(0, h, count), strict=True):
-        colour = _shade(_pick(inks, rng), rng.lognormal(0, tones))
-        leaf = form @ _turn(rng)
-        draw.polygon((leaf * r + (x, y)).ravel().tolist(), fill=_shade(colour, edge))
-        draw.polygon((leaf * (r - OVERSAMPLING) + (x, y)).ravel().tolist(), fill=colour)
+    colours = [_shade(_pick(inks, rng), tone) for tone in rng.lognormal(0, tones, count)]
+    centre = rng.uniform((0, 0), (w, h), (count, 2))[:, None]
+    leaf = form @ _turn(rng, count)  # (count, corners, 2)
+    outer = (centre + leaf * radius[:, None, None]).reshape(count, -1).tolist()
+    inner = (centre + leaf * (radius[:, None, None] - OVERSAMPLING)).reshape(count, -1).tolist()
+    for colour, all_of_it, inside in zip(colours, outer, inner, strict=True):
+        draw.polygon(all_of_it, fill=_shade(colour, edge))
+        draw.polygon(inside, fill=colour)
 
 
 def _pointed_leaf() -> np.ndarray:

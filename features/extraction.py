@@ -109,8 +109,8 @@ def load_backbones(
     for block in blocks:
         if block.is_classic:
             continue
-        notice = licence_notice(block.backbone)
-        if notice and block.name not in known:
+        notice = licence_notice(block.backbone, block.tag)
+        if notice and source != "random" and block.name not in known:
             say(notice)
         backbone = found[block.name] = Backbone(block, source, device)
         say(f"block {block.name}: {block.backbone} with weights from {backbone.weights.source}")

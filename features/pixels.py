@@ -122,7 +122,7 @@ def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.T
 
     "pil-bilinear", "pil-bicubic" : Pillow's resize, uint8 (3, H, W), as torchvision's Resize of a PIL image.
     "tensor-bilinear" : antialiased bilinear on float32 in [0, 1], float32 (3, H, W), bit for bit
-        torchvision's resize(antialias=True) of the float tensor, as DINOv3's own image processor does.
+        torchvision's resize(antialias=True) of the float tensor, and so DINOv3's own image processor's.
 
     >>> to_pixels(Image.new("RGB", (30, 20), "white"), (2, 3), "tensor-bilinear").shape
     torch.Size([3, 2, 3])
@@ -205,7 +205,8 @@ def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied: Pillow knows only the way back through straight alpha
         image = image.convert(image.mode.upper())
     image.info.pop("transparency", None)  # else Pillow warns that RGB cannot say what the palette says
-    return _over_white(image.convert("RGB"), alpha)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy a large image once more
+    return _over_white(rgb, alpha)
 
 
 def _grey16_to_rgb(image: Image.Image, decode: Decode) -> Image.Image:
@@ -232,14 +233,14 @@ def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tenso
     The pass across goes band by band, so that never more than a band of the image is held as float32.
     """
     rows = max(1, _BAND_PIXELS // image.width)
-    bands = []
+    across = torch.empty(3, image.height, width)  # allocated once: a list of bands fragments the heap
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         band = pil_to_tensor(
             image.crop((0, top, image.width, bottom))
         ).contiguous()  # uint8 (3, rows, image width)
-        bands.append(_resize_float(band.to(torch.float32).div_(255), bottom - top, width))
-    return _resize_float(torch.cat(bands, dim=1), height, width)  # (3, image height, W) -> (3, H, W)
+        across[:, top:bottom] = _resize_float(band.to(torch.float32).mul_(1 / 255), bottom - top, width)
+    return _resize_float(across, height, width)  # (3, image height, W) -> (3, H, W)
 
 
 def _resize_float(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -71,7 +71,9 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "definition is not JSON": lambda f: f["blocks/cues"].attrs.__setitem__("definition", np.bytes_(b"{" * 5000)),
     "definition is a list": lambda f: f["blocks/cues"].attrs.__setitem__("definition", np.bytes_(b"[1, 2]")),
     "altered definition": lambda f: f["blocks/cues"].attrs.__setitem__("weights_sha256", np.bytes_(b"0" * 64)),
-    "text is not UTF-8": lambda f: f["images/id"].write_direct(np.array([b"\xff\xfe"] * 5, dtype="S7")),
+    "text is not UTF-8": lambda f: f["images/id"].id.write(
+        h5py.h5s.ALL, h5py.h5s.ALL, np.array([b"\xff\xfe"] * 5, dtype="S7"), mtype=f["images/id"].id.get_type()
+    ),
 }
 
 

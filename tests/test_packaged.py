@@ -175,7 +175,9 @@ def test_dinov2_agrees_with_the_exported_graph(
     positions = dinov2.pos_embed[:, 1:].detach().reshape(1, 16, 16, 384).permute(0, 3, 1, 2)  # type: ignore[index]
     with torch.inference_mode():
         ours = dinov2.forward_features(x).numpy()  # type: ignore[operator]
-    np.testing.assert_allclose(ours, exported_tokens(x.numpy(), positions.numpy()), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        ours, exported_tokens(x.numpy(), positions.numpy()), rtol=0, atol=5e-4
+    )  # measured 6e-5
 
 
 # --- what can be wrong -----------------------------------------------------------------
