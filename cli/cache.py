@@ -1,4 +1,4 @@
-"""drexcache cache: info, verify"""
+"""drexcache cache: info, verify, diff, merge, rate, export"""
 
 from __future__ import annotations
 
@@ -65,3 +65,84 @@ def verify(cache: str) -> None:
     if problems:
         raise SystemExit(1)
     click.echo(f"{cache}: every checksum holds")
+
+
+@command.command("diff")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+def diff(a: str, b: str) -> None:
+    """Say where two caches differ and by how much; exit status 1 if they do.
+
+    \b
+    drexcache cache diff old.h5 new.h5
+    """
+    from drexcache.cache import open_cache
+    from drexcache.cache_changes import diff as differences
+
+    found = differences(open_cache(a), open_cache(b))
+    for line in found:
+        click.echo(line)
+    if found:
+        raise SystemExit(1)
+    click.echo("they hold the same")
+
+
+@command.command("merge")
+@click.argument("shards", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write")
+def merge(shards: tuple[str, ...], out: str) -> None:
+    """Make one cache of all the shards of an image table.
+
+    \b
+    drexcache cache merge part1.h5 part2.h5 part3.h5 -o whole.h5
+    """
+    from drexcache.cache_changes import merge as merged
+
+    say(f"{out}: {len(merged(shards, out))} images from {len(shards)} shards")
+
+
+@command.command("rate")
+@click.argument("cache", type=click.Path())
+@click.argument("ratings", type=click.Path())
+@click.option("--target", required=True, help="Name of the ratings in the cache")
+@click.option("--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take")
+@click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True)
+@click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]")
+@click.option("--rating-column", metavar="NAME", help="Column of ratings [default: guessed, and said]")
+@click.option("--replace", "replace_target", is_flag=True, help="Replace a target of that name")
+@click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one")
+def rate(
+    cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, higher_is: str,
+    image_column: str | None, rating_column: str | None, replace_target: bool, allow_unmatched: bool,
+) -> None:  # fmt: skip
+    """Add a target from a file of ratings to a cache, without touching its features.
+
+    \b
+    drexcache cache rate scenes.h5 beauty.csv --target beauty --range 1 7
+    """
+    from drexcache.cache_changes import rate as add
+    from drexcache.ratings import Columns
+
+    notes = add(
+        cache, ratings, target, value_range=value_range, higher_is=higher_is, replace_target=replace_target,
+        allow_unmatched=allow_unmatched, columns=Columns(image=image_column, rating=rating_column),
+    )  # fmt: skip
+    for note in notes:
+        say(note)
+    say(f"{cache}: target {target} written")
+
+
+@command.command("export")
+@click.argument("cache", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="A file ending in .npz, .parquet or .csv")
+@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
+    """Write ids, ratings and features with named columns for R, MATLAB and pandas.
+
+    \b
+    drexcache cache export scenes.h5 -o scenes.parquet
+    """
+    from drexcache.cache import open_cache
+    from drexcache.cache_changes import export as write
+
+    say(f"{out}: {write(open_cache(cache), out, blocks or None)} rows")

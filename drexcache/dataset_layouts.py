@@ -185,18 +185,17 @@ def _ranking(root: Path) -> Path:
         for path in _rankings(root).glob("global_ranking_*.xlsx")
     }
     fits = [ending for ending in found if ending and category.startswith(ending.lower())]
-    if not fits:
+    if len(fits) != 1:
         raise DrexcacheError(
-            f"{_rankings(root)}: no global_ranking_*.xlsx for {root.name} (there are: "
+            f"{_rankings(root)}: not one global_ranking_*.xlsx fits {root.name} (there are: "
             f"{', '.join(sorted(found)) or 'none'}); name the workbook with --ratings"
         )
-    return found[max(fits, key=len)]
+    return found[fits[0]]
 
 
 def _read(file: ImageFile) -> bytes:
     try:
         return file.read()
     except OSError as error:
-        raise DrexcacheError(
-            f"{file.path}: {file.member or ''} cannot be read ({error.strerror or error})"
-        ) from error
+        where = f"{file.path}: {file.member}" if file.member else str(file.path)
+        raise DrexcacheError(f"{where}: cannot be read ({error.strerror or error})") from error

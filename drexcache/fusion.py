@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -112,6 +112,12 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         X, y = _checked(self, X, y)
         _fit_together([self], X, y, [None])
         return self
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +14,7 @@ from tqdm.auto import tqdm
 
 from drexcache.fusion_head import fuse, parameter_shapes, parameter_views, project
 from drexcache.fusion_plan import SPAN, Design, HeadSettings, Plan, make_plan
-
-BETA2, EPS = 0.999, 1e-8  # torch.optim.AdamW's defaults
-COMPILE_FROM = 1000  # steps from which compiling the update for a GPU pays
+from drexcache.fusion_update import TILE, make_update
 
 Scaling = tuple[np.ndarray, np.ndarray] | None  # mean and standard deviation, (d,) each
 
@@ -63,11 +59,9 @@ def train_stack(
     shift, scale = _stacked(scalings, X)  # (K, 1, d) each, or 0 and 1
     clip = torch.tensor([math.inf if head.clip is None else head.clip for head in heads], device=X.device)
     flat, shapes = plan.init, parameter_shapes(design.dims, design.width)
-    ema, grad = flat.clone(), torch.zeros_like(flat)  # (K, P)
-    p, g = parameter_views(flat, shapes), parameter_views(grad, shapes)
+    ema, p = flat.clone(), parameter_views(flat, shapes)  # (K, P), and name -> (K, *shape)
     small = [p[name].requires_grad_() for name in list(shapes)[len(design.arms) :]]  # without arms' weights
-    small_grad = grad[:, sum(design.dims) * design.width :]
-    update = _make_update(flat, grad, ema, heads, plan)
+    update = make_update(flat, ema, heads, plan, design)
     losses = torch.zeros(len(plan.lr), len(heads), device=X.device)  # (T, K)
 
     for t in _progress(losses, plan) if verbose else range(len(losses)):
@@ -82,95 +76,37 @@ def train_stack(
         errors = functional.huber_loss(scores, y[rows], reduction="none")
         loss = (plan.weight[t] * errors).sum(1)  # (K,), each the mean over its batch
         d, *small_grads = torch.autograd.grad(loss.sum(), [projected, *small])  # d is shaped as projected
-        torch.cat([part.reshape(len(heads), -1) for part in small_grads], dim=1, out=small_grad)
-        big = [(x[..., cols], d[:, :, i], g[f"arm.{i}.weight"]) for i, cols in enumerate(design.columns)]
-        _clip_and_finish_gradient(big, small_grad, clip)
-        update(t)
+        small_grad = torch.cat([part.reshape(len(heads), -1) for part in small_grads], dim=1)
+        factors = _clip_factors(x, d, small_grad, clip, design.columns)  # (K,)
+        update(t, x, d * factors[:, None, None, None], small_grad * factors[:, None])
         losses[t] = loss.detach()
 
     return _results(ema, losses, scalings, plan, shapes)
 
 
-def _clip_and_finish_gradient(
-    big: Sequence[tuple[Tensor, Tensor, Tensor]], small_grad: Tensor, clip: Tensor
-) -> None:
-    """Clip each head's gradient to norm clip (K,); the arms' weights get theirs here, already clipped.
+def _clip_factors(x: Tensor, d: Tensor, small_grad: Tensor, clip: Tensor, columns: Sequence[slice]) -> Tensor:
+    """What to multiply each head's gradient with to clip its norm, (K,), as torch's clip_grad_norm_.
 
-    big : per arm its inputs x (K, B, d_i), the loss's gradient d (K, B, width) by its projections, and where
-    to write its weights' gradient x.T @ d. The norm of that is known before it exists, as
-    |x.T d|^2 = sum((x x.T) * (d d.T)): nine tenths of the gradient are written once and never read to clip.
+    x (K, B, d), d (K, B, n_arms, width): the arms' inputs, and the loss's gradient by their projections. The
+    norm of an arm's gradient is known before that gradient exists, |x.T d|^2 = sum((x x.T) * (d d.T)): nine
+    tenths of the gradient are written once, already clipped.
     """
     square = small_grad.square().sum(1)  # (K,)
-    for x, d, _ in big:
-        square += (torch.bmm(x, x.mT) * torch.bmm(d, d.mT)).sum((1, 2))
-    factor = (clip / (square.clamp(min=0).sqrt() + 1e-6)).clamp(max=1)  # as torch's clip_grad_norm_
-    small_grad *= factor[:, None]
-    for x, d, out in big:
-        torch.bmm(x.mT, d * factor[:, None, None], out=out)
-
-
-def _make_update(
-    flat: Tensor, grad: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan
-) -> Callable[[int], None]:
-    """The function of step t that moves flat (K, P) by AdamW and lets the average follow."""
-    if len(heads) == 1 and flat.device.type == "cpu":  # torch's fused AdamW takes one head's rates per call
-        flat.grad = grad
-        optimizer = torch.optim.AdamW([flat], weight_decay=heads[0].weight_decay, fused=True)
-        group = optimizer.param_groups[0]
-
-        def update_one(t: int) -> None:
-            group["lr"], group["betas"] = float(plan.lr[t, 0]), (float(plan.beta1[t, 0]), BETA2)
-            optimizer.step()
-            ema.lerp_(flat, float(plan.ema_rate[t, 0]))
-
-        return update_one
-
-    buffers = (flat, grad, torch.zeros_like(flat), torch.zeros_like(flat), ema)
-    rates = _rates(heads, plan).to(flat.device)  # (T, 5, K, 1)
-    compiles = flat.device.type == "cuda" and len(rates) >= COMPILE_FROM and _can_compile()
-    step = torch.compile(adamw_and_ema, dynamic=False) if compiles else adamw_and_ema
-    return lambda t: step(buffers, rates[t])
-
-
-def _rates(heads: Sequence[HeadSettings], plan: Plan) -> Tensor:
-    """Each step's five rates for `adamw_and_ema`, (T, 5, K, 1), with AdamW's bias corrections folded in."""
-    steps = np.arange(1, len(plan.lr) + 1)[:, None]
-    correction = np.sqrt(
-        1 - BETA2**steps
-    )  # m / c1 / (sqrt(v) / correction + eps), times correction above and below
-    keep = 1 - plan.lr * np.array([head.weight_decay for head in heads])
-    rate = plan.lr * correction / (1 - plan.beta1**steps)
-    eps = np.broadcast_to(EPS * correction, rate.shape)
-    rates = np.stack([keep, rate, 1 - plan.beta1, eps, plan.ema_rate], axis=1)
-    return torch.from_numpy(rates.astype(np.float32))[..., None]
-
-
-@torch.no_grad()
-def adamw_and_ema(buffers: tuple[Tensor, ...], rates: Tensor) -> None:
-    """One step of AdamW and EMA on five (K, P) buffers, with rates (5, K, 1); one pass when compiled."""
-    p, g, m, v, ema = buffers
-    keep, rate, m_rate, eps, ema_rate = rates
-    m.lerp_(g, m_rate)
-    v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-    p.mul_(keep).sub_(rate * m / (v.sqrt() + eps))
-    ema.lerp_(p, ema_rate)
+    for i, cols in enumerate(columns):
+        xi, di = x[..., cols], d[:, :, i]
+        square += (torch.bmm(xi, xi.mT) * torch.bmm(di, di.mT)).sum((1, 2))
+    return (clip / (square.clamp(min=0).sqrt() + 1e-6)).clamp(max=1)
 
 
 def heads_that_fit(design: Design, d: int) -> int:
-    """How many heads to train at once: what free GPU memory allows; one on a CPU, to stay in its cache."""
+    """How many heads to train at once: what free GPU memory allows; on a CPU as many as stay in its cache."""
+    size = sum(math.prod(shape) for shape in parameter_shapes(design.dims, design.width).values())
     if torch.device(design.device).type != "cuda":
-        return 1
-    shapes = parameter_shapes(design.dims, design.width)
-    floats = 8 * sum(
-        math.prod(shape) for shape in shapes.values()
-    )  # p, grad, m, v, ema; room for temporaries
+        return max(1, TILE // size)  # one of the paper's; small heads run three times as fast stacked
+    floats = 8 * size  # parameters, gradient, m, v, ema, and room for temporaries
     floats += design.batch_size * (8 * d + 4 * 224 * SPAN + 40 * design.width * len(design.arms))
     free, _ = torch.cuda.mem_get_info(design.device)
     return max(1, int(0.8 * free / (4 * floats)))
-
-
-def _can_compile() -> bool:
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def _scalings(X: Tensor, heads: Sequence[HeadSettings]) -> list[Scaling]:

@@ -192,9 +192,7 @@ def _workbook(data: bytes, source: str) -> list[list[str]]:
 
 
 def _cell(value: object) -> str:
-    """A workbook's cell as text; 12.0 is "12", for that is how it is shown and how files are named."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """A workbook's cell as text; a float's text reads back as the same float."""
     return "" if value is None else str(value).strip()
 
 

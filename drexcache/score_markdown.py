@@ -173,7 +173,9 @@ def _text(rows: Sequence[Score]) -> str:
 
 
 def _pair(rows: Sequence[Score]) -> str:
-    """A score and, in brackets, the calibrated one."""
+    """A score and, in brackets, the calibrated one; nothing where the metric was not measured."""
+    if not rows:
+        return ""
     raw, _, _ = mean_score([row for row in rows if not row.calibrated])
     fitted, _, _ = mean_score([row for row in rows if row.calibrated])
     text = "undefined" if raw is None else f"{raw:.3f}"
@@ -187,8 +189,9 @@ def _arrow(cell: Cell) -> str:
 
 def _runs(rows: Sequence[Score]) -> str:
     """How many runs a mean is over, where there are several."""
-    seeds, repeats = len({row.seed for row in rows}), len({row.repeat for row in rows})
-    return f", mean over {seeds} seed(s) and {repeats} repeat(s)" if seeds * repeats > 1 else ""
+    counts = {"seeds": len({row.seed for row in rows}), "repeats": len({row.repeat for row in rows})}
+    several = " x ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
+    return f", mean over {several}" if several else ""
 
 
 def _unique(rows: Sequence[Score], name: str) -> list[str]:

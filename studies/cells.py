@@ -70,14 +70,14 @@ class Cell:
             different = len(set(self.test.hashes or self.test.ids))
             if not 2 <= self.folds <= different:
                 raise DrexcacheError(
-                    f"{self.test.dataset}: folds must be 2 to {different} (different images); found {self.folds}"
+                    f"{self.test.dataset}: folds must be 2 to {different} (images); found {self.folds}"
                 )
         if self.kind == "split":
             counts = [int(mask.sum()) for mask in split_rows(self.test, self.split or "split")]
             if min(counts) < MIN_IMAGES:
                 raise DrexcacheError(
-                    f"{self.test.dataset}: split {self.split} has {counts[0]} rated images to train and {counts[1]} to "
-                    f"test; each needs at least {MIN_IMAGES}"
+                    f"{self.test.dataset}: split {self.split} has {counts[0]} rated images to train and "
+                    f"{counts[1]} to test; each needs at least {MIN_IMAGES}"
                 )
         if groups is not None and groups not in self.test.labels:
             known = ", ".join(self.test.labels) or "none"
@@ -89,7 +89,7 @@ class Cell:
         """What to know before believing the cell's scores."""
         involved = {matrix.dataset: matrix for matrix in (*self.sources, self.test)}.values()
         notes = [
-            f"{m.dataset}: ratings are put on [0, 1] by the lowest and highest seen ({m.low:g} to {m.high:g}), "
+            f"{m.dataset}: ratings are put on [0, 1] by the lowest and highest seen ({m.low:g}, {m.high:g}), "
             "not by a declared range, so errors do not carry over to other datasets"
             for m in involved
             if not m.declared

@@ -120,16 +120,16 @@ def compare(
 
     The interval of a difference comes from a paired bootstrap over images (over groups, where the predictions
     have 10 groups or more): both regressors are measured on the same resamples. Its p is Student's t of
-    difference / standard error. Errors without groups use the paired t test of the images' losses instead,
-    which is exact for few images. Pearson and Spearman must also pass Williams' test for dependent
-    correlations: p is the larger of the two. Williams alone finds 7 to 18% differences where there are none,
-    on ranks and with uneven errors; the bootstrap alone finds 5 to 6% with few images; together never more
-    than 5% in our simulations.
+    difference / standard error. Errors without groups use the paired t test of the images' losses instead.
+    Pearson and Spearman must also pass Williams' test for dependent correlations: p is the larger of the two,
+    because Williams alone finds 7 to 18% differences where there are none, on ranks and with uneven errors.
+    In our simulations of 40 and 150 images, with even, uneven and heavy-tailed errors, correlations gave 0 to
+    4% false alarms and errors 3 to 6%; for ranks of fewer than 100 images the intervals are on the wide side.
 
     All p are corrected by Holm (1979, Scand. J. Statist. 6, 65-70) over all pairs of the call. Below 0.05 the
     verdict is "better" or "worse". Otherwise `needed` is the number of images at which a difference of the
     observed size would be found with 80% probability:
-    n * ((z(1 - 0.05 / pairs / 2) + z(0.8)) / z(1 - p / 2))^2, two digits of it, z(q) being the normal quantile.
+    n * ((z(1 - 0.05 / pairs / 2) + z(0.8)) / z(1 - p / 2))^2, to two digits, z(q) a normal quantile.
     The true difference may be smaller than the observed one, and then it takes more.
 
     The metric is averaged over seeds and repeats; its standard deviation over seeds stands apart.

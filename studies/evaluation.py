@@ -126,7 +126,7 @@ class _Trainer:
         try:
             estimator = self.make(name, part.train, seed).fit(part.train.X, part.train.y)
         except ValueError as error:
-            raise DrexcacheError(f"{label}: the training failed: {error}") from error
+            raise DrexcacheError(f"{label}: the training failed: {str(error).splitlines()[0]}") from error
         fitted = estimator, time.perf_counter() - started
         if part.key:
             self.kept = {old: kept for old, kept in self.kept.items() if old[0] and old[0][0] == part.key[0]}

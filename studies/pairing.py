@@ -19,8 +19,8 @@ MIN_IMAGES = 10
 class Paired:
     """One cell, its n images in one order.
 
-    rated : (n,); predicted : regressor -> (runs, n); seeds : regressor -> of its runs; constant : regressor ->
-    whether any run says the same of all images; groups : (n,) names, or empty.
+    rated : (n,); predicted : regressor -> (runs, n); seeds : regressor -> those of its runs; constant :
+    regressor -> whether any run says the same of all images; groups : (n,) names, or empty.
     """
 
     cell: tuple[str, str, str]

@@ -1,0 +1,119 @@
+"""merge, rate, diff, export: caches made from caches."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw, tiny_recipe
+
+from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.cache_changes import diff, export, merge, rate
+from drexcache.features import extract
+
+
+def classic(images: Path, out: Path, shard: tuple[int, int] | None = None) -> Path:
+    table = read_images(images, value_range=(0, 100))
+    extract(table.shard(*shard) if shard else table, recipe("classic"), out, say=lambda line: None)
+    return out
+
+
+def test_merged_shards_are_the_whole(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "005.png").write_bytes(b"broken")
+    whole = classic(pictures, tmp_path / "whole.h5")
+    parts = [classic(pictures, tmp_path / f"{i}.h5", (i, 3)) for i in (2, 3, 1)]
+    merged = merge(parts, tmp_path / "merged.h5")
+    assert diff(merged, open_cache(whole)) == []
+    assert merged.failures() == open_cache(whole).failures() == {"005.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"}
+    assert merged.verify() == [] and merged.shard == ""
+    assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()
+
+
+def test_shards_that_do_not_fit_are_refused(pictures: Path, tmp_path: Path) -> None:
+    one, two = (classic(pictures, tmp_path / f"{i}.h5", (i, 2)) for i in (1, 2))
+    out = tmp_path / "out.h5"
+    with pytest.raises(DrexcacheError, match="the 10 images of these shards are not the whole table; given: 1/2"):
+        merge([one], out)
+    with pytest.raises(DrexcacheError, match="10 images stand in two of the shards"):
+        merge([one, two, one], out)
+    other = draw(tmp_path / "other", 6)
+    with pytest.raises(DrexcacheError, match="shards of different image tables"):
+        merge([one, classic(other, tmp_path / "o.h5", (2, 2))], out)
+    table = read_images(pictures, value_range=(0, 100)).shard(2, 2)
+    extract(table, recipe("classic").with_options(exif="apply"), tmp_path / "e.h5", say=lambda line: None)
+    with pytest.raises(DrexcacheError, match='block cues: exif: "ignore" -> "apply"'):
+        merge([one, tmp_path / "e.h5"], out)
+    assert not out.exists()
+
+
+def test_rate_adds_a_target_and_leaves_features_alone(pictures: Path, tmp_path: Path) -> None:
+    path = classic(pictures, tmp_path / "c.h5")
+    before = open_cache(path)
+    lines = ["file,beauty", *(f"{i:03}.png,{1 + i % 7}" for i in range(20))]
+    (tmp_path / "beauty.csv").write_text("\n".join(lines))
+    from drexcache.ratings import Columns
+
+    columns = Columns(rating="beauty")
+    rate(path, tmp_path / "beauty.csv", "beauty", value_range=(1, 7), columns=columns)
+    after = open_cache(path)
+    assert diff(before, after) == [f"target beauty only in {path}"]
+    np.testing.assert_array_equal(after.targets["beauty"].values, [1 + i % 7 for i in range(20)])
+    np.testing.assert_array_equal(after.matrix(target="beauty").X, before.matrix().X)
+    with pytest.raises(DrexcacheError, match="several targets"):
+        after.matrix()
+    with pytest.raises(DrexcacheError, match="has a target named beauty"):
+        rate(path, tmp_path / "beauty.csv", "beauty", value_range=(1, 7), columns=columns)
+    rate(path, tmp_path / "beauty.csv", "beauty", value_range=(0, 10), columns=columns, replace_target=True)
+    assert open_cache(path).targets["beauty"].high == 10
+    assert extract(read_images(pictures, value_range=(0, 100)), recipe("classic"), path, say=lambda line: None).computed == 0
+    assert "beauty" in open_cache(path).targets
+
+
+def test_diff_says_where_and_by_how_much(tmp_path: Path) -> None:
+    images = draw(tmp_path / "pictures", 6)
+    a = classic(images, tmp_path / "a.h5")
+    (images / "003.png").write_bytes((images / "001.png").read_bytes())
+    draw(images, 1, start=6)
+    (images / "003.png").write_bytes((images / "001.png").read_bytes())
+    b = classic(images, tmp_path / "b.h5")
+    found = diff(open_cache(a), open_cache(b))
+    assert found[:2] == [f"1 images only in {b} (first: 006.png)", "1 images have other file contents"]
+    assert found[2].startswith("block cues: 1 rows differ, by at most ")
+
+
+@pytest.mark.parametrize("form", ["npz", "csv", "parquet"])
+def test_export_has_named_columns(pictures: Path, tmp_path: Path, form: str) -> None:
+    cache = open_cache(classic(pictures, tmp_path / "c.h5"))
+    matrix, out = cache.matrix(), tmp_path / f"out.{form}"
+    assert export(cache, out) == 20
+    if form == "npz":
+        with np.load(out, allow_pickle=False) as data:
+            X, ids, ratings, columns = data["X"], data["id"].tolist(), data["rating"], data["columns"].tolist()
+    elif form == "csv":
+        rows = list(csv.DictReader(out.open()))
+        columns = [name for name in rows[0] if "/" in name]
+        X = np.array([[float(row[name]) for name in columns] for row in rows], "f4")
+        ids, ratings = [row["id"] for row in rows], np.array([float(row["rating"]) for row in rows])
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+        table = parquet.read_table(out)
+        columns = [name for name in table.column_names if "/" in name]
+        X = np.stack([table[name].to_numpy() for name in columns], axis=1)
+        ids, ratings = table["id"].to_pylist(), table["rating"].to_numpy()
+    assert columns[:2] == ["cues/edge_density/0", "cues/gradient_mean/0"]
+    assert ids == list(matrix.ids)
+    np.testing.assert_array_equal(X, matrix.X)
+    np.testing.assert_allclose(ratings, matrix.raw(matrix.y))
+    with pytest.raises(DrexcacheError, match="expected one of .npz, .parquet, .csv"):
+        export(cache, tmp_path / "out.mat")
+
+
+def test_readers_keep_what_they_opened_while_a_writer_replaces_it(pictures: Path, tmp_path: Path) -> None:
+    path = classic(pictures, tmp_path / "c.h5")
+    reader = open_cache(path)
+    before = reader.matrix().X
+    extract(read_images(draw(pictures, 5, start=20), value_range=(0, 100)), tiny_recipe(), path, say=lambda line: None)
+    np.testing.assert_array_equal(reader.matrix().X, before)
+    assert len(open_cache(path)) == 25
