@@ -137,10 +137,7 @@ def floor(device: str) -> list[str]:
 
 def together(X: np.ndarray, y: np.ndarray, count: int, epochs: int, device: str) -> None:
     """``count`` trainings of the paper's recipe by one call of fit_many."""
-    heads = [
-        AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device)
-        for seed in range(count)
-    ]
+    heads = [AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device) for seed in range(count)]
     start = time.perf_counter()
     fit_many(heads, X[:TRAIN], y[:TRAIN])
     took = time.perf_counter() - start
@@ -148,9 +145,7 @@ def together(X: np.ndarray, y: np.ndarray, count: int, epochs: int, device: str)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--together", type=int, default=0, metavar="K")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -158,15 +153,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     seeds, epochs = ([42, 43], 1) if args.quick else ([42, 43, 44, 45, 46], 10)
-    name = (
-        torch.cuda.get_device_name()
-        if args.device == "cuda"
-        else f"{platform.machine()}, {args.threads} threads"
-    )
+    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads"
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(
-        f"torch {torch.__version__}, {name}{load}; {TRAIN} x 4224, {epochs} epochs of {-(-TRAIN // 16)} steps"
-    )
+    print(f"torch {torch.__version__}, {name}{load}; {TRAIN} x 4224, {epochs} epochs of {-(-TRAIN // 16)} steps")
     X, y = made_up(np.random.default_rng(0))
     compare(X, y, seeds, epochs, args.device)
     if args.together:

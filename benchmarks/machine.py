@@ -12,7 +12,11 @@ from pathlib import Path
 def describe() -> str:
     """Date, processor, cores, memory and the versions that matter, as a few lines."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ("drexcache", "torch", "timm", "numpy", "h5py", "scikit-learn", "pillow")
     return "\n".join(

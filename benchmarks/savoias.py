@@ -22,7 +22,9 @@ CATEGORIES = ("Advertisement", "Objects", "Scenes")
 def run(*arguments: str) -> None:
     print("$ drexcache " + " ".join(Path(a).name if "/" in a else a for a in arguments), flush=True)
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "drexcache.cli", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "drexcache.cli", *arguments], capture_output=True, text=True, check=False
+    )
     print(done.stderr.rstrip())
     print(done.stdout.rstrip())
     print(f"({time.monotonic() - started:.1f} s)\n", flush=True)
@@ -41,7 +43,15 @@ def main() -> None:
     caches = [str(arguments.work / f"{category.lower()}.h5") for category in CATEGORIES]
     for category, cache in zip(CATEGORIES, caches, strict=True):
         allow = ["--allow-unmatched"] if category == "Advertisement" else []  # two of its pictures are missing
-        run("extract", str(arguments.savoias / "Images" / category), "--recipe", "offline", *allow, "-o", cache)
+        run(
+            "extract",
+            str(arguments.savoias / "Images" / category),
+            "--recipe",
+            "offline",
+            *allow,
+            "-o",
+            cache,
+        )
     names = arguments.regressor or ["ridge", "fusion-paper", "fusion"]
     regressors = [part for name in names for part in ("-r", name)]
     run("evaluate", *caches, *regressors, "-o", str(arguments.work / "scores.csv"))

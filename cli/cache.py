@@ -134,7 +134,13 @@ def rate(
 
 @command.command("export")
 @click.argument("cache", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="A file ending in .npz, .parquet or .csv")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="A file ending in .npz, .parquet or .csv",
+)
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
 def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
     """Write ids, ratings and features with named columns for R, MATLAB and pandas.

@@ -13,7 +13,14 @@ IMAGES_PER_SET = 60
 
 
 @click.command("demo")
-@click.option("-o", "--out", type=click.Path(file_okay=False), default="drexcache-demo", show_default=True, help="Folder to fill")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False),
+    default="drexcache-demo",
+    show_default=True,
+    help="Folder to fill",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
 def command(out: str, device: str) -> None:
     """Draw images of known complexity, extract features, train, evaluate, predict: the whole path in a few minutes.
@@ -54,18 +61,22 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     click.echo(f"\n{kind}: {len(table.ids)} images in {images}", err=True)
     offline = extract(table, recipe("offline"), cache, device=device, say=say)
     classic = extract(table, recipe("classic"), cache, device=device, say=lambda line: None)
-    say(f"{cache}: {offline.computed} images computed with offline, {classic.computed} with classic; the others were there")
+    say(
+        f"{cache}: {offline.computed} images computed with offline, {classic.computed} with classic; "
+        "the others were there"
+    )
     return offline.computed + classic.computed
 
 
 def score(matrices: list, names: list[str], out: Path, title: str) -> object:
     """Evaluate inside and across the sets, print the table and keep it; the per-image predictions."""
     from drexcache.studies import evaluate
+    from drexcache.studies.predictions import predictions_beside
 
     table, predictions = evaluate(matrices, names)
     table.to_csv(out)
-    predictions.to_csv(out.with_name(out.stem + "-predictions.csv"))
-    click.echo(f"\n{title}: {', '.join(names)}; in-domain cells are 5-fold, the others trained on one set and tested on another\n")
+    predictions.to_csv(predictions_beside(out))
+    click.echo(f"\n# {title}: {', '.join(names)}\n")
     click.echo(table.markdown())
     return predictions
 
@@ -81,9 +92,13 @@ def train_and_predict(cache: Path, folder: Path, device: str) -> None:
     columns = ("dino", "effnet")
     train_model("fusion", opened.matrix(columns), opened, columns, seed=42).save(folder / "leaves-fusion.drex")
     draw_set("leaves", 5, folder / "new", seed=1)
-    prediction, _ = predict(load_model(folder / "leaves-fusion.drex"), folder / "new", device=device, say=lambda line: None)
+    prediction, _ = predict(
+        load_model(folder / "leaves-fusion.drex"), folder / "new", device=device, say=lambda line: None
+    )
     prediction.to_csv(folder / "predictions.csv")
-    click.echo("\nA fusion head trained on leaves predicts five new pictures (their true ratings are in new/ratings.csv):\n")
+    click.echo(
+        "\nA fusion head trained on leaves predicts five new pictures (their true ratings are in new/ratings.csv):\n"
+    )
     click.echo((folder / "predictions.csv").read_text(encoding="utf-8"))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from drexcache.cli import say
@@ -13,13 +11,34 @@ from drexcache.cli import say
 @click.argument("caches", nargs=-1, type=click.Path())
 @click.option("--train", multiple=True, type=click.Path(), help="Train on this cache (can be repeated)")
 @click.option("--test", multiple=True, type=click.Path(), help="Test on this cache (can be repeated)")
-@click.option("-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)")
+@click.option(
+    "-r",
+    "--regressor",
+    "regressors",
+    multiple=True,
+    required=True,
+    help="Name of a regressor (can be repeated)",
+)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
 @click.option("--target", help="Name of the ratings [default: the only ones]")
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
-@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds")
-@click.option("--seed", "seeds", multiple=True, type=int, default=(42,), show_default=True, help="Seed of the regressors")
+@click.option(
+    "--repeats",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Repeat the k-fold with other folds",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=int,
+    default=(42,),
+    show_default=True,
+    help="Seed of the regressors",
+)
 @click.option("--split", metavar="LABEL", help="In-domain scores by this split's train and test instead of folds")
 @click.option("--groups", metavar="LABEL", help="Also a score for every value of this label")
 def command(
@@ -37,6 +56,7 @@ def command(
     from drexcache.cache import open_cache
     from drexcache.errors import DrexcacheError
     from drexcache.studies import evaluate
+    from drexcache.studies.predictions import predictions_beside
 
     paths = list(dict.fromkeys((*caches, *train, *test)))
     if not paths:
@@ -48,9 +68,7 @@ def command(
         groups=groups,
     )  # fmt: skip
     table.to_csv(out)
-    beside = Path(out).with_name(Path(out).stem + "-predictions.csv")
+    beside = predictions_beside(out)
     predictions.to_csv(beside)
-    for note in table.notes:
-        say(note)
     click.echo(table.markdown())
     say(f"scores in {out}, per-image predictions in {beside}")

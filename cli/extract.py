@@ -18,9 +18,21 @@ from drexcache.cli.images import image_options
 @click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Keep a block under a name of its own")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: what the recipe says]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Arithmetic of the backbones [default: the recipe's]")
-@click.option("--alpha", type=click.Choice(["drop", "white"]), help="Transparency: dropped as the reference does, or over white")
-@click.option("--exif", type=click.Choice(["ignore", "apply"]), help="EXIF rotation: ignored as the reference does, or applied")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    help="Arithmetic of the backbones [default: the recipe's]",
+)
+@click.option(
+    "--alpha",
+    type=click.Choice(["drop", "white"]),
+    help="Transparency: dropped as the reference does, or over white",
+)
+@click.option(
+    "--exif",
+    type=click.Choice(["ignore", "apply"]),
+    help="EXIF rotation: ignored as the reference does, or applied",
+)
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads [default: one per core]")

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
+LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
 OPTIONS = (
-    click.option("--ratings", type=click.Path(), help="CSV, text or xlsx file of ratings [default: what the layout brings]"),
-    click.option("--layout", type=click.Choice(["auto", "folder", "ic9600", "savoias"]), default="auto", show_default=True),
+    click.option("--ratings", type=click.Path(), help="CSV, text or xlsx [default: what the layout brings]"),
+    click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),
     click.option("--dataset", help="Name of the dataset [default: the folder's]"),
     click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]"),
     click.option("--rating-column", metavar="NAME", help="Column of ratings [default: guessed, and said]"),
     click.option("--split-column", metavar="NAME", help="Column of splits [default: guessed, and said]"),
-    click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column of groups to keep as labels"),
+    click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column to keep as a label"),
     click.option(
         "--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take"
     ),

@@ -27,17 +27,29 @@ def command(name: str | None, as_json: bool) -> None:
             click.echo(json.dumps([r.to_json() for r in found], indent=2))
         else:
             rows = [(r.name, ", ".join(b.name for b in r.blocks), r.dim or "?", r.weights, r.about) for r in found]
-            click.echo(tabulate(rows, headers=["recipe", "blocks", "dim", "weights", "about"], maxcolwidths=[None] * 4 + [60]))
+            click.echo(
+                tabulate(
+                    rows,
+                    headers=["recipe", "blocks", "dim", "weights", "about"],
+                    maxcolwidths=[None] * 4 + [60],
+                )
+            )
         return
     chosen = recipe(name)
     if as_json:
         click.echo(json.dumps(chosen.to_json(), indent=2))
         return
-    click.echo(f"{chosen.name}: {chosen.about}\nsource: {chosen.source}\nweights from: {chosen.weights}\ndimension: {chosen.dim or '?'}")
+    click.echo(
+        f"{chosen.name}: {chosen.about}\nsource: {chosen.source}\n"
+        f"weights from: {chosen.weights}\ndimension: {chosen.dim or '?'}"
+    )
     for block in chosen.blocks:
         click.echo(f"\nblock {block.name}: {block.backbone}" + (f".{block.tag}" if block.tag else ""))
         if not block.is_classic:
-            click.echo(f"  size {block.size[0]}x{block.size[1]} ({block.resize}), mean {block.mean}, std {block.std}, {block.precision}")
+            click.echo(
+                f"  size {block.size[0]}x{block.size[1]} ({block.resize}), mean {block.mean}, std {block.std}, "
+                f"{block.precision}"
+            )
             click.echo(f"  licence: {block.licence or 'see the weights'}")
         click.echo(f"  transparency: {block.alpha}; EXIF rotation: {block.exif}")
         rows = [(tap.name, tap.layer, tap.pool, tap.dim or "?") for tap in block.taps]

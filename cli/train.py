@@ -16,7 +16,13 @@ from drexcache.cli import say
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
 @click.option("--seed", default=42, show_default=True)
 def command(
-    cache: str, regressor: str, out: str, blocks: tuple[str, ...], target: str | None, split: str | None, seed: int
+    cache: str,
+    regressor: str,
+    out: str,
+    blocks: tuple[str, ...],
+    target: str | None,
+    split: str | None,
+    seed: int,
 ) -> None:
     """Train a regressor on a cache and save it as one file, without pickle.
 

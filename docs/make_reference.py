@@ -1,6 +1,6 @@
 """Write the command reference in the README from the commands' own help.
 
-    python docs/make_reference.py
+python docs/make_reference.py
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ Floats = NDArray[np.float64]
 BLOCK = 2_000_000  # weights held at a time: 16 MB, however many images there are
 
 
-def resample_weights(
-    n: int, n_boot: int, seed: int = 0, groups: Sequence[str] | None = None
-) -> Iterator[Floats]:
+def resample_weights(n: int, n_boot: int, seed: int = 0, groups: Sequence[str] | None = None) -> Iterator[Floats]:
     """Blocks of weights, (b, n) each, ``n_boot`` rows in all: how often each image was drawn.
 
     Drawn with replacement. With `groups`, (n,) names, whole groups are drawn (the cluster bootstrap).
@@ -33,9 +31,7 @@ def resample_weights(
     members = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     units = int(members.max()) + 1
     if units < 2:
-        raise DrexcacheError(
-            f"a bootstrap needs at least 2 {'images' if groups is None else 'groups'}; found {units}"
-        )
+        raise DrexcacheError(f"a bootstrap needs at least 2 {'images' if groups is None else 'groups'}; found {units}")
     rows = max(1, BLOCK // n)
     for start in range(0, n_boot, rows):
         counts = _drawn(units, min(rows, n_boot - start), seed, start)  # (b, units)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.errors import DrexcacheError
-from drexcache.hdf5 import Extent, read_outline
-from drexcache.matching import Target
+from drexcache.hdf5 import read_outline
 from drexcache.layout import (
     DONE,
     FAILED,
@@ -24,8 +23,11 @@ from drexcache.layout import (
     Contents,
     StoredBlock,
     block_from_attributes,
+    check_shapes,
+    children,
     sha256_of_ids,
 )
+from drexcache.matching import Target
 from drexcache.matrix import FeatureMatrix
 
 READ_BYTES = 4 << 20  # rows are copied into a matrix in pieces that stay in the processor's cache
@@ -48,7 +50,9 @@ def open_cache(path: str | Path) -> FeatureCache:
         )
     cache = FeatureCache(path)
     if not cache.complete:
-        raise DrexcacheError(f"{path}: this is an unfinished extraction; run the same extract command again to finish it")
+        raise DrexcacheError(
+            f"{path}: this is an unfinished extraction; run the same extract command again to finish it"
+        )
     return cache
 
 
@@ -77,7 +81,7 @@ class FeatureCache:
                 "install a newer drexcache"
             )
         self._attributes = outline.attributes
-        self._check_shapes()
+        check_shapes(outline, self.path)
         self.complete = bool(self._read("/complete")[0])
 
     def __del__(self) -> None:
@@ -137,7 +141,9 @@ class FeatureCache:
                 low, high = float(a["low"]), float(a["high"])
                 target = Target(name, values, low, high, str(a["higher_is"]), bool(a["declared"]))
             except (KeyError, ValueError, TypeError) as error:
-                raise DrexcacheError(f"{self.path}: /targets/{name}: attribute missing or malformed ({error})") from error
+                raise DrexcacheError(
+                    f"{self.path}: /targets/{name}: attribute missing or malformed ({error})"
+                ) from error
             found[name] = target
         return found
 
@@ -149,9 +155,7 @@ class FeatureCache:
     @property
     def contents(self) -> Contents:
         """Everything in the file except the computed values."""
-        return Contents(
-            self.dataset, self.ids, self.targets, self.labels, self.blocks, self.shard, self.table_sha256
-        )
+        return Contents(self.dataset, self.ids, self.targets, self.labels, self.blocks, self.shard, self.table_sha256)
 
     def status(self, block: str) -> np.ndarray:
         """uint8 (n,): 0 missing, 1 done, 2 failed."""
@@ -219,7 +223,9 @@ class FeatureCache:
         matrix = self._with_ratings(X, columns, done, self._target(target))
         return matrix if chosen == needed else matrix.select(chosen)
 
-    def _with_ratings(self, X: np.ndarray, columns: dict[str, slice], done: np.ndarray, target: Target | None) -> FeatureMatrix:
+    def _with_ratings(
+        self, X: np.ndarray, columns: dict[str, slice], done: np.ndarray, target: Target | None
+    ) -> FeatureMatrix:
         rows = np.flatnonzero(done).tolist()
         y = target.unit()[done] if target else np.full(len(rows), np.nan)
         hashes = [row.tobytes().hex() for row in self.hashes()[done]]
@@ -316,7 +322,9 @@ class FeatureCache:
     def _target(self, name: str | None) -> Target | None:
         if name is None:
             if len(self.targets) > 1:
-                raise DrexcacheError(f"{self.path}: several targets ({', '.join(self.targets)}); choose one with --target")
+                raise DrexcacheError(
+                    f"{self.path}: several targets ({', '.join(self.targets)}); choose one with --target"
+                )
             return next(iter(self.targets.values()), None)
         if name not in self.targets:
             raise DrexcacheError(f"{self.path}: no target named {name}; it has: {', '.join(self.targets) or 'none'}")
@@ -328,32 +336,7 @@ class FeatureCache:
         return block
 
     def _children(self, group: str) -> list[str]:
-        return sorted(path.rpartition("/")[2] for path in self._attributes if path.rpartition("/")[0] == group)
-
-    def _check_shapes(self) -> None:
-        """Every dataset that the format promises is there, with the rows that it must have."""
-        if "/images/id" not in self._extents:
-            raise DrexcacheError(f"{self.path}: /images/id is missing; the file is damaged or not a cache")
-        n = len(self)
-        expected = {
-            "/complete": ((1,), "u"), "/images/id": ((n,), "S"), "/images/sha256": ((n, 32), "u"), "/images/bytes": ((n,), "i"),
-            "/images/mtime_ns": ((n,), "i"), "/images/failure": ((n,), "S"), "/images/checksum": ((32,), "u"),
-        }  # fmt: skip
-        for group in ("/images", "/blocks", "/targets", "/labels"):
-            if group not in self._attributes:
-                raise DrexcacheError(f"{self.path}: group {group} is missing; the file is damaged or not a cache")
-        for block in self._children("/blocks"):
-            here = f"/blocks/{block}"
-            wide = self._extents.get(f"{here}/features", Extent(0, (n, 1), np.dtype("f4"))).shape[-1]
-            expected |= {f"{here}/features": ((n, wide), "f"), f"{here}/crc32": ((n,), "u")}
-            expected |= {f"{here}/status": ((n,), "u"), f"{here}/checksum": ((32,), "u")}
-        expected |= {f"/targets/{name}/value": ((n,), "f") for name in self._children("/targets")}
-        expected |= {f"/labels/{name}/value": ((n,), "S") for name in self._children("/labels")}
-        for name, (shape, kind) in expected.items():
-            extent = self._extents.get(name)
-            if extent is None or extent.shape != shape or extent.dtype.kind != kind:
-                found = "nothing" if extent is None else f"{extent.dtype} {extent.shape}"
-                raise DrexcacheError(f"{self.path}: {name}: expected shape {shape} of kind '{kind}', found {found}")
+        return children(self._attributes, group)
 
     def _read(self, name: str) -> np.ndarray:
         extent = self._extents[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,10 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
     for other in caches[1:]:
         _same_work(first, other)
     ids = sorted((image for cache in caches for image in cache.ids), key=str.encode)
-    if twice := [a for a, b in zip(ids, ids[1:], strict=False) if a == b]:
-        raise DrexcacheError(f"{len(twice)} images stand in two of the shards (first: {twice[0]}); give each shard once")
+    if twice := [a for a, b in itertools.pairwise(ids) if a == b]:
+        raise DrexcacheError(
+            f"{len(twice)} images stand in two of the shards (first: {twice[0]}); give each shard once"
+        )
     if sha256_of_ids(ids) != first.table_sha256:
         given = ", ".join(cache.shard or "whole" for cache in caches)
         raise DrexcacheError(f"the {len(ids)} images of these shards are not the whole table; given: {given}")
@@ -66,7 +69,8 @@ def _same_work(first: FeatureCache, other: FeatureCache) -> None:
 
 def rate(
     path: str | Path, ratings: str | Path, target: str, *, value_range: tuple[float, float] | None = None,
-    higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False, columns: Columns | None = None,
+    higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
+    columns: Columns | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Add a target from a file of ratings, or replace one; features are not touched. The notes of the reading.
 
@@ -79,8 +83,8 @@ def rate(
     if target in cache.targets and not replace_target:
         raise DrexcacheError(f"{path}: has a target named {target}; give --replace, or another --target name")
     match = match_ratings(
-        cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range, higher_is=higher_is,
-        allow_unmatched=allow_unmatched,
+        cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range,
+        higher_is=higher_is, allow_unmatched=allow_unmatched,
     )  # fmt: skip
     targets = dict(sorted({**cache.targets, target: match.target}.items()))
     labels = dict(sorted({**cache.labels, **match.labels}.items()))
@@ -130,7 +134,9 @@ def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarra
         rows += int((gap > 0).any(axis=1).sum())
         worst, scale = max(worst, gap.max(initial=0.0)), max(scale, np.abs(one).max(initial=0.0))
     if rows:
-        found.append(f"block {name}: {rows} rows differ, by at most {worst:.3g} ({worst / scale:.1e} of the largest value)")
+        found.append(
+            f"block {name}: {rows} rows differ, by at most {worst:.3g} ({worst / scale:.1e} of the largest value)"
+        )
     return found
 
 

@@ -72,9 +72,7 @@ def list_dataset(source: Path, ratings: RatingsOption, layout: str, columns: Col
         notes.append(f"{source}: no ratings (none given, and no ratings.csv at the root)")
     unused = [option for option in columns.given() if found is None or option not in _COLUMN_OPTIONS[chosen]]
     if unused:
-        why = (
-            "there are no ratings" if found is None else f"the ratings of layout {chosen} have no such column"
-        )
+        why = "there are no ratings" if found is None else f"the ratings of layout {chosen} have no such column"
         raise DrexcacheError(f"{source}: {', '.join(unused)} given, but {why}")
     return Dataset(root.name if root.is_dir() else root.stem, images, found, value_range, tuple(notes))
 
@@ -101,9 +99,7 @@ def _others(files: Files, images: Files) -> str:
     return ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common())
 
 
-def _folder(
-    root: Path, files: Files, ratings: RatingsOption, columns: Columns
-) -> tuple[Files, Ratings | None]:
+def _folder(root: Path, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
     """All images; ratings from a table, by default ratings.csv."""
     if ratings is None and "ratings.csv" in files:
         own = parse_ratings(_read(files["ratings.csv"]), f"{root.name}/ratings.csv", columns)
@@ -134,21 +130,15 @@ def _ic9600(root: Path, files: Files, ratings: RatingsOption) -> tuple[Files, Ra
 
 def _ic9600_tops(files: Files) -> list[str]:
     """The folders ("" or "NAME/") that hold train.txt, test.txt and images/."""
-    tops = [
-        name.removesuffix("train.txt") for name in files if name == "train.txt" or name.endswith("/train.txt")
-    ]
+    tops = [name.removesuffix("train.txt") for name in files if name == "train.txt" or name.endswith("/train.txt")]
     return [
         top
         for top in tops
-        if top.count("/") <= 1
-        and f"{top}test.txt" in files
-        and any(n.startswith(f"{top}images/") for n in files)
+        if top.count("/") <= 1 and f"{top}test.txt" in files and any(n.startswith(f"{top}images/") for n in files)
     ]
 
 
-def _savoias(
-    root: Path, files: Files, ratings: RatingsOption, columns: Columns
-) -> tuple[Files, Ratings | None]:
+def _savoias(root: Path, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
     """One category's folder, .../Images/Scenes: image i is i.jpg or i.png, its rating row i of a table."""
     images = _images(files)
     if ratings is False:
@@ -180,10 +170,7 @@ def _rankings(root: Path) -> Path:
 def _ranking(root: Path) -> Path:
     """The workbook of a category: its name ends in a beginning of the category's ("ad" for Advertisement)."""
     category = root.name.lower().replace(" ", "_")
-    found = {
-        path.stem.removeprefix("global_ranking_"): path
-        for path in _rankings(root).glob("global_ranking_*.xlsx")
-    }
+    found = {path.stem.removeprefix("global_ranking_"): path for path in _rankings(root).glob("global_ranking_*.xlsx")}
     fits = [ending for ending in found if ending and category.startswith(ending.lower())]
     if len(fits) != 1:
         raise DrexcacheError(

@@ -36,8 +36,14 @@ _MAKERS: dict[str, tuple[str, Callable[[], Any]]] = {
         "support vectors, RBF kernel, standardised columns, C=1, epsilon=0.02",
         lambda: make_pipeline(StandardScaler(), SVR(C=1.0, epsilon=0.02)),
     ),
-    "fusion-paper": ("DReX's attention-fusion head and training recipe to the letter", lambda: _fusion("fusion-paper")),
-    "fusion": ("the same head with standardised columns and an EMA that fits the number of steps", lambda: _fusion("fusion")),
+    "fusion-paper": (
+        "DReX's attention-fusion head and training recipe to the letter",
+        lambda: _fusion("fusion-paper"),
+    ),
+    "fusion": (
+        "the same head with standardised columns and an EMA that fits the number of steps",
+        lambda: _fusion("fusion"),
+    ),
 }
 
 

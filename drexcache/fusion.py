@@ -139,19 +139,13 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         arrays = dict(self.parameters_)
         if self.mean_ is not None:
             arrays |= {"mean": self.mean_, "scale": self.scale_}
-        params = {
-            name: value for name, value in self.get_params().items() if name not in ("device", "verbose")
-        }
-        params["arms"] = {
-            name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)
-        }
+        params = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
+        params["arms"] = {name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)}
         params["random_state"] = self.seeds_[0]
         return arrays, {"params": params, "n_features_in": self.n_features_in_, "log": self.log_}
 
     @classmethod
-    def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-    ) -> AttentionFusionRegressor:
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> AttentionFusionRegressor:
         """The fitted estimator that `get_state` described.
 
         Raises
@@ -280,9 +274,7 @@ def _seeds(model: AttentionFusionRegressor) -> list[int]:
 
 
 def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
-    model.parameters_ = {
-        name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters
-    }
+    model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
     model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
     epochs = zip(*[head.log for head in heads], strict=True)
     model.log_ = [{key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for rows in epochs]
@@ -292,9 +284,7 @@ def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -
 
 def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """X as float32 (n, d) and y as float64 (n,), both finite."""
-    X, y = validate_data(
-        model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
-    )
+    X, y = validate_data(model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True)
     require_finite("X", X)
     return X, y.astype(np.float64)
 
@@ -304,9 +294,7 @@ def _checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
     if len(picked) < 2:
         raise ValueError(f"a fusion head needs at least 2 rows to train on, found {len(picked)}")
     if np.ptp(picked) == 0:
-        raise ValueError(
-            f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn"
-        )
+        raise ValueError(f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn")
     return None if rows is None else np.arange(len(y))[np.asarray(rows)]
 
 

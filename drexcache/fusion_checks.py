@@ -25,9 +25,7 @@ def require_finite(name: str, values: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(
-            f"{name} has NaN or inf in row {', '.join(map(str, bad[:5]))}{more}; leave such rows out"
-        )
+        raise ValueError(f"{name} has NaN or inf in row {', '.join(map(str, bad[:5]))}{more}; leave such rows out")
 
 
 def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:

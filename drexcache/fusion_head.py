@@ -41,9 +41,7 @@ def parameter_views(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
     """The parameters of K heads as views (K, *shape) into their flat buffer (K, P)."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     parts = flat.split(sizes, dim=1)
-    return {
-        name: part.view(len(flat), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+    return {name: part.view(len(flat), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Tensor:

@@ -118,9 +118,7 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
         index[:end, k][real.repeat(head.epochs, 1)] = rows.flatten()
         factor, beta1[:end, k] = one_cycle(end)
         lr[:end, k] = head.lr * factor
-        ema_rate[:end, k] = (
-            1 - head.ema if head.ema_horizon is None else min(1.0, 1 / (head.ema_horizon * end))
-        )
+        ema_rate[:end, k] = 1 - head.ema if head.ema_horizon is None else min(1.0, 1 / (head.ema_horizon * end))
     return Plan(
         index=index.to(design.device),
         weight=weight.to(design.device),

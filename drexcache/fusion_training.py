@@ -124,9 +124,7 @@ def _scalings(X: Tensor, heads: Sequence[HeadSettings]) -> list[Scaling]:
 def _stacked(scalings: Sequence[Scaling], X: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale (K, 1, d) such that x * scale + shift is standardised."""
     none = np.zeros(X.shape[1], np.float32), np.ones(X.shape[1], np.float32)
-    mean, std = (
-        np.stack(part)[:, None] for part in zip(*[scaling or none for scaling in scalings], strict=True)
-    )
+    mean, std = (np.stack(part)[:, None] for part in zip(*[scaling or none for scaling in scalings], strict=True))
     return torch.from_numpy(-mean / std).to(X.device), torch.from_numpy(1 / std).to(X.device)
 
 
@@ -150,9 +148,7 @@ def _results(
     trained = []
     for k, (steps, per_epoch) in enumerate(plan.steps.tolist()):
         if not np.isfinite(curve[:steps, k]).all() or not bool(torch.isfinite(ema[k]).all()):
-            raise ValueError(
-                "training diverged, its loss is no longer finite: scale the features or lower lr"
-            )
+            raise ValueError("training diverged, its loss is no longer finite: scale the features or lower lr")
         ends = range(per_epoch, steps + 1, per_epoch)
         log = [
             {

@@ -19,9 +19,7 @@ COMPILE_FROM = 1000  # steps from which compiling for a GPU pays
 Update = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
-def make_update(
-    flat: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design
-) -> Update:
+def make_update(flat: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design) -> Update:
     """The function (t, x, d, small_grad) that makes step t on flat and ema (K, P).
 
     The arms' weights come first in flat; the gradient of arm i's is x[..., columns].mT @ d[:, :, i] for x
@@ -64,9 +62,7 @@ def adamw_and_ema(buffers: tuple[Tensor, ...], rates: Tensor) -> None:
 def _rates(heads: Sequence[HeadSettings], plan: Plan) -> Tensor:
     """Each step's five rates for `adamw_and_ema`, (T, 5, K, 1), with AdamW's bias corrections folded in."""
     steps = np.arange(1, len(plan.lr) + 1)[:, None]
-    correction = np.sqrt(
-        1 - BETA2**steps
-    )  # of sqrt(v); it multiplies rate and eps instead of dividing sqrt(v)
+    correction = np.sqrt(1 - BETA2**steps)  # of sqrt(v); it multiplies rate and eps instead of dividing sqrt(v)
     keep = 1 - plan.lr * np.array([head.weight_decay for head in heads])
     rate = plan.lr * correction / (1 - plan.beta1**steps)
     eps = np.broadcast_to(EPS * correction, rate.shape)

@@ -56,8 +56,12 @@ def text_dtype(values: list[str]) -> np.dtype:
     return np.dtype(f"S{max([1, *(len(value.encode()) for value in values)])}")
 
 
-def create(path: Path, attributes: Mapping[str, Mapping[str, Any]], datasets: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-    """Write a file with these groups (path -> attributes) and datasets (path -> shape, dtype), values zero, and sync it.
+def create(
+    path: Path,
+    attributes: Mapping[str, Mapping[str, Any]],
+    datasets: Mapping[str, tuple[tuple[int, ...], Any]],
+) -> None:
+    """Write and sync a file with these groups (path -> attributes) and datasets (path -> shape, dtype) of zeros.
 
     Text attributes are stored as fixed-length UTF-8. The file's full size is reserved, so that a disk too small for
     it says so now.
@@ -132,7 +136,16 @@ def read_outline(path: Path) -> Outline:
             walk.group(h5py.h5g.open(file.id, b"/"), "/")
     except DrexcacheError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, OverflowError, UnicodeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+        UnicodeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DrexcacheError(f"{path}: not a readable HDF5 file ({reason})") from error
     return Outline(walk.attributes, walk.datasets)

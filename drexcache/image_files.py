@@ -133,9 +133,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
     """
     status = path.stat()
     state = (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
-    handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = _open_zips.__dict__.setdefault(
-        "handles", {}
-    )
+    handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = _open_zips.__dict__.setdefault("handles", {})
     if path not in handles or handles[path][0] != state:
         handles[path] = (state, zipfile.ZipFile(path))
     return handles[path][1]

@@ -60,9 +60,7 @@ class ImageTable:
             self,
             ids=self.ids[rows],
             files=self.files[rows],
-            targets={
-                name: replace(target, values=target.values[rows]) for name, target in self.targets.items()
-            },
+            targets={name: replace(target, values=target.values[rows]) for name, target in self.targets.items()},
             labels={name: column[rows] for name, column in self.labels.items()},
             shard_of=f"{index}/{count}",
             table_sha256=sha256_of_ids(self.ids),
@@ -127,6 +125,4 @@ def read_images(
         higher_is=higher_is,
         allow_unmatched=allow_unmatched,
     )
-    return replace(
-        table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes
-    )
+    return replace(table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes)

@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drexcache.errors import DrexcacheError
-from drexcache.hdf5 import text_dtype
+from drexcache.hdf5 import Outline, text_dtype
 from drexcache.matching import Target
 from drexcache.recipes import Block, recipe_from_dict
 
@@ -125,6 +126,44 @@ class Contents:
         for name, column in self.labels.items():
             found[f"/labels/{name}/value"] = ((n,), text_dtype(list(column)))
         return found
+
+
+def children(attributes: Mapping[str, Any], group: str) -> list[str]:
+    """Names of the groups right below a group, sorted."""
+    return sorted(path.rpartition("/")[2] for path in attributes if path.rpartition("/")[0] == group)
+
+
+def check_shapes(outline: Outline, path: Path) -> None:
+    """Every group and dataset that the format promises is there, and has the rows and the type that it must have.
+
+    Raises
+    ------
+    DrexcacheError : names the first one that is not.
+    """
+    datasets, attributes = outline.datasets, outline.attributes
+    for name in ("/images", "/blocks", "/targets", "/labels"):
+        if name not in attributes:
+            raise DrexcacheError(f"{path}: group {name} is missing; the file is damaged or not a cache")
+    if "/images/id" not in datasets:
+        raise DrexcacheError(f"{path}: /images/id is missing; the file is damaged or not a cache")
+    n = datasets["/images/id"].shape[0]
+    expected: dict[str, tuple[tuple[int, ...], str]] = {
+        "/complete": ((1,), "u"), "/images/id": ((n,), "S"), "/images/sha256": ((n, 32), "u"),
+        "/images/bytes": ((n,), "i"), "/images/mtime_ns": ((n,), "i"), "/images/failure": ((n,), "S"),
+        "/images/checksum": ((32,), "u"),
+    }  # fmt: skip
+    for block in children(attributes, "/blocks"):
+        here = f"/blocks/{block}"
+        width = datasets[f"{here}/features"].shape[-1] if f"{here}/features" in datasets else 1
+        expected |= {f"{here}/features": ((n, width), "f"), f"{here}/crc32": ((n,), "u")}
+        expected |= {f"{here}/status": ((n,), "u"), f"{here}/checksum": ((32,), "u")}
+    expected |= {f"/targets/{name}/value": ((n,), "f") for name in children(attributes, "/targets")}
+    expected |= {f"/labels/{name}/value": ((n,), "S") for name in children(attributes, "/labels")}
+    for name, (shape, kind) in expected.items():
+        extent = datasets.get(name)
+        if extent is None or extent.shape != shape or extent.dtype.kind != kind:
+            found = "nothing" if extent is None else f"{extent.dtype} {extent.shape}"
+            raise DrexcacheError(f"{path}: {name}: expected shape {shape} of kind '{kind}', found {found}")
 
 
 def sha256_of_ids(values: Sequence[str]) -> str:

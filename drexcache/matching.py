@@ -76,9 +76,7 @@ def match_ratings(
     """
     rows, problems, inexact = _rows_of_images(ids, ratings.names)
     first = {image: found[0] for image, found in rows.items()}
-    values = np.array(
-        [_number(ratings.scores[first[image]]) if image in first else math.nan for image in ids]
-    )
+    values = np.array([_number(ratings.scores[first[image]]) if image in first else math.nan for image in ids])
     problems["images without a rating"] = [image for image in ids if image not in first]
     problems["ratings that are no finite number"] = [
         f"{ratings.names[first[image]]} = {ratings.scores[first[image]]!r}"
@@ -218,14 +216,8 @@ def _target(
         return Target(name, values, low, high, higher_is, declared=False)
     low, high = map(float, value_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise DrexcacheError(
-            f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
-        )
-    outside = [
-        f"{ids[at]} = {values[at]:g}" for at in map(int, np.flatnonzero((values < low) | (values > high)))
-    ]
+        raise DrexcacheError(f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first")
+    outside = [f"{ids[at]} = {values[at]:g}" for at in map(int, np.flatnonzero((values < low) | (values > high)))]
     if outside:
-        raise DrexcacheError(
-            f"{source}: ratings outside of the declared range {low:g}..{high:g}: {counted(outside)}"
-        )
+        raise DrexcacheError(f"{source}: ratings outside of the declared range {low:g}..{high:g}: {counted(outside)}")
     return Target(name, values, low, high, higher_is)

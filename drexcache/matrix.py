@@ -77,7 +77,9 @@ class FeatureMatrix:
             raise DrexcacheError(f"{self.dataset}: no label named {label}; it has: {', '.join(self.labels) or 'none'}")
         column = self.labels[label]
         if value not in column:
-            raise DrexcacheError(f"{self.dataset}: no image with {label}={value}; values: {', '.join(sorted(set(column)))}")
+            raise DrexcacheError(
+                f"{self.dataset}: no image with {label}={value}; values: {', '.join(sorted(set(column)))}"
+            )
         return self.rows([row for row, text in enumerate(column) if text == value])
 
     def select(self, names: Sequence[str]) -> FeatureMatrix:
@@ -98,7 +100,10 @@ class FeatureMatrix:
             start += width
         X = np.ascontiguousarray(np.concatenate([self.X[:, known[name]] for name in names], axis=1))
         taps = {
-            tap: slice(blocks[name].start + cols.start - known[name].start, blocks[name].start + cols.stop - known[name].start)
+            tap: slice(
+                blocks[name].start + cols.start - known[name].start,
+                blocks[name].start + cols.stop - known[name].start,
+            )
             for name in names
             for tap, cols in self.taps.items()
             if tap.startswith(name + "/") or tap == name

@@ -84,16 +84,12 @@ def checked(rated: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
     """
     rated, predicted = (np.asarray(values, dtype=np.float64) for values in (rated, predicted))
     if rated.ndim != 1 or rated.shape != predicted.shape:
-        raise DrexcacheError(
-            f"a metric needs a prediction per rating; found shapes {rated.shape}, {predicted.shape}"
-        )
+        raise DrexcacheError(f"a metric needs a prediction per rating; found shapes {rated.shape}, {predicted.shape}")
     if len(rated) < 3:
         raise DrexcacheError(f"a metric needs at least 3 images; found {len(rated)}")
     for name, values in (("rating", rated), ("prediction", predicted)):
         if not np.isfinite(values).all():
-            raise DrexcacheError(
-                f"{(~np.isfinite(values)).sum()} of {len(values)} {name}s are not finite numbers"
-            )
+            raise DrexcacheError(f"{(~np.isfinite(values)).sum()} of {len(values)} {name}s are not finite numbers")
     return rated, predicted
 
 

@@ -98,7 +98,9 @@ class Model:
         for name in self.columns:
             mine = self.blocks[name.split("/")[0]].fingerprint
             if matrix.fingerprints.get(name) != mine:
-                raise DrexcacheError(f"{matrix.dataset}: features of {name} are not of the model's fingerprint {mine[:12]}")
+                raise DrexcacheError(
+                    f"{matrix.dataset}: features of {name} are not of the model's fingerprint {mine[:12]}"
+                )
         unit, spread, attention = np.asarray(self.estimator.predict(matrix.X), dtype=np.float64), None, {}
         if isinstance(self.estimator, AttentionFusionRegressor):
             weights = self.estimator.attention(matrix.X)
@@ -119,9 +121,12 @@ class Model:
             "version": VERSION, "drexcache": version("drexcache"), "regressor": self.regressor, "state": state,
             "columns": list(self.columns), "target": self.target, "low": self.low, "high": self.high,
             "higher_is": self.higher_is, "trained": self.trained,
-            "blocks": {name: {**stored_block_attributes(block), "dtype": block.dtype} for name, block in self.blocks.items()},
+            "blocks": {name: {**stored_block_attributes(b), "dtype": b.dtype} for name, b in self.blocks.items()},
         }  # fmt: skip
-        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"drexcache": json.dumps(fields)})
+        data = save(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            {"drexcache": json.dumps(fields)},
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.new")
         try:
@@ -155,7 +160,9 @@ def load_model(path: str | Path) -> Model:
     if not isinstance(fields, dict) or "version" not in fields:
         raise DrexcacheError(f"{path}: a safetensors file, but not a drexcache model (no 'drexcache' metadata)")
     if fields["version"] != VERSION:
-        raise DrexcacheError(f"{path}: model format version {fields['version']}, this drexcache reads {VERSION}; upgrade it")
+        raise DrexcacheError(
+            f"{path}: model format version {fields['version']}, this drexcache reads {VERSION}; upgrade it"
+        )
     try:
         blocks = {
             name: block_from_attributes(attributes, attributes["dtype"], f"{path}: block {name}")
@@ -187,7 +194,9 @@ def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, pat
         raise DrexcacheError(f"{path}: the regressor inside cannot be read here ({error})") from error
 
 
-def train_model(regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int) -> Model:
+def train_model(
+    regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int
+) -> Model:
     """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
 
     Raises

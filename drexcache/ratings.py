@@ -87,9 +87,7 @@ def parse_ratings(data: bytes, source: str, columns: Columns) -> Ratings:
     if not rows:
         raise DrexcacheError(f"{source}: no ratings below the header row ({', '.join(header)})")
     if columns.split not in (None, "split") and "split" in columns.groups:
-        raise DrexcacheError(
-            f"{source}: splits from {columns.split!r} and the group column 'split' would share a name"
-        )
+        raise DrexcacheError(f"{source}: splits from {columns.split!r} and the group column 'split' would share a name")
     image_at = _column(header, columns.image, IMAGE_COLUMNS, source, "image names")
     rating_at = _column(header, columns.rating, RATING_COLUMNS, source, "ratings")
     labels = {name: _column(header, name, (), source, "groups") for name in columns.groups}
@@ -160,9 +158,7 @@ def _delimited(data: bytes, source: str) -> list[list[str]]:
     text = _text(data, source)
     try:
         first = text.lstrip("\r\n")
-        delimiter = max(
-            ",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(first), delimiter=mark), []))
-        )
+        delimiter = max(",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(first), delimiter=mark), [])))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:

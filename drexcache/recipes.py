@@ -1,4 +1,4 @@
-"""Recipes: what is computed from an image, as data a person can read, and the fingerprint of all that changes a number."""
+"""Recipes: what is computed from an image, as data a person can read, and the fingerprint of it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,11 @@ class Block:
     def spec(self) -> dict[str, Any]:
         """All that changes a number, apart from the weights' values, as plain JSON types."""
         spec = asdict(self)
-        for label in ("name", "tag", "licence"):  # words about the block; the weights' hash stands for the tag
+        for label in (
+            "name",
+            "tag",
+            "licence",
+        ):  # words about the block; the weights' hash stands for the tag
             del spec[label]
         spec["taps"] = [{"name": tap.name, "layer": tap.layer, "pool": tap.pool} for tap in self.taps]
         if self.is_classic:
@@ -184,7 +188,9 @@ def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
     names = [block.name for block in built]
     if len(set(names)) != len(names):
         raise DrexcacheError(f"{where}: two blocks share a name; found: {', '.join(names)}")
-    words = {key: _text(fields, key, where, default) for key, default in (("about", ""), ("source", ""), ("weights", "hub"))}
+    words = {
+        key: _text(fields, key, where, default) for key, default in (("about", ""), ("source", ""), ("weights", "hub"))
+    }
     return Recipe(name=_text(fields, "name", where, None), blocks=built, **words)
 
 

@@ -38,9 +38,7 @@ def markdown(table: ScoreTable, metric: str = "pearson") -> str:
         raise DrexcacheError("no scores to show")
     chosen = table.select(metric=metric, calibrated=False)
     if not chosen.rows:
-        raise DrexcacheError(
-            f"no scores of metric {metric!r}; there are: {', '.join(_unique(table.rows, 'metric'))}"
-        )
+        raise DrexcacheError(f"no scores of metric {metric!r}; there are: {', '.join(_unique(table.rows, 'metric'))}")
     parts = [
         _inside(chosen, metric),
         *_matrices(chosen, metric),
@@ -73,9 +71,7 @@ def _inside(chosen: ScoreTable, metric: str) -> str:
         for test in sets
         for name in regressors
     }
-    how = " and ".join(
-        {"in-domain": "out of fold", "split": "official split"}[kind] for kind in _unique(rows, "kind")
-    )
+    how = " and ".join({"in-domain": "out of fold", "split": "official split"}[kind] for kind in _unique(rows, "kind"))
     title = f"**Inside a dataset ({how}): {NAMES[metric]} [95% interval]**{_runs(rows)}\n\n"
     if len(regressors) > len(sets):
         body = [[name, *(cells[test, name] for test in sets)] for name in regressors]
@@ -102,12 +98,8 @@ def _matrices(chosen: ScoreTable, metric: str) -> list[str]:
         ]
         left = [row for row in rows if row.kind == "leave-one-out"]
         if left:
-            body.append(
-                ["all but the tested one", *(_text([row for row in left if row.test == t]) for t in tests)]
-            )
-        title = (
-            f"**{name}, trained on (line) → tested on (column): {NAMES[metric]} [95% interval]**{_runs(rows)}"
-        )
+            body.append(["all but the tested one", *(_text([row for row in left if row.test == t]) for t in tests)])
+        title = f"**{name}, trained on (line) → tested on (column): {NAMES[metric]} [95% interval]**{_runs(rows)}"
         parts.append(f"{title}\n\n{_table(['train → test', *tests], body)}")
     return parts
 
@@ -123,9 +115,7 @@ def _all_metrics(table: ScoreTable) -> str:
             own = [row for row in mine if (row.kind, row.train, row.test) == cell]
             values = [_pair([row for row in own if row.metric == metric]) for metric in metrics]
             seconds = mean_seconds(own)
-            body.append(
-                [name, _arrow(cell), str(own[0].n), *values, "" if seconds is None else f"{seconds:.1f}"]
-            )
+            body.append([name, _arrow(cell), str(own[0].n), *values, "" if seconds is None else f"{seconds:.1f}"])
     title = "**All metrics**, errors on ratings put on [0, 1]"
     if any(row.calibrated for row in rows):
         title += "; in brackets after a linear calibration fitted on the other half of the test images"

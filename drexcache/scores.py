@@ -65,9 +65,7 @@ class ScoreTable:
     def select(self, **wanted: object) -> ScoreTable:
         """The rows whose fields have those values, such as ``select(metric="rmse", calibrated=True)``."""
         rows = self.rows
-        return ScoreTable(
-            [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
-        )
+        return ScoreTable([row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())])
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per score; numbers keep every digit, an undefined one is an empty cell."""
@@ -114,9 +112,7 @@ def read_records(path: str | Path, columns: Sequence[str]) -> list[tuple[int, di
         raise DrexcacheError(f"{path}: not a CSV file: {error}") from error
     missing = [name for name in columns if name not in found]
     if missing:
-        raise DrexcacheError(
-            f"{path}: no column {', '.join(missing)}; it has: {', '.join(found) or 'nothing'}"
-        )
+        raise DrexcacheError(f"{path}: no column {', '.join(missing)}; it has: {', '.join(found) or 'nothing'}")
     for line, record in records:
         if "" in record:
             raise DrexcacheError(f"{path}: line {line} has more cells than the header, {len(found)}")
@@ -144,9 +140,7 @@ def whole(path: str | Path, line: int, record: dict[str, str], name: str) -> int
 
 def _score(path: str | Path, line: int, record: dict[str, str]) -> Score:
     if record["calibrated"] not in ("True", "False"):
-        raise DrexcacheError(
-            f"{path}: line {line}: calibrated should be True or False, found {record['calibrated']!r}"
-        )
+        raise DrexcacheError(f"{path}: line {line}: calibrated should be True or False, found {record['calibrated']!r}")
 
     def optional(name: str) -> float | None:
         return number(path, line, record, name) if record[name] else None

@@ -8,6 +8,7 @@ only when its status byte says so, which is written after the row's values and c
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import time
@@ -106,7 +107,7 @@ class CacheWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make every row written so far count: first the values reach the disk, then the status that vouches for them."""
+        """Make every row written so far count: the values reach the disk before the status that vouches for them."""
         if self._pending:
             _sync(self._fd)
             for block, rows in self._pending:
@@ -143,7 +144,10 @@ class CacheWriter:
 
 
 def start(
-    final: Path, contents: Contents, sources: Sequence[FeatureCache], files: tuple[np.ndarray, np.ndarray] | None = None
+    final: Path,
+    contents: Contents,
+    sources: Sequence[FeatureCache],
+    files: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[CacheWriter, dict[Path, int]]:
     """The writer to fill for these contents, holding every row that ``sources`` can give. Call it under `writer_lock`.
 
@@ -293,7 +297,7 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
     """Positions (start, stop) of stretches of consecutive row numbers."""
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     edges = [0, *cuts.tolist(), len(rows)]
-    yield from ((a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a)
+    yield from ((a, b) for a, b in itertools.pairwise(edges) if b > a)
 
 
 def _bytes_of(contents: Contents) -> int:
@@ -336,8 +340,8 @@ def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) ->
             with writer:
                 for path, count in damaged.items():
                     raise DrexcacheError(
-                        f"{path}: {count} rows do not match their checksum; run the extract command that made it again, "
-                        "it computes them anew (nothing was replaced)"
+                        f"{path}: {count} rows do not match their checksum and nothing was replaced; run the extract "
+                        "command that made it again, it computes them anew"
                     )
                 for source in sources:
                     _take_failures(writer, source)
@@ -348,7 +352,9 @@ def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) ->
 
 def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
     rows, failures = {image: row for row, image in enumerate(writer.cache.ids)}, source.failures()
-    found = [(rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows]
+    found = [
+        (rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows
+    ]
     if not found:
         return
     place, at = np.array([row for row, _, _ in found]), np.array([at for _, at, _ in found])

@@ -131,7 +131,7 @@ def build_model(block: Block) -> nn.Module:
 
 
 def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
-    """A layer's output as one vector per image: tokens (B, T, C) with ``prefix`` class and register tokens, or maps (B, C, H, W).
+    """A layer's output, tokens (B, T, C) with ``prefix`` class and register tokens or maps (B, C, H, W), as vectors.
 
     ``gem`` is the generalised mean with p = 3 (Radenovic et al. 2018); ``grid2`` the means of a 2x2 grid, flattened.
 

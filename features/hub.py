@@ -58,8 +58,7 @@ def published(backbone: str, tag: str) -> tuple[str, str]:
     config = get_pretrained_cfg(f"{backbone}.{tag}")
     if config is None or not config.hf_hub_id or config.custom_load or config.hf_hub_filename:
         raise DrexcacheError(
-            f"weights {backbone}.{tag} are not a plain file in the hub; give a downloaded file with"
-            " --weights PATH"
+            f"weights {backbone}.{tag} are not a plain file in the hub; give a downloaded file with --weights PATH"
         )
     return config.hf_hub_id, config.license or "not stated"
 

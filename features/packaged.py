@@ -108,9 +108,7 @@ def _efficientnet_lite0(content: bytes) -> dict[str, torch.Tensor]:
     state = {}
     for (name, tensor), (wanted, like) in zip(theirs.items(), ours.items(), strict=True):
         if tensor.shape != like.shape or name.split(".")[-1] != wanted.split(".")[-1]:
-            raise DrexcacheError(
-                f"EfficientNet-Lite0: this timm's {wanted} does not pair with the package's {name}"
-            )
+            raise DrexcacheError(f"EfficientNet-Lite0: this timm's {wanted} does not pair with the package's {name}")
         state[wanted] = tensor
     return state
 
@@ -127,9 +125,7 @@ def _dinov2_small(content: bytes) -> dict[str, torch.Tensor]:
     graph = onnx.load_from_string(content).graph
     tensors = {one.name: torch.tensor(to_array(one)) for one in graph.initializer}
     matrix_of = {
-        node.output[0]: node.input[1]
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in tensors
+        node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul" and node.input[1] in tensors
     }
     state = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
     for node in graph.node:

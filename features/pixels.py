@@ -147,9 +147,7 @@ def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     """
     if pixels.dtype == torch.uint8:
         pixels = pixels.to(torch.float32).div_(255)
-    mean_, std_ = (
-        torch.tensor(v, dtype=torch.float32, device=pixels.device)[:, None, None] for v in (mean, std)
-    )
+    mean_, std_ = (torch.tensor(v, dtype=torch.float32, device=pixels.device)[:, None, None] for v in (mean, std))
     return pixels.to(torch.float32).sub(mean_).div_(std_)
 
 
@@ -192,9 +190,7 @@ def _room_for(pixels: int, max_pixels: int) -> Iterator[None]:
 
 def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
     """A loaded image of any mode as RGB, its transparency dropped or laid over white."""
-    if image.mode.startswith("I;16") or (
-        image.mode == "I" and kind == "PNG"
-    ):  # Pillow < 11 opens 16-bit PNG as I
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):  # Pillow < 11 opens 16-bit PNG as I
         return _grey16_to_rgb(image, decode)
     if image.mode not in _TO_RGB:
         names = {"I": "32-bit integer", "F": "float"}
@@ -236,9 +232,7 @@ def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tenso
     across = torch.empty(3, image.height, width)  # allocated once: a list of bands fragments the heap
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        band = pil_to_tensor(
-            image.crop((0, top, image.width, bottom))
-        ).contiguous()  # uint8 (3, rows, image width)
+        band = pil_to_tensor(image.crop((0, top, image.width, bottom))).contiguous()  # uint8 (3, rows, image width)
         across[:, top:bottom] = _resize_float(band.to(torch.float32).mul_(1 / 255), bottom - top, width)
     return _resize_float(across, height, width)  # (3, image height, W) -> (3, H, W)
 

@@ -15,7 +15,12 @@ from drexcache.recipes import Recipe
 
 
 def predict(
-    model: Model, images: str | Path, *, weights: str | None = None, device: str = "auto", say: Callable[[str], None] = print
+    model: Model,
+    images: str | Path,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
 ) -> tuple[Prediction, dict[str, str]]:
     """Predict the rating of every image in a folder, a zip, a single file, or a cache.
 
@@ -39,7 +44,9 @@ def predict(
         cache = _extracted(model, path, Path(folder) / "images.h5", weights, device, say)
         failures = cache.failures()
         if len(failures) == len(cache):
-            raise DrexcacheError(f"{path}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})")
+            raise DrexcacheError(
+                f"{path}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})"
+            )
         return model.predict(cache), failures
 
 
@@ -50,9 +57,14 @@ def _extracted(
     sources = {block.weights_source.split()[0] for block in model.blocks.values() if not block.definition.is_classic}
     if weights is None and sources - {"hub", "packaged", "random"}:
         raise DrexcacheError(
-            f"the model's features were made with weights from {', '.join(sorted(sources))}; give that file with --weights"
+            f"the model's features were made with weights from {', '.join(sorted(sources))}; "
+            "give that file with --weights"
         )
-    recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()), weights=min(sources, default="hub"))
+    recipe = Recipe(
+        "of the model",
+        tuple(block.definition for block in model.blocks.values()),
+        weights=min(sources, default="hub"),
+    )
     extract(table, recipe, out, weights=weights, device=device, say=say)
     return open_cache(out)
 

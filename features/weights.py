@@ -151,9 +151,7 @@ def _find_file(backbone: str, tag: str, source: str) -> Path:
     names = [f"{stem}{suffix}" for stem in (f"{backbone}.{tag}", backbone) for suffix in SUFFIXES]
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
-        others = (
-            ", ".join(sorted(other.name for other in path.glob(f"{backbone}*"))) or "nothing of that backbone"
-        )
+        others = ", ".join(sorted(other.name for other in path.glob(f"{backbone}*"))) or "nothing of that backbone"
         raise DrexcacheError(
             f"{path} holds no {backbone}.{tag} as {', '.join(SUFFIXES)}; it holds {others}; rename the file"
             " you mean or give its own path"

@@ -57,9 +57,7 @@ class Cell:
         else:
             shared = _shared(self.sources, self.test)
             parts = [
-                source.rows([h not in shared for h in source.hashes])
-                if shared & set(source.hashes)
-                else source
+                source.rows([h not in shared for h in source.hashes]) if shared & set(source.hashes) else source
                 for source in self.sources
             ]
             yield Part(_joined(parts, self.train), self.test, key=(self.train, shared))
@@ -81,9 +79,7 @@ class Cell:
                 )
         if groups is not None and groups not in self.test.labels:
             known = ", ".join(self.test.labels) or "none"
-            raise DrexcacheError(
-                f"{self.test.dataset}: no column {groups!r} to group by; its columns: {known}"
-            )
+            raise DrexcacheError(f"{self.test.dataset}: no column {groups!r} to group by; its columns: {known}")
 
     def notes(self) -> list[str]:
         """What to know before believing the cell's scores."""
@@ -101,17 +97,11 @@ class Cell:
         test = self.test.dataset
         if self.kind == "in-domain":
             copies = len(self.test.hashes) - len(set(self.test.hashes))
-            return (
-                f"{test}: {copies} images are copies of another one, kept in the same fold" if copies else ""
-            )
+            return f"{test}: {copies} images are copies of another one, kept in the same fold" if copies else ""
         if self.kind == "split":
             train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
             shared = _shared([train], tested)
-            return (
-                f"{test}: {len(shared)} images stand in both parts of its split {self.split}"
-                if shared
-                else ""
-            )
+            return f"{test}: {len(shared)} images stand in both parts of its split {self.split}" if shared else ""
         shared = _shared(self.sources, self.test)
         if not shared:
             return ""
@@ -120,9 +110,7 @@ class Cell:
     def _scales(self) -> str:
         if self.kind != "leave-one-out":
             return ""
-        return (
-            f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own"
-        )
+        return f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own"
 
 
 def plan(
@@ -150,9 +138,7 @@ def plan(
                 cells.append(Cell("in-domain", source, known[target], (), folds=folds))
     if leave_one_out:
         if len(matrices) < 3:
-            raise DrexcacheError(
-                f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}"
-            )
+            raise DrexcacheError(f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}")
         for target in test or known:
             others = tuple(matrix for matrix in matrices if matrix.dataset != target)
             cells.append(Cell("leave-one-out", f"all but {target}", known[target], others))
@@ -172,9 +158,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     names = [matrix.dataset for matrix in matrices]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DrexcacheError(
-            f"each dataset must have a name of its own; more than one is named {', '.join(twice)}"
-        )
+        raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
     differences = [line for matrix in matrices[1:] for line in _differences(matrices[0], matrix)]
     if differences:
         raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(differences)}")
@@ -182,17 +166,11 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     for matrix in matrices:
         rated = matrix.rows(np.isfinite(matrix.y))
         if len(rated) < MIN_IMAGES:
-            raise DrexcacheError(
-                f"{matrix.dataset}: needs at least {MIN_IMAGES} rated images; found {len(rated)}"
-            )
+            raise DrexcacheError(f"{matrix.dataset}: needs at least {MIN_IMAGES} rated images; found {len(rated)}")
         if np.ptp(rated.y) == 0:
-            raise DrexcacheError(
-                f"{matrix.dataset}: all {len(rated)} ratings are the same; there is nothing to learn"
-            )
+            raise DrexcacheError(f"{matrix.dataset}: all {len(rated)} ratings are the same; there is nothing to learn")
         ready.append(
-            rated
-            if list(rated.blocks) == list(matrices[0].blocks)
-            else rated.select(list(matrices[0].blocks))
+            rated if list(rated.blocks) == list(matrices[0].blocks) else rated.select(list(matrices[0].blocks))
         )
     return ready
 
@@ -214,9 +192,7 @@ def _differences(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:
             ),
         ):
             if here != there:
-                lines.append(
-                    f"block {block} has {what} {here} in {first.dataset} but {there} in {other.dataset}"
-                )
+                lines.append(f"block {block} has {what} {here} in {first.dataset} but {there} in {other.dataset}")
     return lines
 
 
@@ -233,9 +209,7 @@ def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
     """The rows of all parts as one matrix to train on."""
     n = sum(len(part) for part in parts)
     if n < MIN_IMAGES:
-        raise DrexcacheError(
-            f"{name}: only {n} images are left to train on, the others are in the test set too"
-        )
+        raise DrexcacheError(f"{name}: only {n} images are left to train on, the others are in the test set too")
     if len(parts) == 1:
         return parts[0]
     return replace(

@@ -165,9 +165,7 @@ def join(files: Mapping[str, Predictions]) -> Predictions:
             homes.setdefault(name, set()).add(label)
     return Predictions(
         [
-            replace(
-                run, regressor=f"{label}: {run.regressor}" if len(homes[run.regressor]) > 1 else run.regressor
-            )
+            replace(run, regressor=f"{label}: {run.regressor}" if len(homes[run.regressor]) > 1 else run.regressor)
             for label, one in files.items()
             for run in one.runs
         ]

@@ -63,20 +63,14 @@ def evaluate(
     (1.0, 40)
     """
     if not regressors or len(set(regressors)) < len(regressors):
-        raise DrexcacheError(
-            f"name one or more different regressors; found: {', '.join(regressors) or 'none'}"
-        )
+        raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
-        raise DrexcacheError(
-            f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}"
-        )
+        raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
     cells = plan(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
     for cell in cells:
         cell.check(groups)
     trainer = _Trainer(make or _make_regressor, regressors, seeds, progress)
-    trainer.total = (
-        sum(cell.trainings * _repeats(cell, repeats) for cell in cells) * len(regressors) * len(seeds)
-    )
+    trainer.total = sum(cell.trainings * _repeats(cell, repeats) for cell in cells) * len(regressors) * len(seeds)
     predictions = Predictions()
     for cell in cells:
         for repeat in range(_repeats(cell, repeats)):
@@ -97,9 +91,7 @@ class _Piece:
 class _Trainer:
     """Fits every regressor with every seed on what a cell trains on, once for all its test sets."""
 
-    def __init__(
-        self, make: Make, regressors: Sequence[str], seeds: Sequence[int], progress: Progress | None
-    ) -> None:
+    def __init__(self, make: Make, regressors: Sequence[str], seeds: Sequence[int], progress: Progress | None) -> None:
         self.make, self.regressors, self.seeds, self.progress = make, regressors, seeds, progress
         self.done = self.total = 0
         self.kept: dict[tuple, Fitted] = {}  # of the current train set only

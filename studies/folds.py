@@ -59,7 +59,5 @@ def split_rows(matrix: FeatureMatrix, column: str = "split") -> tuple[NDArray[np
     train, test = labels == "train", labels == "test"
     if not train.any() or not test.any():
         found = ", ".join(repr(str(label)) for label in np.unique(labels)[:5])
-        raise DrexcacheError(
-            f"{matrix.dataset}: column {column!r} must say 'train' and 'test'; it says {found}"
-        )
+        raise DrexcacheError(f"{matrix.dataset}: column {column!r} must say 'train' and 'test'; it says {found}")
     return train, test

@@ -41,9 +41,7 @@ def paired(predictions: Predictions, regressors: Sequence[str] | None, match: bo
     """
     missing = [name for name in regressors or () if name not in predictions.regressors]
     if missing:
-        raise DrexcacheError(
-            f"no predictions of {', '.join(missing)}; there are: {', '.join(predictions.regressors)}"
-        )
+        raise DrexcacheError(f"no predictions of {', '.join(missing)}; there are: {', '.join(predictions.regressors)}")
     cells = []
     for cell in predictions.cells:
         runs: dict[str, list[Run]] = {}
@@ -54,9 +52,7 @@ def paired(predictions: Predictions, regressors: Sequence[str] | None, match: bo
             cells.append(_cell(cell, runs, match))
     if not cells:
         found = ", ".join(predictions.regressors) or "none"
-        raise DrexcacheError(
-            f"nothing to compare: no two regressors predict the same test set; regressors: {found}"
-        )
+        raise DrexcacheError(f"nothing to compare: no two regressors predict the same test set; regressors: {found}")
     return cells
 
 
@@ -95,9 +91,7 @@ def _common(cell: tuple[str, str, str], runs: Sequence[Run], match: bool) -> tup
             f"{n} ({name})" for name, n in counts.items()
         )
         if not match:
-            raise DrexcacheError(
-                f"{said}; ask to compare only those that match, or evaluate on the same images"
-            )
+            raise DrexcacheError(f"{said}; ask to compare only those that match, or evaluate on the same images")
         notes.append(f"{said}; only those are compared")
     if len(common) < MIN_IMAGES:
         raise DrexcacheError(

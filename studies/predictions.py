@@ -67,9 +67,7 @@ class Predictions:
     def select(self, **wanted: object) -> Predictions:
         """The runs whose fields have those values, such as ``select(regressor="ridge", test="art")``."""
         runs = self.runs
-        return Predictions(
-            [run for run in runs if all(getattr(run, key) == value for key, value in wanted.items())]
-        )
+        return Predictions([run for run in runs if all(getattr(run, key) == value for key, value in wanted.items())])
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per prediction, numbers with every digit."""
@@ -140,7 +138,6 @@ def _run(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -> Run:
         predicted=predicted,
         group=group if any(group) else (),
         attention={
-            arm.removeprefix(ATTENTION): np.array([number(path, at, cells, arm) for at, cells in lines])
-            for arm in arms
+            arm.removeprefix(ATTENTION): np.array([number(path, at, cells, arm) for at, cells in lines]) for arm in arms
         },
     )

@@ -126,7 +126,5 @@ def _group_notes(run: Run) -> list[str]:
         )
     small = [f"{name or '(none)'} ({n})" for name, n in counts.items() if n < FEW_IMAGES]
     if small:
-        notes.append(
-            f"{run.test}: fewer than {FEW_IMAGES} images in group {', '.join(small[:5])}: hardly a score"
-        )
+        notes.append(f"{run.test}: fewer than {FEW_IMAGES} images in group {', '.join(small[:5])}: hardly a score")
     return notes

@@ -48,7 +48,12 @@ def pictures(tmp_path: Path) -> Path:
 
 def tiny_recipe(size: int = 32) -> Recipe:
     """Two real but tiny timm backbones: a convolutional network and a transformer."""
-    vit = {"name": "vit", "backbone": "test_vit", "size": 160, "taps": [{"name": "cls", "layer": "norm", "pool": "cls"}]}
+    vit = {
+        "name": "vit",
+        "backbone": "test_vit",
+        "size": 160,
+        "taps": [{"name": "cls", "layer": "norm", "pool": "cls"}],
+    }
     stages = [{"name": f"layer{i}", "layer": f"layer{i}", "pool": "mean"} for i in (1, 4)]
     resnet = {"name": "resnet", "backbone": "test_resnet", "size": size, "taps": stages}
     return recipe_from_dict({"name": "tiny", "weights": "random", "blocks": [vit, resnet]}, "tests")

@@ -26,7 +26,11 @@ def test_merged_shards_are_the_whole(pictures: Path, tmp_path: Path) -> None:
     parts = [classic(pictures, tmp_path / f"{i}.h5", (i, 3)) for i in (2, 3, 1)]
     merged = merge(parts, tmp_path / "merged.h5")
     assert diff(merged, open_cache(whole)) == []
-    assert merged.failures() == open_cache(whole).failures() == {"005.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"}
+    assert (
+        merged.failures()
+        == open_cache(whole).failures()
+        == {"005.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"}
+    )
     assert merged.verify() == [] and merged.shard == ""
     assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()
 
@@ -67,7 +71,10 @@ def test_rate_adds_a_target_and_leaves_features_alone(pictures: Path, tmp_path: 
         rate(path, tmp_path / "beauty.csv", "beauty", value_range=(1, 7), columns=columns)
     rate(path, tmp_path / "beauty.csv", "beauty", value_range=(0, 10), columns=columns, replace_target=True)
     assert open_cache(path).targets["beauty"].high == 10
-    assert extract(read_images(pictures, value_range=(0, 100)), recipe("classic"), path, say=lambda line: None).computed == 0
+    assert (
+        extract(read_images(pictures, value_range=(0, 100)), recipe("classic"), path, say=lambda line: None).computed
+        == 0
+    )
     assert "beauty" in open_cache(path).targets
 
 
@@ -90,7 +97,12 @@ def test_export_has_named_columns(pictures: Path, tmp_path: Path, form: str) -> 
     assert export(cache, out) == 20
     if form == "npz":
         with np.load(out, allow_pickle=False) as data:
-            X, ids, ratings, columns = data["X"], data["id"].tolist(), data["rating"], data["columns"].tolist()
+            X, ids, ratings, columns = (
+                data["X"],
+                data["id"].tolist(),
+                data["rating"],
+                data["columns"].tolist(),
+            )
     elif form == "csv":
         rows = list(csv.DictReader(out.open()))
         columns = [name for name in rows[0] if "/" in name]
@@ -106,7 +118,7 @@ def test_export_has_named_columns(pictures: Path, tmp_path: Path, form: str) -> 
     assert ids == list(matrix.ids)
     np.testing.assert_array_equal(X, matrix.X)
     np.testing.assert_allclose(ratings, matrix.raw(matrix.y))
-    with pytest.raises(DrexcacheError, match="expected one of .npz, .parquet, .csv"):
+    with pytest.raises(DrexcacheError, match=r"expected one of \.npz, \.parquet, \.csv"):
         export(cache, tmp_path / "out.mat")
 
 
@@ -114,6 +126,11 @@ def test_readers_keep_what_they_opened_while_a_writer_replaces_it(pictures: Path
     path = classic(pictures, tmp_path / "c.h5")
     reader = open_cache(path)
     before = reader.matrix().X
-    extract(read_images(draw(pictures, 5, start=20), value_range=(0, 100)), tiny_recipe(), path, say=lambda line: None)
+    extract(
+        read_images(draw(pictures, 5, start=20), value_range=(0, 100)),
+        tiny_recipe(),
+        path,
+        say=lambda line: None,
+    )
     np.testing.assert_array_equal(reader.matrix().X, before)
     assert len(open_cache(path)) == 25

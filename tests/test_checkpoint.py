@@ -24,12 +24,8 @@ def test_a_file_gives_the_same_weights_and_digest_from_any_container(tmp_path: P
     state = dict(scrambled(timm.create_model(RESNET, num_classes=10)).state_dict())  # with a classifier
     save_file(state, tmp_path / "plain.safetensors")
     torch.save(state, tmp_path / "plain.pth")
-    torch.save(
-        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "nested.pt"
-    )
-    torch.save(
-        {"model": state, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}, tmp_path / "train.bin"
-    )
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "nested.pt")
+    torch.save({"model": state, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}, tmp_path / "train.bin")
     counted = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
     torch.save({"student": {"backbone": {}}, "teacher": {"backbone": counted}}, tmp_path / "old.pth")
     sources = {}
@@ -55,9 +51,7 @@ def test_of_student_and_teacher_the_teacher_is_read_and_other_pairs_are_refused(
     weights = load_weights(bare(RESNET), RESNET, "", str(tmp_path / "dino.pth"))
     assert weights.source == "file dino.pth (teacher)" and same(weights.state, teacher)
     torch.save({"net": student, "net_ema": teacher}, tmp_path / "ema.pth")
-    with pytest.raises(
-        DrexcacheError, match=r"ema\.pth holds several sets of weights that fit \(net\., net_ema\.\)"
-    ):
+    with pytest.raises(DrexcacheError, match=r"ema\.pth holds several sets of weights that fit \(net\., net_ema\.\)"):
         load_weights(bare(RESNET), RESNET, "", str(tmp_path / "ema.pth"))
 
 
@@ -98,9 +92,7 @@ def test_another_backbones_file_is_refused(tmp_path: Path) -> None:
         load_weights(bare("resnet34"), "resnet34", "", str(tmp_path / "resnet18.safetensors"))
     save_file(dict(bare("vit_tiny_patch16_224").state_dict()), tmp_path / "vit.safetensors")
     other = bare("vit_tiny_patch16_224", patch_size=8)  # timm's own loader would resample the patch filters
-    with pytest.raises(
-        DrexcacheError, match=r"patch_embed\.proj\.weight has shape \(192, 3, 16, 16\) instead of"
-    ):
+    with pytest.raises(DrexcacheError, match=r"patch_embed\.proj\.weight has shape \(192, 3, 16, 16\) instead of"):
         load_weights(other, "vit_tiny_patch16_224", "", str(tmp_path / "vit.safetensors"))
 
 
@@ -168,9 +160,7 @@ def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
 def transformers_model(kind: str, **config: Any) -> torch.nn.Module:
     transformers = pytest.importorskip("transformers", reason="needs transformers as the reference model")
     sizes = {"hidden_size": 96, "num_attention_heads": 3, "num_hidden_layers": 11, "image_size": 224}
-    return scrambled(
-        getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes, **config))
-    )
+    return scrambled(getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes, **config)))
 
 
 def assert_same_tokens(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
@@ -191,9 +181,7 @@ def test_dinov3_from_transformers_gives_its_tokens(dinov3: torch.nn.Module, tmp_
     weights = load_weights(ours, DINOV3, "lvd1689m", str(tmp_path / "model.safetensors"))
     assert weights.licence == "dinov3-license"
     assert_same_tokens(ours, dinov3)
-    torch.save(
-        dinov3.state_dict(), tmp_path / "memory.pth"
-    )  # the names in memory: model.layer.0... since 5.0
+    torch.save(dinov3.state_dict(), tmp_path / "memory.pth")  # the names in memory: model.layer.0... since 5.0
     again = load_weights(bare(DINOV3, **SMALL), DINOV3, "lvd1689m", str(tmp_path / "memory.pth"))
     assert again.sha256 == weights.sha256
 
@@ -227,16 +215,11 @@ def test_dinov3_from_meta_fits_and_biases_are_never_dropped(tmp_path: Path) -> N
         load_weights(bare(plain, **SMALL), plain, "lvd1689m", str(tmp_path / "meta.pth"))
     zeroed = {k: torch.zeros_like(v) if k.endswith("qkv.bias") else v for k, v in metas.items()}
     torch.save(zeroed, tmp_path / "zero.pth")  # as in Meta's larger distilled models
-    assert (
-        "blocks.0.attn.qkv.weight"
-        in load_weights(bare(plain, **SMALL), plain, "", str(tmp_path / "zero.pth")).state
-    )
+    assert "blocks.0.attn.qkv.weight" in load_weights(bare(plain, **SMALL), plain, "", str(tmp_path / "zero.pth")).state
 
 
 def test_a_missing_matrix_is_not_taken_for_zeros(dinov3: torch.nn.Module, tmp_path: Path) -> None:
-    state = {
-        k: v for k, v in dinov3.state_dict().items() if not k.endswith("layer.3.attention.k_proj.weight")
-    }
+    state = {k: v for k, v in dinov3.state_dict().items() if not k.endswith("layer.3.attention.k_proj.weight")}
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(DrexcacheError, match=r"blocks\.3\.attn\.qkv\.weight is missing"):
         load_weights(bare(DINOV3, **SMALL), DINOV3, "lvd1689m", str(tmp_path / "cut.pth"))
@@ -260,9 +243,7 @@ def test_dinov2_from_transformers_gives_its_tokens(kind: str, backbone: str, tmp
 
 
 @pytest.mark.parametrize("backbone", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
-def test_positions_are_resampled_as_timm_does_and_the_digest_does_not_see_it(
-    backbone: str, tmp_path: Path
-) -> None:
+def test_positions_are_resampled_as_timm_does_and_the_digest_does_not_see_it(backbone: str, tmp_path: Path) -> None:
     path = tmp_path / f"{backbone}.pth"
     large = scrambled(bare(backbone, img_size=518, **SMALL))
     metas = dict(large.state_dict())
@@ -286,9 +267,7 @@ def test_positions_are_resampled_as_timm_does_and_the_digest_does_not_see_it(
 
 
 def test_the_papers_checkpoint_serves_both_backbones(dinov3: torch.nn.Module, tmp_path: Path) -> None:
-    resnet = {
-        k: v for k, v in torchvision.models.resnet18(weights=None).state_dict().items() if k[:3] != "fc."
-    }
+    resnet = {k: v for k, v in torchvision.models.resnet18(weights=None).state_dict().items() if k[:3] != "fc."}
     state = {f"dino_model.{name}": tensor for name, tensor in dinov3.state_dict().items()}
     state |= {f"resnet_backbone.{name}": tensor for name, tensor in resnet.items()}
     state |= {"fusion.dino_proj.0.weight": torch.zeros(384, 384), "fusion.temperature": torch.tensor(0.7)}

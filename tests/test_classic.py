@@ -60,9 +60,7 @@ def test_the_recipe_classic_takes_every_cue() -> None:
 
 
 def test_unknown_name_is_one_sentence_that_lists_the_cues() -> None:
-    with pytest.raises(
-        DrexcacheError, match=r"^no classic cue named edges; there are: edge_density, gradient_mean"
-    ):
+    with pytest.raises(DrexcacheError, match=r"^no classic cue named edges; there are: edge_density, gradient_mean"):
         classic_cues(noise(8), ["edge_density", "edges"])
 
 
@@ -209,7 +207,6 @@ def test_cues_follow_peoples_ratings_of_real_scenes(savoias: Path) -> None:
         with Image.open(savoias / "Images" / "Scenes" / f"{i}.jpg") as image:
             values.append(classic_cues(np.asarray(image.convert("RGB")), names))
     correlations = {
-        name: spearmanr(of, ratings[:60]).statistic
-        for name, of in zip(names, np.transpose(values), strict=True)
+        name: spearmanr(of, ratings[:60]).statistic for name, of in zip(names, np.transpose(values), strict=True)
     }
     assert min(correlations.values()) > 0.35, correlations

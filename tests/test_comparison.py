@@ -18,9 +18,7 @@ from drexcache.studies.predictions import Predictions, Run
 
 def run(name: str, rated: np.ndarray, predicted: np.ndarray, seed: int = 1, repeat: int = 0) -> Run:
     ids = [f"{i:04}.png" for i in range(len(rated))]
-    return Run(
-        name, "cross", "art", "maps", seed, repeat, ids, np.zeros(len(rated), dtype=np.intp), rated, predicted
-    )
+    return Run(name, "cross", "art", "maps", seed, repeat, ids, np.zeros(len(rated), dtype=np.intp), rated, predicted)
 
 
 def simulated(
@@ -33,9 +31,7 @@ def simulated(
     rated = rng.uniform(-1, 1, size=n)
     size = 1.0 if even else 0.3 + 1.5 * np.abs(rated)
     common = rng.normal(size=n)
-    one, other = (
-        0.7 * rated + s * size * np.sqrt(0.5) * (common + rng.normal(size=n)) for s in (first, second)
-    )
+    one, other = (0.7 * rated + s * size * np.sqrt(0.5) * (common + rng.normal(size=n)) for s in (first, second))
     return Predictions([run("one", rated, one), run("other", rated, other)])
 
 
@@ -60,9 +56,7 @@ def test_zou_is_zous_example() -> None:
     low, high = zou_interval(0.179, 0.396, 0.088, *limits[::-1])
     assert (-high, -low) == pytest.approx((-0.093, 0.517), abs=5e-4)
     # without any dependence it is the root of the sum of squares: 0.5 - 0 -+ sqrt(.1^2 + .1^2)
-    assert zou_interval(0.5, 0.0, 0.0, (0.4, 0.6), (-0.1, 0.1)) == pytest.approx(
-        (0.5 - 0.02**0.5, 0.5 + 0.02**0.5)
-    )
+    assert zou_interval(0.5, 0.0, 0.0, (0.4, 0.6), (-0.1, 0.1)) == pytest.approx((0.5 - 0.02**0.5, 0.5 + 0.02**0.5))
 
 
 def test_holm_by_hand() -> None:
@@ -100,9 +94,7 @@ def test_the_difference_and_its_interval(metric: str) -> None:
 def test_errors_are_tested_by_the_paired_t_test_of_their_losses() -> None:
     predictions = simulated(np.random.default_rng(2), 40, 0.5, 0.6)
     rated, one, other = predictions.runs[0].rated, *(run.predicted for run in predictions.runs)
-    assert only(predictions, "mae").p == pytest.approx(
-        stats.ttest_rel(abs(one - rated), abs(other - rated)).pvalue
-    )
+    assert only(predictions, "mae").p == pytest.approx(stats.ttest_rel(abs(one - rated), abs(other - rated)).pvalue)
     assert only(predictions, "rmse").p == pytest.approx(
         stats.ttest_rel((one - rated) ** 2, (other - rated) ** 2).pvalue
     )
@@ -186,9 +178,7 @@ def test_holm_is_over_all_pairs_of_the_call() -> None:
     third = run("third", predictions.runs[0].rated, np.random.default_rng(6).normal(size=100))
     among = compare(Predictions([*predictions.runs, third]))
     assert alone.p_holm == alone.p
-    assert [pair.p_holm for pair in among.pairs] == holm(
-        [pair.p for pair in among.pairs if pair.p is not None]
-    )
+    assert [pair.p_holm for pair in among.pairs] == holm([pair.p for pair in among.pairs if pair.p is not None])
     assert among.pairs[0].p == alone.p
     assert compare(Predictions([*predictions.runs, third]), regressors=["one", "other"]).pairs == [alone]
 
@@ -202,9 +192,7 @@ def test_the_markdown_table() -> None:
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["art → maps", "one − other", "50"]
     assert "within noise: you would need about " in lines[2]
-    assert (
-        lines[-1] == "- one seed each: how much seeds alone move a score is not known; evaluate with several"
-    )
+    assert lines[-1] == "- one seed each: how much seeds alone move a score is not known; evaluate with several"
 
 
 def test_different_images_are_compared_only_when_asked() -> None:

@@ -23,6 +23,7 @@ from drexcache.features.backbones import Backbone
 from drexcache.layout import DONE
 from drexcache.writer import CacheWriter, partial_paths
 
+
 def arithmetic(self: Backbone, pixels: torch.Tensor) -> np.ndarray:
     """Stands in for a backbone where two runs must agree to the last bit: its result does not depend on the batch."""
     flat = pixels.numpy().astype("f4").reshape(len(pixels), -1).cumsum(axis=1)
@@ -163,7 +164,9 @@ def test_more_images_after_an_interruption(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("cut", [1, 200, 3000, 20_000])
-def test_a_truncated_partial_file_costs_only_the_lost_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+def test_a_truncated_partial_file_costs_only_the_lost_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
     images, out = interrupted(tmp_path, monkeypatch)
     partial = partial_paths(out)[-1]
     os.truncate(partial, partial.stat().st_size - cut)
@@ -175,7 +178,9 @@ def test_a_truncated_partial_file_costs_only_the_lost_rows(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_flipped_bit_in_features_costs_that_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool) -> None:
+def test_a_flipped_bit_in_features_costs_that_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
     images, out = interrupted(tmp_path, monkeypatch)
     if finished:
         finish(images, out)
@@ -198,7 +203,9 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
-def test_flips_anywhere_in_a_partial_file_never_reach_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flips_anywhere_in_a_partial_file_never_reach_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, out = interrupted(tmp_path, monkeypatch)
     partial = partial_paths(out)[-1]
     data = partial.read_bytes()

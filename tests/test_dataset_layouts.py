@@ -63,9 +63,7 @@ def test_ic9600_problems(tmp_path: Path) -> None:
     )
     outside = f"{labels}: ratings outside of the declared range 0..1: 1 (c.jpg = 2)"
     assert refused(ic9600(**{"test.txt": "c.jpg  2"})) == outside
-    columns = (
-        f"{tmp_path / 'ic.zip'}: --split-column given, but the ratings of layout ic9600 have no such column"
-    )
+    columns = f"{tmp_path / 'ic.zip'}: --split-column given, but the ratings of layout ic9600 have no such column"
     assert refused(ic9600(), split_column="part") == columns
     assert refused(ic9600(), ratings="r.csv") == (
         f"{tmp_path / 'ic.zip'}: layout ic9600 has its ratings in train.txt and test.txt; leave r.csv out, "
@@ -97,9 +95,7 @@ def savoias_folder(root: Path, category: str, ending: str, *names: str, scores: 
 )
 def test_savoias_categories(tmp_path: Path, category: str, ending: str) -> None:
     for other in {"ad", "art", "interior_design", "objects", "scenes", "sup", "vis"} - {ending}:
-        workbook(
-            tmp_path / "Ground truth" / "xlsx" / f"global_ranking_{other}.xlsx", [["gt"], [99], [99], [99]]
-        )
+        workbook(tmp_path / "Ground truth" / "xlsx" / f"global_ranking_{other}.xlsx", [["gt"], [99], [99], [99]])
     root = savoias_folder(tmp_path, category, ending, "0.jpg", "1.png", "2.jpg", scores=[30, 0, 100])
     table = read_images(root)
     assert (table.dataset, table.ids, values(table)) == (
@@ -112,9 +108,7 @@ def test_savoias_categories(tmp_path: Path, category: str, ending: str) -> None:
 
 
 def test_savoias_problems(tmp_path: Path) -> None:
-    root = savoias_folder(
-        tmp_path, "Scenes", "scenes", *(f"{i}.jpg" for i in (0, 1, 10, 2)), "x.jpg", scores=[*"01"]
-    )
+    root = savoias_folder(tmp_path, "Scenes", "scenes", *(f"{i}.jpg" for i in (0, 1, 10, 2)), "x.jpg", scores=[*"01"])
     gt = tmp_path / "Ground truth" / "xlsx" / "global_ranking_scenes.xlsx"
     assert refusal(root) == f"{gt}: images without a rating: 3 (10.jpg, 2.jpg, x.jpg); {ADVICE}"
     folder_of(root, "2.png")
@@ -125,12 +119,10 @@ def test_savoias_problems(tmp_path: Path) -> None:
     )
     gt.rename(gt.with_name("global_ranking_vis.xlsx"))
     assert refusal(root) == (
-        f"{gt.parent}: not one global_ranking_*.xlsx fits Scenes (there are: vis); name the workbook "
-        "with --ratings"
+        f"{gt.parent}: not one global_ranking_*.xlsx fits Scenes (there are: vis); name the workbook with --ratings"
     )
     assert refusal(root, tmp_path / "r.csv") == (
-        f"{root}: layout savoias has its ratings in an .xlsx, not in {tmp_path / 'r.csv'}; "
-        "or give --layout folder"
+        f"{root}: layout savoias has its ratings in an .xlsx, not in {tmp_path / 'r.csv'}; or give --layout folder"
     )
 
 

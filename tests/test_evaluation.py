@@ -134,9 +134,7 @@ def test_across_datasets_and_the_linear_calibration() -> None:
     assert raw is not None
     assert fitted < raw  # maps uses half of art's scale
     best = np.polyval(np.polyfit(run.predicted, run.rated, 1), run.predicted)
-    assert (
-        np.sqrt(np.mean((best - ART.y) ** 2)) < fitted
-    )  # a line that has seen the ratings is a little better
+    assert np.sqrt(np.mean((best - ART.y) ** 2)) < fitted  # a line that has seen the ratings is a little better
 
 
 def test_calibration_never_sees_the_image_it_maps() -> None:
@@ -231,8 +229,7 @@ def test_constant_predictions_have_no_correlation_although_folds_differ() -> Non
     assert len(np.unique(run.predicted)) == 5
     assert np.corrcoef(run.rated, run.predicted)[0, 1] < 0  # what a naive pooling would report
     assert [(row.metric, row.value is None, row.low is None) for row in table.rows] == [
-        (name, undefined, undefined)
-        for name, undefined in zip(metrics.METRICS, [True] * 3 + [False] * 3, strict=True)
+        (name, undefined, undefined) for name, undefined in zip(metrics.METRICS, [True] * 3 + [False] * 3, strict=True)
     ]
 
 
@@ -249,8 +246,7 @@ def test_scores_by_group_beside_the_pooled_one() -> None:
     members = np.array(run.group) == "g01"
     assert pearson["g01"].value == pytest.approx(metrics.pearson(run.rated[members], run.predicted[members]))
     assert table.notes == [
-        "art: the pooled score mixes 4 groups; where each was rated on its own scale, "
-        "look at the groups' rows",
+        "art: the pooled score mixes 4 groups; where each was rated on its own scale, look at the groups' rows",
         "art: 4 groups are too few to draw from, so the pooled interval is about new images of the same "
         "groups, not about new groups",
         "art: fewer than 10 images in group g02 (7), g03 (2): hardly a score",
@@ -261,9 +257,7 @@ def test_many_groups_give_a_bootstrap_over_groups() -> None:
     table, predictions = evaluate([grouped([5] * 12)], ["ridge"], make=make, groups="kind")
     run = predictions.runs[0]
     pooled = table.select(metric="pearson", group="").rows[0]
-    assert (pooled.low, pooled.high) == metrics.interval(
-        "pearson", run.rated, run.predicted, groups=run.group
-    )
+    assert (pooled.low, pooled.high) == metrics.interval("pearson", run.rated, run.predicted, groups=run.group)
 
 
 def test_observed_ranges_are_noted() -> None:
@@ -274,9 +268,7 @@ def test_observed_ranges_are_noted() -> None:
 
 
 def test_predictions_and_scores_from_a_file_are_the_same(tmp_path: Path) -> None:
-    table, predictions = evaluate(
-        [grouped([30, 30]), MAPS], ["ridge", "noisy"], make=make, groups=None, seeds=(1, 2)
-    )
+    table, predictions = evaluate([grouped([30, 30]), MAPS], ["ridge", "noisy"], make=make, groups=None, seeds=(1, 2))
     path = predictions_beside(tmp_path / "scores.csv")
     predictions.to_csv(path)
     assert path.read_text(encoding="utf-8").splitlines()[0] == (
@@ -295,11 +287,7 @@ def test_predictions_and_scores_from_a_file_are_the_same(tmp_path: Path) -> None
         assert (one.rated == other.rated).all()
         assert (one.predicted == other.predicted).all()
         assert (one.fold == other.fold).all()
-        assert (
-            list(one.attention)
-            == list(other.attention)
-            == ([] if one.regressor == "ridge" else ["left", "right"])
-        )
+        assert list(one.attention) == list(other.attention) == ([] if one.regressor == "ridge" else ["left", "right"])
         assert all((one.attention[arm] == other.attention[arm]).all() for arm in one.attention)
     assert score(again).rows == [replace(row, seconds=None) for row in table.rows]
 
@@ -313,8 +301,7 @@ def test_attention_belongs_to_its_image() -> None:
 def test_blocks_in_another_order_are_put_in_order() -> None:
     swapped = replace(MAPS, X=MAPS.X[:, [3, 4, 0, 1, 2]], blocks={"cues": slice(0, 2), "deep": slice(2, 5)})
     plain, other = (
-        evaluate([ART, m], ["line"], make=make, train=["art"], test=["maps"])[1].runs[0]
-        for m in (MAPS, swapped)
+        evaluate([ART, m], ["line"], make=make, train=["art"], test=["maps"])[1].runs[0] for m in (MAPS, swapped)
     )
     assert other.predicted == pytest.approx(plain.predicted, abs=1e-6)
 
@@ -327,9 +314,7 @@ def test_progress_counts_to_the_end_and_one_training_serves_all_test_sets() -> N
         trained.append(matrix.dataset)
         return make(name, matrix, seed)
 
-    evaluate(
-        [ART, MAPS, LOGOS], ["ridge"], make=counted, train=["art"], progress=lambda *step: seen.append(step)
-    )
+    evaluate([ART, MAPS, LOGOS], ["ridge"], make=counted, train=["art"], progress=lambda *step: seen.append(step))
     assert [step[:2] for step in seen] == [(k, 7) for k in range(7)]
     assert seen[0][2] == "ridge (seed 42), art → art"
     assert trained == ["art"] * 6
@@ -387,9 +372,7 @@ def test_regressors_that_fail_are_one_sentence() -> None:
     for names, message in (([], "found: none"), (["ridge", "ridge"], "found: ridge, ridge")):
         with pytest.raises(DrexcacheError, match=message):
             evaluate([ART], names, make=make)
-    with pytest.raises(
-        DrexcacheError, match=r"nan \(seed 42\), art → art: predicted values that are not 12 finite"
-    ):
+    with pytest.raises(DrexcacheError, match=r"nan \(seed 42\), art → art: predicted values that are not 12 finite"):
         evaluate([ART], ["nan"], make=make)
     broken = replace(ART, X=np.where(ART.X[3, 0] == ART.X, np.nan, ART.X))
     with pytest.raises(

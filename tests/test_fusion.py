@@ -48,9 +48,7 @@ def test_stacked_heads_equal_heads_trained_alone() -> None:
         alone = clone(model).fit(X[pick], y[pick])
         np.testing.assert_allclose(stacked.predict(X), alone.predict(X), atol=1e-5)
         assert [row["epoch"] for row in stacked.log_] == list(range(1, model.epochs + 1))
-        assert [row["loss"] for row in stacked.log_] == pytest.approx(
-            [row["loss"] for row in alone.log_], rel=1e-4
-        )
+        assert [row["loss"] for row in stacked.log_] == pytest.approx([row["loss"] for row in alone.log_], rel=1e-4)
     assert np.ptp([model.predict(X) for model in together], axis=0).min() > 1e-4, "the settings did differ"
 
 
@@ -78,9 +76,7 @@ def test_it_learns_and_fusion_learns_from_few_rows() -> None:
 def test_seeds_predict_their_mean_and_spread() -> None:
     X, y = problem()
     model = AttentionFusionRegressor(ARMS, width=24, epochs=2, ema=0.5, seeds=3).fit(X, y)
-    singles = np.stack(
-        [clone(model).set_params(seeds=1, random_state=s).fit(X, y).predict(X) for s in (42, 43, 44)]
-    )
+    singles = np.stack([clone(model).set_params(seeds=1, random_state=s).fit(X, y).predict(X) for s in (42, 43, 44)])
     mean, std = model.predict(X, return_std=True)
     np.testing.assert_allclose(mean, singles.mean(0), atol=1e-6)
     np.testing.assert_allclose(std, singles.std(0, ddof=1), atol=1e-6)
@@ -90,9 +86,7 @@ def test_seeds_predict_their_mean_and_spread() -> None:
 
 def test_attention_sums_to_one_and_is_what_the_forward_pass_used() -> None:
     X, y = problem()
-    model = AttentionFusionRegressor(
-        {"b": (30, 40), "a": slice(0, 12), "c": slice(12, 20)}, width=24, epochs=2
-    )
+    model = AttentionFusionRegressor({"b": (30, 40), "a": slice(0, 12), "c": slice(12, 20)}, width=24, epochs=2)
     weights = model.fit(X, y).attention(X)
     assert (model.arms_, weights.shape) == (["b", "a", "c"], (120, 3))
     np.testing.assert_allclose(weights.sum(1), 1.0)

@@ -35,12 +35,8 @@ class PlainHead(nn.Module):
     def __init__(self, dims: list[int], width: int, dropout: float) -> None:
         super().__init__()
         self.dims = dims
-        self.arms: Any = nn.ModuleList(
-            nn.Sequential(nn.Linear(d, width), nn.LayerNorm(width), nn.GELU()) for d in dims
-        )
-        self.attention: Any = nn.Sequential(
-            nn.Linear(width * len(dims), 128), nn.Tanh(), nn.Linear(128, len(dims))
-        )
+        self.arms: Any = nn.ModuleList(nn.Sequential(nn.Linear(d, width), nn.LayerNorm(width), nn.GELU()) for d in dims)
+        self.attention: Any = nn.Sequential(nn.Linear(width * len(dims), 128), nn.Tanh(), nn.Linear(128, len(dims)))
         self.temperature = nn.Parameter(torch.tensor(0.7))
         self.alpha = nn.Parameter(torch.tensor(0.1))
         layers: list[nn.Module] = []
@@ -114,13 +110,9 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
 
 
 @pytest.mark.parametrize("tile", [24 * 5, 2**18])
-def test_the_trained_parameters_behind_the_average_agree_too(
-    tile: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ema=0 the result is the last step's parameters: EMA's slow weights hide no difference."""
-    monkeypatch.setattr(
-        "drexcache.fusion_update.TILE", tile
-    )  # five rows of weights, so many tiles; or one per arm
+    monkeypatch.setattr("drexcache.fusion_update.TILE", tile)  # five rows of weights, so many tiles; or one per arm
     X, y = problem(n=75)
     head = HeadSettings(dropout=0.0, ema=0.0)
     plan = make_plan(len(X), [head], DESIGN)
@@ -171,9 +163,7 @@ def test_initial_parameters_have_the_ranges_of_torchs_layers() -> None:
     flat = init_head([12, 28], 24, torch.Generator().manual_seed(0))
     ours = {name: view[0] for name, view in parameter_views(flat[None], SHAPES).items()}
     theirs = {name: p.detach() for name, p in PlainHead([12, 28], 24, 0.0).by_our_names().items()}
-    assert {name: tuple(p.shape) for name, p in ours.items()} == {
-        name: tuple(p.shape) for name, p in theirs.items()
-    }
+    assert {name: tuple(p.shape) for name, p in ours.items()} == {name: tuple(p.shape) for name, p in theirs.items()}
     for name, value in ours.items():
         if value.numel() >= 64:  # two uniform samples of 64 differ by less in their largest value and spread
             assert float(value.abs().max()) == pytest.approx(float(theirs[name].abs().max()), rel=0.15), name
@@ -188,9 +178,7 @@ def test_dropout_masks_have_their_rate_and_differ_by_head() -> None:
         [0, 2],
         [0, 2],
     ]
-    assert [float((m == 0).float().mean()) for m in masks.unbind(1)] == pytest.approx(
-        [0.1, 0.5, 0.5], abs=0.01
-    )
+    assert [float((m == 0).float().mean()) for m in masks.unbind(1)] == pytest.approx([0.1, 0.5, 0.5], abs=0.01)
     assert not torch.equal(masks[:, 1], masks[:, 2])
 
 
@@ -207,9 +195,7 @@ def test_fused_and_stacked_updates_agree() -> None:
     for t, grad in enumerate(grads, start=1):
         buffers[1].copy_(grad)
         c = math.sqrt(1 - 0.999**t)
-        rates = [
-            [1 - a * b, a * c / (1 - 0.9**t), 0.1, 1e-8 * c, 0.5] for a, b in zip(lr, decay, strict=True)
-        ]
+        rates = [[1 - a * b, a * c / (1 - 0.9**t), 0.1, 1e-8 * c, 0.5] for a, b in zip(lr, decay, strict=True)]
         adamw_and_ema(buffers, torch.tensor(rates).T[..., None])
         for p, g in zip(rows, grad, strict=True):
             p.grad = g

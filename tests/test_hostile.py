@@ -61,7 +61,9 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "missing dataset": lambda f: f.__delitem__("blocks/cues/crc32"),
     "missing group": lambda f: f.__delitem__("targets"),
     "missing attribute": lambda f: f["blocks/cues"].attrs.__delitem__("definition"),
-    "huge attribute": lambda f: f.attrs.create("big", np.bytes_(b"x" * 60_000)) or f.attrs.create("bigger", np.zeros(9000)),
+    "huge attribute": lambda f: (
+        f.attrs.create("big", np.bytes_(b"x" * 60_000)) or f.attrs.create("bigger", np.zeros(9000))
+    ),
     "many attributes": lambda f: [f.attrs.create(f"a{i}", i) for i in range(100)],
     "attribute of variable text": lambda f: f.attrs.__setitem__("dataset", "text"),
     "deep nesting": lambda f: f.create_group("a/b/c/d/e/f/g"),
@@ -72,7 +74,10 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "definition is a list": lambda f: f["blocks/cues"].attrs.__setitem__("definition", np.bytes_(b"[1, 2]")),
     "altered definition": lambda f: f["blocks/cues"].attrs.__setitem__("weights_sha256", np.bytes_(b"0" * 64)),
     "text is not UTF-8": lambda f: f["images/id"].id.write(
-        h5py.h5s.ALL, h5py.h5s.ALL, np.array([b"\xff\xfe"] * 5, dtype="S7"), mtype=f["images/id"].id.get_type()
+        h5py.h5s.ALL,
+        h5py.h5s.ALL,
+        np.array([b"\xff\xfe"] * 5, dtype="S7"),
+        mtype=f["images/id"].id.get_type(),
     ),
 }
 
@@ -89,7 +94,11 @@ def one_sentence(path: Path) -> str:
         cache = open_cache(path)
         cache.info()
         cache.matrix()
-    for arguments in (["cache", "info", str(path)], ["cache", "verify", str(path)], ["train", str(path), "-r", "ridge", "-o", "x"]):
+    for arguments in (
+        ["cache", "info", str(path)],
+        ["cache", "verify", str(path)],
+        ["train", str(path), "-r", "ridge", "-o", "x"],
+    ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code != 0
         assert isinstance(result.exception, SystemExit), result.exception
@@ -109,7 +118,11 @@ def test_refused(good: Path, tmp_path: Path, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "expected"),
-    [(b"", "the file is empty"), (b"hello, world" * 100, "not a readable HDF5 file"), (b"\x89HDF\r\n\x1a\n" * 9, "not a readable")],
+    [
+        (b"", "the file is empty"),
+        (b"hello, world" * 100, "not a readable HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" * 9, "not a readable"),
+    ],
 )
 def test_not_hdf5(tmp_path: Path, data: bytes, expected: str) -> None:
     path = tmp_path / "x.h5"
@@ -136,7 +149,9 @@ def test_every_truncation_is_refused_or_found(good: Path, tmp_path: Path) -> Non
 
 @settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8))
-def test_flipped_bytes_never_give_a_traceback_or_silent_damage(good: Path, tmp_path: Path, flips: list[tuple[float, int]]) -> None:
+def test_flipped_bytes_never_give_a_traceback_or_silent_damage(
+    good: Path, tmp_path: Path, flips: list[tuple[float, int]]
+) -> None:
     data = bytearray(good.read_bytes())
     for where, mask in flips:
         data[int(where * len(data))] ^= mask

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HOMES = {"drexcache": "drexcache", "features": "drexcache.features", "studies": "drexcache.studies", "cli": "drexcache.cli"}
+HOMES = {
+    "drexcache": "drexcache",
+    "features": "drexcache.features",
+    "studies": "drexcache.studies",
+    "cli": "drexcache.cli",
+}
 FORBIDDEN = {
     "drexcache": ("drexcache.features", "drexcache.studies", "drexcache.cli", "timm", "optuna", "click"),
     "features": ("drexcache.studies", "drexcache.cli", "optuna", "click"),
@@ -50,23 +55,44 @@ def test_no_pickle_and_no_unsafe_load() -> None:
 
 def test_import_and_help_stay_fast() -> None:
     heavy = "{'torch', 'timm', 'sklearn', 'scipy', 'optuna', 'h5py', 'pandas', 'matplotlib'}"
-    code = f"import sys, drexcache, drexcache.cli as c; c.main(['--help'], standalone_mode=False); print({heavy} & set(sys.modules))"
+    code = (
+        "import sys, drexcache, drexcache.cli as c; c.main(['--help'], standalone_mode=False); "
+        f"print({heavy} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("set()"), done.stdout
 
 
 def test_wheel_holds_only_drexcache(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     if done.returncode and "setuptools" in done.stderr:
         pytest.skip("no setuptools here to build a wheel without isolation")
     assert done.returncode == 0, done.stderr
     names = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", str(next(tmp_path.glob("*.whl")))], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "zipfile", "-l", str(next(tmp_path.glob("*.whl")))],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\n")[1:]
     tops = {name.split("/")[0] for name in (line.split("  ")[0].strip() for line in names) if name}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"drexcache"}
-    for needed in ("drexcache/features/extraction.py", "drexcache/recipe_files/drex.toml", "drexcache/py.typed"):
+    for needed in (
+        "drexcache/features/extraction.py",
+        "drexcache/recipe_files/drex.toml",
+        "drexcache/py.typed",
+    ):
         assert any(line.startswith(needed) for line in names), needed
 
 

@@ -87,9 +87,7 @@ def test_hub_weights_are_fetched_once_and_then_come_from_the_cache(
     assert same(fetched.state, cached.state) and fetched.sha256 == cached.sha256
 
 
-def test_an_unreachable_hub_is_told_at_once_with_the_ways_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_unreachable_hub_is_told_at_once_with_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
     use_hub(monkeypatch, f"http://127.0.0.1:{closed}", tmp_path)
@@ -124,9 +122,7 @@ def test_a_name_that_never_resolves_is_given_up() -> None:
     assert time.monotonic() - start < 3
 
 
-def test_gated_weights_say_where_to_accept_the_licence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_gated_weights_say_where_to_accept_the_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with local_hub({}, gated=True) as endpoint:
         use_hub(monkeypatch, endpoint, tmp_path)
         with pytest.raises(DrexcacheError) as error:

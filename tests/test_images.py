@@ -29,9 +29,7 @@ def test_a_folder_without_ratings(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_its_own_ratings(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path / "p", "b.jpg", "a.jpg", ratings="Filename,Split,MOS\nb.jpg,train,4\na.jpg,test,2.5\n"
-    )
+    root = folder_of(tmp_path / "p", "b.jpg", "a.jpg", ratings="Filename,Split,MOS\nb.jpg,train,4\na.jpg,test,2.5\n")
     table = read_images(root)
     assert (table.ids, values(table), table.labels) == (
         ("a.jpg", "b.jpg"),
@@ -115,9 +113,7 @@ def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
 def test_shards_are_the_table_in_order(tmp_path: Path, images: int, count: int) -> None:
     rows = "".join(f"{number}.jpg,{number},s{number}\n" for number in range(images))
     names = [f"{number}.jpg" for number in range(images)]
-    table = read_images(
-        folder_of(tmp_path, *names, ratings="image,rating,split\n" + rows), value_range=(0, 9)
-    )
+    table = read_images(folder_of(tmp_path, *names, ratings="image,rating,split\n" + rows), value_range=(0, 9))
     shards = [table.shard(index + 1, count) for index in range(count)]
     assert sum((shard.ids for shard in shards), ()) == table.ids
     assert sum((shard.files for shard in shards), ()) == table.files
@@ -134,7 +130,5 @@ def test_shards_are_the_table_in_order(tmp_path: Path, images: int, count: int) 
 @pytest.mark.parametrize(("index", "count"), [(0, 2), (3, 2), (1, 0), (1, 4)])
 def test_shards_that_are_none(tmp_path: Path, index: int, count: int) -> None:
     table = read_images(folder_of(tmp_path, "a.jpg", "b.jpg", "c.jpg"))
-    with pytest.raises(
-        DrexcacheError, match=f"no shard {index}/{count} of 3 images; expected I/N, 1 <= I <= N <= 3"
-    ):
+    with pytest.raises(DrexcacheError, match=f"no shard {index}/{count} of 3 images; expected I/N, 1 <= I <= N <= 3"):
         table.shard(index, count)

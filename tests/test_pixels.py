@@ -51,9 +51,7 @@ def unreadable(data: bytes, decode: Decode = REFERENCE, **options: int) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
-)
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
 def test_lossless_rgb_comes_back_as_it_was(kind: str, options: dict[str, object]) -> None:
     image = noise(13, 7)
     np.testing.assert_array_equal(np.asarray(decode_rgb(encoded(image, kind, **options))), np.asarray(image))
@@ -61,9 +59,7 @@ def test_lossless_rgb_comes_back_as_it_was(kind: str, options: dict[str, object]
 
 def test_jpeg_is_decoded_as_pillow_does() -> None:
     data = encoded(noise(40, 30), "JPEG", quality=80)
-    np.testing.assert_array_equal(
-        np.asarray(decode_rgb(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    )
+    np.testing.assert_array_equal(np.asarray(decode_rgb(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_the_kind_is_found_by_content() -> None:
@@ -174,9 +170,7 @@ def test_pixels_in_no_known_range_are_refused() -> None:
     assert unreadable(encoded(Image.new("LAB", (1, 1)), "TIFF")) == "LAB pixels, whose range is not known"
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"RIFF0000AVI ", bytes(99)]
-)
+@pytest.mark.parametrize("data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"RIFF0000AVI ", bytes(99)])
 def test_what_is_no_image(data: bytes) -> None:
     assert unreadable(data) == "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"
 
@@ -203,11 +197,7 @@ def test_a_truncated_file_is_never_half_an_image(kind: str, options: dict[str, o
     data = encoded(noise(64, 64), kind, **options)
     for share in (0.02, 0.3, 0.6, 0.9):
         assert unreadable(data[: int(len(data) * share)]).split()[0] in ("truncated", "broken")
-    assert (
-        len(data) < 1000
-        or kind not in ("JPEG", "PNG")
-        or unreadable(data[: len(data) // 2]) == f"truncated {kind}"
-    )
+    assert len(data) < 1000 or kind not in ("JPEG", "PNG") or unreadable(data[: len(data) // 2]) == f"truncated {kind}"
 
 
 def test_the_size_is_refused_by_the_header() -> None:
@@ -222,10 +212,7 @@ def test_the_size_is_refused_by_the_header() -> None:
     bitmap = bytearray(encoded(noise(8, 8), "BMP"))
     bitmap[18:22] = bytes(4)
     assert unreadable(bytes(bitmap)) == "broken BMP (not identified by this driver)"
-    assert (
-        unreadable(encoded(noise(10, 10), "PNG"), max_pixels=99)
-        == "10x10 pixels, more than 9.9e-05 megapixels"
-    )
+    assert unreadable(encoded(noise(10, 10), "PNG"), max_pixels=99) == "10x10 pixels, more than 9.9e-05 megapixels"
     assert decode_rgb(encoded(noise(10, 10), "PNG"), max_pixels=100).size == (10, 10)
 
 
@@ -233,9 +220,7 @@ def test_pillows_own_limit_neither_refuses_nor_warns_nor_changes(monkeypatch: py
     """Pillow's limit is made small instead of the images large; it warns above it and refuses twice of it."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     image = noise(60, 60)
-    files = [encoded(image, kind) for kind in ("PNG", "BMP", "TIFF")] + [
-        encoded(image, "TIFF", compression="tiff_lzw")
-    ]
+    files = [encoded(image, kind) for kind in ("PNG", "BMP", "TIFF")] + [encoded(image, "TIFF", compression="tiff_lzw")]
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(files[0]))
     with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:

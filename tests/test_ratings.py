@@ -56,8 +56,7 @@ def test_one_sentence_says_all_that_does_not_match(tmp_path: Path) -> None:
     (root / "ratings.csv").write_text("image,rating\na,1\nb,\nc,n/a\nd,inf\nv,1\nw,2\nx,3\ny,4\n")
     assert refusal(root) == (
         "p/ratings.csv: ratings without an image: 4 (v, w, x, ...); images without a rating: 3 "
-        "(e.jpg, f.jpg, g.jpg); ratings that are no finite number: 3 (b = '', c = 'n/a', d = 'inf'); "
-        + ADVICE
+        "(e.jpg, f.jpg, g.jpg); ratings that are no finite number: 3 (b = '', c = 'n/a', d = 'inf'); " + ADVICE
     )
     table = read_images(root, value_range=(0, 5), allow_unmatched=True)
     np.testing.assert_array_equal(table.targets["rating"].values, [1, NAN, NAN, NAN, NAN, NAN, NAN])
@@ -69,9 +68,7 @@ def test_one_sentence_says_all_that_does_not_match(tmp_path: Path) -> None:
 
 
 def test_labels_of_images_that_are_not_rated(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path, "a.jpg", "b.jpg", "c.jpg", ratings="image,rating,set\nb.jpg,?,test\nc.jpg,1,\n"
-    )
+    root = folder_of(tmp_path, "a.jpg", "b.jpg", "c.jpg", ratings="image,rating,set\nb.jpg,?,test\nc.jpg,1,\n")
     assert read_images(root, value_range=(0, 1), allow_unmatched=True).labels == {"split": ("", "test", "")}
 
 
@@ -85,10 +82,7 @@ def test_an_image_is_rated_once(tmp_path: Path) -> None:
 
 def test_nothing_matches(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", ratings="image,rating\nx,1\ny,2\n")
-    assert (
-        refusal(root, allow_unmatched=True)
-        == "p/ratings.csv: no image has a rating; rated: x, y; images: a.jpg"
-    )
+    assert refusal(root, allow_unmatched=True) == "p/ratings.csv: no image has a rating; rated: x, y; images: a.jpg"
 
 
 def test_ranges(tmp_path: Path) -> None:
@@ -116,18 +110,13 @@ def test_separators_quotes_and_byte_order_marks(tmp_path: Path, mark: str) -> No
 
 
 def test_a_workbook_of_ratings(tmp_path: Path) -> None:
-    path = workbook(
-        tmp_path / "r.xlsx", [["id", "score", "split"], [12, 3.5, "train"], ["x.jpg", 4.0, None], [None]]
-    )
+    path = workbook(tmp_path / "r.xlsx", [["id", "score", "split"], [12, 3.5, "train"], ["x.jpg", 4.0, None], [None]])
     assert read_ratings(path) == Ratings(
         str(path),
         ("12", "x.jpg"),
         ("3.5", "4"),
         {"split": ("train", "")},
-        (
-            f"{path}: guessed image names from column 'id', ratings from column 'score', "
-            "splits from column 'split'",
-        ),
+        (f"{path}: guessed image names from column 'id', ratings from column 'score', splits from column 'split'",),
     )
 
 
@@ -141,8 +130,7 @@ def test_a_workbook_of_ratings(tmp_path: Path) -> None:
         (
             b"image,rating\na,1,2\n",
             Columns(),
-            "line 2 has 3 cells where the header has 2 (image, rating); put a name that holds ',' in double "
-            "quotes",
+            "line 2 has 3 cells where the header has 2 (image, rating); put a name that holds ',' in double quotes",
         ),
         (
             b"stimulus,rating\na,1\n",

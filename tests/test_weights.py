@@ -66,32 +66,24 @@ def test_only_dinov3_asks_for_a_licence() -> None:
 
 def test_a_folder_gives_the_recipes_tag_and_never_another(tmp_path: Path) -> None:
     save_file(dict(bare(RESNET).state_dict()), tmp_path / f"{RESNET}.other.safetensors")
-    with pytest.raises(
-        DrexcacheError, match=r"holds no test_resnet\.r160_in1k .*; it holds test_resnet\.other\."
-    ):
+    with pytest.raises(DrexcacheError, match=r"holds no test_resnet\.r160_in1k .*; it holds test_resnet\.other\."):
         check_weights(RESNET, "r160_in1k", str(tmp_path))
     save_file(dict(bare(RESNET).state_dict()), tmp_path / f"{RESNET}.safetensors")
     check_weights(RESNET, "r160_in1k", str(tmp_path))
-    assert (
-        load_weights(bare(RESNET), RESNET, "r160_in1k", str(tmp_path)).source == f"file {RESNET}.safetensors"
-    )
+    assert load_weights(bare(RESNET), RESNET, "r160_in1k", str(tmp_path)).source == f"file {RESNET}.safetensors"
     torch.save(dict(bare(RESNET).state_dict()), tmp_path / f"{RESNET}.r160_in1k.pth")
     weights = load_weights(bare(RESNET), RESNET, "r160_in1k", str(tmp_path))
     assert (weights.source, weights.licence) == (f"file {RESNET}.r160_in1k.pth", "not stated")
 
 
 def test_unknown_sources_and_backbones_are_told_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(
-        DrexcacheError, match=r"weights 'Hub': no such file or folder; expected hub, packaged"
-    ):
+    with pytest.raises(DrexcacheError, match=r"weights 'Hub': no such file or folder; expected hub, packaged"):
         check_weights(RESNET, "r160_in1k", "Hub")
     with pytest.raises(DrexcacheError, match=r"timm has no model 'resnet5O'; nearest: .*resnet50"):
         check_weights("resnet5O", "", str(tmp_path))
     with pytest.raises(DrexcacheError, match=r"timm has no model 'resnet50\.tv2_in1k'; nearest: resnet50"):
         check_weights("resnet50.tv2_in1k", "", "random")
-    with pytest.raises(
-        DrexcacheError, match=r"timm has no weights 'v2' for resnet50; its tags: a1_in1k, .*tv2_in1k"
-    ):
+    with pytest.raises(DrexcacheError, match=r"timm has no weights 'v2' for resnet50; its tags: a1_in1k, .*tv2_in1k"):
         check_weights("resnet50", "v2", "hub")
     with pytest.raises(DrexcacheError, match="timm has no weights '' for test_resnet; its tags: r160_in1k"):
         load_weights(bare(RESNET), RESNET, "", "hub")
