@@ -12,17 +12,15 @@ from pathlib import Path
 def describe() -> str:
     """Date, processor, cores, memory and the versions that matter, as a few lines."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ("drexcache", "torch", "timm", "numpy", "h5py", "scikit-learn", "pillow")
     return "\n".join(
         (
             f"date: {datetime.date.today()}",
-            f"machine: {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
+            f"machine: {processor}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
             f"versions: python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
         )
     )

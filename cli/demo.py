@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from drexcache.cli import say
+
+if TYPE_CHECKING:
+    from drexcache.matrix import FeatureMatrix
+    from drexcache.studies.predictions import Predictions
 
 IMAGES_PER_SET = 60
 
@@ -68,7 +73,7 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     return offline.computed + classic.computed
 
 
-def score(matrices: list, names: list[str], out: Path, title: str) -> object:
+def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str) -> Predictions:
     """Evaluate inside and across the sets, print the table and keep it; the per-image predictions."""
     from drexcache.studies import evaluate
     from drexcache.studies.predictions import predictions_beside

@@ -52,5 +52,5 @@ def command(name: str | None, as_json: bool) -> None:
             )
             click.echo(f"  licence: {block.licence or 'see the weights'}")
         click.echo(f"  transparency: {block.alpha}; EXIF rotation: {block.exif}")
-        rows = [(tap.name, tap.layer, tap.pool, tap.dim or "?") for tap in block.taps]
-        click.echo("  " + tabulate(rows, headers=["tap", "layer", "pool", "dim"]).replace("\n", "\n  "))
+        taps = [(tap.name, tap.layer, tap.pool, tap.dim or "?") for tap in block.taps]
+        click.echo("  " + tabulate(taps, headers=["tap", "layer", "pool", "dim"]).replace("\n", "\n  "))

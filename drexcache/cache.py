@@ -345,7 +345,7 @@ class FeatureCache:
         return out
 
     def _fill(self, out: np.ndarray, offset: int) -> None:
-        view = memoryview(out).cast("B") if out.size else memoryview(b"")
+        view = memoryview(out.data).cast("B") if out.size else memoryview(b"")
         while len(view):
             got = os.preadv(self._fd, [view], offset)
             if got <= 0:
@@ -358,9 +358,16 @@ class FeatureCache:
         except UnicodeDecodeError as error:
             raise DrexcacheError(f"{self.path}: {name}: not valid UTF-8 ({error})") from error
 
+    def replaced(self) -> bool:
+        """Whether a writer has put another file under this name since the cache was opened."""
+        return not self.path.exists() or _identity(self.path.stat()) != self._identity()
+
     def _identity(self) -> tuple[int, int, int]:
-        stat = os.fstat(self._fd)
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        return _identity(os.fstat(self._fd))
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _reopen(path: Path, identity: tuple[int, int, int]) -> FeatureCache:

@@ -13,10 +13,10 @@ import numpy as np
 
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.errors import DrexcacheError
-from drexcache.layout import DONE, check_name, differences, sha256_of_ids
+from drexcache.layout import DONE, FAILED, Contents, check_name, differences, sha256_of_ids
 from drexcache.matching import match_ratings
 from drexcache.ratings import Columns, read_ratings
-from drexcache.writer import rewrite
+from drexcache.writer import CacheWriter, create_empty, no_space, take_rows, writer_lock
 
 
 def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
@@ -90,6 +90,47 @@ def rate(
     labels = dict(sorted({**cache.labels, **match.labels}.items()))
     rewrite(Path(path), replace(cache.contents, targets=targets, labels=labels), [cache])
     return match.notes
+
+
+def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
+    """Write a cache whose rows all stand in ``sources``: for merging shards, new ratings, dropped rows.
+
+    Raises
+    ------
+    DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
+    """
+    fresh = final.with_name(f"{final.name}.rewrite")  # not a partial file: what is left of it is worth nothing
+    with writer_lock(final):
+        if any(source.path == final and source.replaced() for source in sources):
+            raise DrexcacheError(f"{final}: another process replaced it meanwhile; run the same command again")
+        try:
+            create_empty(fresh, contents, final)
+            with CacheWriter(fresh) as writer:
+                for source in sources:
+                    if count := take_rows(writer, source, None):
+                        raise DrexcacheError(
+                            f"{source.path}: {count} rows do not match their checksum and nothing was replaced; run "
+                            "the extract command that made it again, it computes them anew"
+                        )
+                    _take_failures(writer, source)
+                writer.finish(final)
+        except OSError as error:
+            raise no_space(error, final) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
+    rows, failures = {image: row for row, image in enumerate(writer.cache.ids)}, source.failures()
+    found = [
+        (rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows
+    ]
+    if not found:
+        return
+    place, at = np.array([row for row, _, _ in found]), np.array([at for _, at, _ in found])
+    writer.put_files(place, source.hashes()[at], source.stats()[at], [reason for _, _, reason in found])
+    for name in set(writer.cache.blocks) & set(source.blocks):
+        writer.put_failed(name, place[source.status(name)[at] == FAILED])
 
 
 def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
@@ -170,7 +211,8 @@ def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = 
 
 
 def _npz(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
-    np.savez(out, X=X, columns=np.array(columns), **{name: np.asarray(values) for name, values in known.items()})
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in known.items()}
+    np.savez(out, X=X, columns=np.array(columns), **arrays)
 
 
 def _csv(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:

@@ -41,7 +41,7 @@ _MAKERS: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: _fusion("fusion-paper"),
     ),
     "fusion": (
-        "the same head with standardised columns and an EMA that fits the number of steps",
+        "the same head made fit for hundreds of images: at least 400 steps, an EMA over a tenth of them",
         lambda: _fusion("fusion"),
     ),
 }

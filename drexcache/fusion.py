@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, overload
@@ -17,10 +18,11 @@ from drexcache.fusion_head import fuse, parameter_shapes, project
 from drexcache.fusion_plan import Design, HeadSettings
 from drexcache.fusion_training import TrainedHead, train_heads
 
-# name -> settings: the paper to the letter, and the same head made fit for a few hundred images too
+# name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
+# columns are not among the latter: they cost .09 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "fusion-paper": {},
-    "fusion": {"standardize": True, "ema_horizon": 0.1},
+    "fusion": {"ema_horizon": 0.1, "min_steps": 400},
 }
 ROWS_AT_ONCE = 2048
 
@@ -41,6 +43,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     dropout : rate after each hidden layer of the head.
     lr, weight_decay : AdamW's; lr is the highest of the one-cycle schedule.
     epochs, batch_size : passes over the rows, and rows per step; a last, short batch is kept.
+    min_steps : with few rows, more epochs than ``epochs`` are made, as many as this number of steps takes.
     clip : highest norm of a step's gradient; None for no limit.
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
     ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
@@ -76,6 +79,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         weight_decay: float = 0.01,
         epochs: int = 10,
         batch_size: int = 16,
+        min_steps: int = 0,
         clip: float | None = 1.0,
         ema: float = 0.999,
         ema_horizon: float | None = None,
@@ -92,6 +96,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.epochs = epochs
         self.batch_size = batch_size
+        self.min_steps = min_steps
         self.clip = clip
         self.ema = ema
         self.ema_horizon = ema_horizon
@@ -249,7 +254,7 @@ def _fit_together(
         model.arms_, model.columns_ = resolved_arms(model.arms, X.shape[1])
         arms = tuple((cols.start, cols.stop) for cols in model.columns_)
         design = Design(arms, model.width, model.batch_size, _device(model.device))
-        groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y))))
+        groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y), len(y))))
     for design, members in groups.items():
         heads = [head for _, own in members for head in own]
         show = any(model.verbose for model, _ in members)
@@ -258,10 +263,12 @@ def _fit_together(
             _set_learnt(model, [next(trained) for _ in own])
 
 
-def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None) -> list[HeadSettings]:
+def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:
     """One `HeadSettings` per seed."""
+    steps_per_epoch = math.ceil((n if rows is None else len(rows)) / model.batch_size)
     model.seeds_ = _seeds(model)
     shared = {f.name: getattr(model, f.name) for f in fields(HeadSettings) if f.name not in ("seed", "rows")}
+    shared["epochs"] = max(model.epochs, math.ceil(model.min_steps / steps_per_epoch))
     return [HeadSettings(**shared, seed=seed, rows=rows) for seed in model.seeds_]
 
 

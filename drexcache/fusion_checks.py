@@ -50,9 +50,9 @@ def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for the first setting out of its range."""
-    for name in ("width", "epochs", "batch_size", "seeds"):
-        if not isinstance(settings[name], int | np.integer) or settings[name] < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}")
+    for name, least in (("width", 1), ("epochs", 1), ("batch_size", 1), ("seeds", 1), ("min_steps", 0)):
+        if not isinstance(settings[name], int | np.integer) or settings[name] < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")
     for name, (low, high) in RANGES.items():
         value = settings[name]
         if value is None and name in ("clip", "ema_horizon"):

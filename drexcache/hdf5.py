@@ -7,7 +7,9 @@ touched again, which is why a crash cannot break it.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +72,20 @@ def create(
     ------
     OSError : the disk is full, or not writable.
     """
-    with h5py.File(
-        path, "x", libver=("v110", "v110"), alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
-    ) as file:
-        for group, values in attributes.items():
-            node = file.require_group(group)
-            for key, value in values.items():
-                _write_attribute(node, key, value)
-        for name, (shape, dtype) in datasets.items():
-            _create_contiguous(file, name, shape, np.dtype(dtype))
+    try:
+        with h5py.File(
+            path, "x", libver=("v110", "v110"), alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
+        ) as file:
+            for group, values in attributes.items():
+                node = file.require_group(group)
+                for key, value in values.items():
+                    _write_attribute(node, key, value)
+            for name, (shape, dtype) in datasets.items():
+                _create_contiguous(file, name, shape, np.dtype(dtype))
+    except RuntimeError as error:  # what h5py makes of a write that fails while it closes the file
+        number = re.search(r"errno = (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
     with path.open("r+b") as raw:
         _reserve(raw.fileno(), os.fstat(raw.fileno()).st_size)
         os.fsync(raw.fileno())
@@ -113,7 +120,7 @@ def _reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (22, 95):  # EINVAL, EOPNOTSUPP: this file system cannot reserve
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # this file system cannot reserve
             raise
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from drexcache.errors import DrexcacheError
 from drexcache.hdf5 import Outline, text_dtype
 from drexcache.matching import Target
-from drexcache.recipes import Block, recipe_from_dict
+from drexcache.recipes import NUMERICS, Block, fingerprint_of, recipe_from_dict
 
 FORMAT = "drexcache"
 VERSION = 1
@@ -37,6 +37,7 @@ class StoredBlock:
     dims: tuple[int, ...]  # length of each tap's vector, in the definition's order
     dtype: str = "float32"
     provenance: tuple[dict[str, Any], ...] = ()
+    numerics: int = NUMERICS  # of the drexcache that computed it
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class StoredBlock:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that changes a number of the block."""
-        return self.definition.fingerprint(self.weights_sha256)
+        return fingerprint_of({**self.fields(), "numerics": self.numerics})
 
     @property
     def taps(self) -> dict[str, slice]:
@@ -185,7 +186,7 @@ def stored_block_attributes(block: StoredBlock) -> dict[str, Any]:
         "definition": json.dumps(asdict(block.definition), sort_keys=True),
         "dims": json.dumps(list(block.dims)),
         "weights_sha256": block.weights_sha256, "weights_source": block.weights_source,
-        "fingerprint": block.fingerprint,
+        "fingerprint": block.fingerprint, "numerics": block.numerics,
         "provenance": json.dumps(list(block.provenance), sort_keys=True),
     }  # fmt: skip
 
@@ -204,16 +205,17 @@ def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str)
         fingerprint = attributes["fingerprint"]
         definition["taps"] = [_without_none(tap) for tap in definition["taps"]]
         weights = str(attributes["weights_sha256"]), str(attributes["weights_source"])
+        numerics = int(attributes.get("numerics", 1))
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DrexcacheError(f"{where}: a block's attributes are missing or malformed ({error})") from error
     block = recipe_from_dict({"name": "stored", "blocks": [definition]}, where).blocks[0]
-    stored = StoredBlock(block, *weights, dims=dims, dtype=dtype, provenance=provenance)
+    stored = StoredBlock(block, *weights, dims=dims, dtype=dtype, provenance=provenance, numerics=numerics)
     if len(dims) != len(block.taps) or min(dims) < 1:
         raise DrexcacheError(f"{where}: {len(block.taps)} taps but {len(dims)} widths: {list(dims)}")
     if stored.fingerprint != fingerprint:
         raise DrexcacheError(
             f"{where}: the stored fingerprint {fingerprint[:12]} is not the one its definition gives "
-            f"({stored.fingerprint[:12]}): written by a drexcache with other numerics, or altered"
+            f"({stored.fingerprint[:12]}): the file was altered"
         )
     return stored
 
@@ -224,7 +226,7 @@ def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: StoredBlock, new: StoredBlock) -> list[str]:
     """Field by field, what makes two blocks' fingerprints differ: ``field: old -> new``."""
-    before, after = old.fields(), new.fields()
+    before, after = ({**block.fields(), "numerics": block.numerics} for block in (old, new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {_brief(before.get(key))} -> {_brief(after.get(key))}" for key in keys]
 

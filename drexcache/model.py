@@ -23,8 +23,6 @@ from drexcache.layout import StoredBlock, block_from_attributes, differences, st
 from drexcache.matrix import FeatureMatrix
 
 VERSION = 1
-# What a scikit-learn model of ours is made of beyond the types that skops trusts by itself.
-TRUSTED = ("sklearn.", "numpy.", "scipy.")
 
 
 @dataclass(frozen=True)
@@ -182,12 +180,11 @@ def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, pat
         return AttentionFusionRegressor.from_state(tensors, state)
     data = tensors["skops"].tobytes()
     try:
-        found = skops.io.get_untrusted_types(data=data)
-        if foreign := [name for name in found if not name.startswith(TRUSTED)]:
+        if foreign := skops.io.get_untrusted_types(data=data):
             raise DrexcacheError(f"{path}: holds {foreign[0]}, which a drexcache model never holds; refused")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # another scikit-learn wrote it: say so in one sentence
-            return skops.io.loads(data, trusted=found)
+            return skops.io.loads(data, trusted=[])
     except DrexcacheError:
         raise
     except Exception as error:  # skops raises whatever the damage leads to

@@ -35,21 +35,25 @@ def writer_lock(path: Path) -> Iterator[None]:
 
     Raises
     ------
-    DrexcacheError : another process is writing; the message names it.
+    DrexcacheError : another process is writing, which the message names; the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock, note = FileLock(f"{path}.lock", blocking=False), Path(f"{path}.writer")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
     except Timeout as error:
         holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "another process"
         raise DrexcacheError(f"{path}: being written by {holder}; wait for it, or stop it, and run again") from error
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
-        yield
+    except OSError as error:
         note.unlink(missing_ok=True)
+        lock.release()
+        raise no_space(error, path) from error
+    try:
+        yield
     finally:
+        note.unlink(missing_ok=True)
         lock.release()
 
 
@@ -137,7 +141,7 @@ class CacheWriter:
         self._pwrite(data, self.cache._extents[name].offset)
 
     def _pwrite(self, data: bytes | np.ndarray, offset: int) -> None:
-        view = memoryview(data).cast("B")
+        view = memoryview(data.data if isinstance(data, np.ndarray) else data).cast("B")
         while len(view):
             written = os.pwrite(self._fd, view, offset)
             view, offset = view[written:], offset + written
@@ -185,7 +189,7 @@ def start(
 
 
 def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
-    """The finished cache, if there is one, and the partial files of interrupted runs, oldest first.
+    """The finished cache, if there is one, and the partial files of interrupted extractions, oldest first.
 
     A partial file that cannot be read is moved aside; the second value says so, a sentence for each.
     """
@@ -256,20 +260,29 @@ def _new_partial(final: Path, contents: Contents) -> Path:
     taken = [int(path.name.rpartition("-")[2]) for path in partial_paths(final)]
     path = final.with_name(f"{final.name}.partial-{max(taken, default=0) + 1}")
     fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    try:
-        hdf5.create(fresh, contents.attributes(), contents.datasets())
-        _write_known(fresh, contents)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise no_space(error, final, _bytes_of(contents)) from error
+    create_empty(fresh, contents, final)
     fresh.replace(path)
     sync_folder(path.parent)
     return path
 
 
+def create_empty(path: Path, contents: Contents, final: Path) -> None:
+    """Write a file with room for all of ``final``, in which ids, ratings and labels, known from the start, stand.
+
+    Raises
+    ------
+    DrexcacheError : no space for the whole of it, or the folder cannot be written to.
+    """
+    path.unlink(missing_ok=True)
+    try:
+        hdf5.create(path, contents.attributes(), contents.datasets())
+        _write_known(path, contents)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise no_space(error, final, _bytes_of(contents)) from error
+
+
 def _write_known(path: Path, contents: Contents) -> None:
-    """Ids, ratings and labels are known from the start."""
     with CacheWriter(path) as writer:
         known: dict[str, np.ndarray] = {"/images/id": np.array([i.encode() for i in contents.ids])}
         known |= {f"/targets/{name}/value": np.asarray(t.values, "<f8") for name, t in contents.targets.items()}
@@ -307,7 +320,7 @@ def _bytes_of(contents: Contents) -> int:
 def no_space(error: OSError, final: Path, needed: int | None = None) -> DrexcacheError:
     """The sentence for a write that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
-        size = f" (the whole cache takes {needed / 1e6:,.0f} MB)" if needed else ""
+        size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
         what = f"no space left on the disk{size}; free some"
     else:
         what = f"writing failed ({error.strerror or error}); mend the disk"
@@ -325,39 +338,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
-    """Write a cache whose rows all stand in ``sources``: for merging shards, new ratings, dropped rows.
-
-    Raises
-    ------
-    DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
-    """
-    with writer_lock(final):
-        try:
-            writer, damaged = start(final, contents, sources)
-            with writer:
-                for path, count in damaged.items():
-                    raise DrexcacheError(
-                        f"{path}: {count} rows do not match their checksum and nothing was replaced; run the extract "
-                        "command that made it again, it computes them anew"
-                    )
-                for source in sources:
-                    _take_failures(writer, source)
-                writer.finish(final)
-        except OSError as error:
-            raise no_space(error, final) from error
-
-
-def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
-    rows, failures = {image: row for row, image in enumerate(writer.cache.ids)}, source.failures()
-    found = [
-        (rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows
-    ]
-    if not found:
-        return
-    place, at = np.array([row for row, _, _ in found]), np.array([at for _, at, _ in found])
-    writer.put_files(place, source.hashes()[at], source.stats()[at], [reason for _, _, reason in found])
-    for name in set(writer.cache.blocks) & set(source.blocks):
-        writer.put_failed(name, place[source.status(name)[at] == FAILED])

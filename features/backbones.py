@@ -53,7 +53,9 @@ class Backbone:
         model = build_model(block)
         self.weights: Weights = load_weights(model, block.backbone, block.tag, source)
         self.model = model.eval().requires_grad_(False)
-        self.model.to(device=device, dtype=DTYPES[block.precision], memory_format=torch.channels_last)
+        self.model.to(device=device, dtype=DTYPES[block.precision])
+        self.model.to(memory_format=torch.channels_last)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = model.forward_features  # type: ignore[assignment]
         self._captured: dict[str, torch.Tensor] = {}
         modules = dict(self.model.named_modules())
         for layer in {tap.layer for tap in block.taps}:
@@ -103,7 +105,7 @@ class Backbone:
         return vectors
 
     def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        self.model.forward_features(x)
+        self._forward(x)
         prefix = int(getattr(self.model, "num_prefix_tokens", 0))
         last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         vectors = []

