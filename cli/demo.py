@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from drexcache.cli import say
+from drexcache.cli.progress import step_bar
 
 if TYPE_CHECKING:
     from drexcache.matrix import FeatureMatrix
@@ -78,7 +79,8 @@ def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str
     from drexcache.studies import evaluate
     from drexcache.studies.predictions import predictions_beside
 
-    table, predictions = evaluate(matrices, names)
+    with step_bar("evaluate", "training") as progress:
+        table, predictions = evaluate(matrices, names, progress=progress)
     table.to_csv(out)
     predictions.to_csv(predictions_beside(out))
     click.echo(f"\n# {title}: {', '.join(names)}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import say
+from drexcache.cli.progress import step_bar
 
 
 @click.command("evaluate")
@@ -62,11 +63,12 @@ def command(
     if not paths:
         raise DrexcacheError("no cache given; name one or more .h5 files")
     matrices = {path: open_cache(path).matrix(blocks or None, target) for path in paths}
-    table, predictions = evaluate(
-        list(matrices.values()), regressors, train=[matrices[p].dataset for p in train] or None,
-        test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
-        groups=groups,
-    )  # fmt: skip
+    with step_bar("evaluate", "training") as progress:
+        table, predictions = evaluate(
+            list(matrices.values()), regressors, train=[matrices[p].dataset for p in train] or None,
+            test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
+            groups=groups, progress=progress,
+        )  # fmt: skip
     table.to_csv(out)
     beside = predictions_beside(out)
     predictions.to_csv(beside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,7 @@ from drexcache.errors import DrexcacheError
 from drexcache.hdf5 import read_outline
 from drexcache.layout import (
     DONE,
-    FAILED,
     FORMAT,
-    MISSING,
     VERSION,
     Contents,
     StoredBlock,
@@ -152,6 +151,12 @@ class FeatureCache:
         """Label column, such as a split -> (n,) texts."""
         return {name: self._texts(f"/labels/{name}/value") for name in self._children("/labels")}
 
+    def label_counts(self, label: str) -> dict[str, int]:
+        """Text -> how many images have that label, in alphabetical order."""
+        counts = Counter(self._read(f"/labels/{label}/value").tolist())
+        texts = self._decoded(f"/labels/{label}/value", np.array(list(counts), dtype="S"))
+        return dict(sorted(zip(texts, counts.values(), strict=True)))
+
     @property
     def contents(self) -> Contents:
         """Everything in the file except the computed values."""
@@ -171,8 +176,12 @@ class FeatureCache:
 
     def failures(self) -> dict[str, str]:
         """Image id -> why it could not be read."""
-        reasons = self._texts("/images/failure")
-        return {image: reason for image, reason in zip(self.ids, reasons, strict=True) if reason}
+        reasons = self._read("/images/failure")
+        failed = np.flatnonzero(reasons != b"")
+        if not len(failed):
+            return {}  # without decoding a million ids
+        texts = self._decoded("/images/failure", reasons[failed])
+        return {self.ids[row]: text for row, text in zip(failed.tolist(), texts, strict=True)}
 
     def features(self, block: str, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Features of one block, (n, d) or those rows, in the stored dtype; rows without features are zeros."""
@@ -300,24 +309,9 @@ class FeatureCache:
 
     def info(self) -> dict[str, Any]:
         """What the cache holds, as plain JSON types."""
-        return {
-            "path": str(self.path), "dataset": self.dataset, "images": len(self), "bytes": self.path.stat().st_size,
-            "complete": self.complete, "shard": self.shard,
-            "blocks": {name: self._block_info(block) for name, block in self.blocks.items()},
-            "targets": {name: _target_info(target) for name, target in self.targets.items()},
-            "labels": {name: _counts(column) for name, column in self.labels.items()},
-            "failures": self.failures(),
-        }  # fmt: skip
+        from drexcache.cache_info import info  # which needs this class
 
-    def _block_info(self, block: StoredBlock) -> dict[str, Any]:
-        status = self.status(block.name)
-        return {
-            "backbone": block.definition.backbone, "tag": block.definition.tag, "dim": block.dim, "dtype": block.dtype,
-            "taps": {tap: cols.stop - cols.start for tap, cols in block.taps.items()},
-            "done": int((status == DONE).sum()), "failed": int((status == FAILED).sum()),
-            "missing": int((status == MISSING).sum()), "weights": block.weights_source,
-            "fingerprint": block.fingerprint, "fields": block.fields(), "provenance": list(block.provenance),
-        }  # fmt: skip
+        return info(self)
 
     def _target(self, name: str | None) -> Target | None:
         if name is None:
@@ -353,8 +347,11 @@ class FeatureCache:
             view, offset = view[got:], offset + got
 
     def _texts(self, name: str) -> tuple[str, ...]:
+        return self._decoded(name, self._read(name))
+
+    def _decoded(self, name: str, values: np.ndarray) -> tuple[str, ...]:
         try:
-            return tuple(value.decode() for value in self._read(name).tolist())
+            return tuple(value.decode() for value in values.tolist())
         except UnicodeDecodeError as error:
             raise DrexcacheError(f"{self.path}: {name}: not valid UTF-8 ({error})") from error
 
@@ -375,17 +372,3 @@ def _reopen(path: Path, identity: tuple[int, int, int]) -> FeatureCache:
     if cache._identity() != identity:
         raise DrexcacheError(f"{path}: the cache was rewritten after it was opened; open it again")
     return cache
-
-
-def _target_info(target: Target) -> dict[str, Any]:
-    rated = target.values[np.isfinite(target.values)]
-    return {
-        "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
-        "declared": target.declared, "mean": float(rated.mean()) if len(rated) else None,
-        "std": float(rated.std()) if len(rated) else None,
-    }  # fmt: skip
-
-
-def _counts(column: Sequence[str]) -> dict[str, int]:
-    values, counts = np.unique(np.asarray(column, dtype=str), return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -206,7 +206,10 @@ def train_model(
     if len(rated) < 2:
         raise DrexcacheError(f"{cache.path}: {len(rated)} rated images with features; training needs at least 2")
     try:
-        estimator = make_regressor(regressor, rated, seed).fit(rated.X, rated.y)
+        estimator = make_regressor(regressor, rated, seed)
+        if "verbose" in estimator.get_params():
+            estimator.set_params(verbose=True)  # a bar, where there is a terminal
+        estimator.fit(rated.X, rated.y)
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {error}") from error
     names = dict.fromkeys(name.split("/")[0] for name in columns)

@@ -14,7 +14,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,8 @@ def writer_lock(path: Path) -> Iterator[None]:
         holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "another process"
         raise DrexcacheError(f"{path}: being written by {holder}; wait for it, or stop it, and run again") from error
     except OSError as error:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):  # where it cannot be removed it could not be written
+            note.unlink()
         lock.release()
         raise no_space(error, path) from error
     try:

@@ -1,0 +1,194 @@
+"""FORMAT.md is enough: the file read by h5py alone and by HDF5's own tools, and the files of earlier releases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import draw, tiny_recipe
+
+from drexcache import open_cache, read_images
+from drexcache.cache_changes import diff
+from drexcache.features import extract
+
+DATA = Path(__file__).parent / "data"
+V1 = DATA / "cache-v1.h5"
+
+# What follows up to `read` is all that another program needs; it is written after FORMAT.md, not after drexcache.
+
+
+def sha256_of_texts(values: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(value + b"\0" for value in values)).hexdigest()
+
+
+def check_storage(name: str, node: h5py.Group | h5py.Dataset) -> None:
+    assert len(node.attrs) <= 64
+    if isinstance(node, h5py.Dataset):
+        plain = node.chunks is None and node.compression is None and not node.is_virtual and node.external is None
+        assert plain and 1 <= node.ndim <= 2 and node.dtype.kind in "uifS" and node.dtype.byteorder != ">", name
+        assert node.id.get_offset() is not None, f"{name} is not allocated"
+
+
+def block_fingerprint(attributes: h5py.AttributeManager) -> str:
+    fields = json.loads(attributes["definition"])
+    for word in ("name", "tag", "licence"):
+        del fields[word]
+    fields["taps"] = [{key: tap[key] for key in ("name", "layer", "pool")} for tap in fields["taps"]]
+    if fields["backbone"] == "classic":
+        fields = {key: fields[key] for key in ("backbone", "taps", "alpha", "exif")}
+    fields |= {"weights_sha256": attributes["weights_sha256"].decode(), "numerics": int(attributes.get("numerics", 1))}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_block(block: h5py.Group, n: int) -> None:
+    features, status, crc32 = block["features"][:], block["status"][:], block["crc32"][:]
+    assert (block.attrs["type"], block.attrs["version"]) == (b"block", 1)
+    assert features.shape == (n, sum(json.loads(block.attrs["dims"]))) and features.dtype in ("f4", "f2")
+    for row in np.flatnonzero(status == 1):
+        assert zlib.crc32(features[row].tobytes()) == crc32[row]
+    assert hashlib.sha256(crc32.tobytes() + status.tobytes()).digest() == block["checksum"][:].tobytes()
+    assert block_fingerprint(block.attrs) == block.attrs["fingerprint"].decode()
+
+
+def read(path: Path) -> dict[str, object]:
+    """Check everything that FORMAT.md says of a finished file; what it holds."""
+    with h5py.File(path) as file:
+        file.visititems(check_storage)
+        root, images, ids = file.attrs, file["images"], file["images/id"][:].tolist()
+        assert (root["format"], root["type"], root["version"]) == (b"drexcache", b"cache", 1)
+        assert file["complete"][:].tolist() == [1] and ids == sorted(set(ids))
+        assert sha256_of_texts(ids) == images.attrs["ids_sha256"].decode() == root["table_sha256"].decode()
+        checked = images["sha256"][:].tobytes() + images["failure"][:].tobytes()
+        assert hashlib.sha256(checked).digest() == images["checksum"][:].tobytes()
+        for block in file["blocks"].values():
+            check_block(block, len(ids))
+        for target in file["targets"].values():
+            digest = hashlib.sha256(target["value"][:].tobytes()).hexdigest()
+            assert digest == target.attrs["sha256"].decode() and target.attrs["higher_is"] in (b"more", b"less")
+        for label in file["labels"].values():
+            assert sha256_of_texts(label["value"][:].tolist()) == label.attrs["sha256"].decode()
+        return {
+            "ids": [image.decode() for image in ids],
+            "features": {name: block["features"][:] for name, block in file["blocks"].items()},
+            "status": {name: block["status"][:].tolist() for name, block in file["blocks"].items()},
+            "failure": [reason.decode() for reason in images["failure"][:].tolist()],
+            "targets": {name: target["value"][:].tolist() for name, target in file["targets"].items()},
+            "labels": {name: [v.decode() for v in label["value"][:]] for name, label in file["labels"].items()},
+        }
+
+
+@pytest.mark.parametrize("store", ["float32", "float16"])
+def test_another_program_can_read_and_check_everything(pictures: Path, tmp_path: Path, store: str) -> None:
+    (pictures / "004.png").write_bytes(b"broken")
+    extract(read_images(pictures), tiny_recipe(), tmp_path / "c.h5", store=store, say=lambda line: None)
+    found, cache = read(tmp_path / "c.h5"), open_cache(tmp_path / "c.h5")
+    assert found["ids"] == list(cache.ids)
+    for name, features in found["features"].items():
+        np.testing.assert_array_equal(features, cache.features(name))
+        assert features.dtype == store and found["status"][name] == cache.status(name).tolist()
+    assert found["failure"][4] == cache.failures()["004.png"]
+
+
+@pytest.mark.parametrize("flip", ["id", "sha256", "failure", "value", "crc32", "status", "features"])
+def test_the_checksums_cover_it(tmp_path: Path, flip: str) -> None:
+    """The reader above is not blind, and `verify` finds what it finds."""
+    path = tmp_path / "c.h5"
+    path.write_bytes(V1.read_bytes())
+    where = {"value": "targets/order/value", "id": "images/id", "sha256": "images/sha256", "failure": "images/failure"}
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        offset = file[where.get(flip, f"blocks/cues/{flip}")].id.get_offset()
+    with path.open("r+b") as raw:
+        raw.seek(offset)
+        byte = raw.read(1)[0]
+        raw.seek(offset)
+        raw.write(bytes([byte ^ 1]))
+    with pytest.raises(AssertionError):
+        read(path)
+    assert open_cache(path).verify() != []
+
+
+def hdf5_tool(name: str, *arguments: str) -> str:
+    if not shutil.which(name):
+        pytest.skip(f"needs {name}, of Debian's hdf5-tools")
+    return subprocess.run([name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def test_h5ls_lists_it() -> None:
+    listed = hdf5_tool("h5ls", "-r", str(V1)).splitlines()
+    assert [line.split(maxsplit=1) for line in listed if "blocks/cues/" in line or "/id" in line] == [
+        ["/blocks/cues/checksum", "Dataset {32}"],
+        ["/blocks/cues/crc32", "Dataset {4}"],
+        ["/blocks/cues/features", "Dataset {4, 16}"],
+        ["/blocks/cues/status", "Dataset {4}"],
+        ["/images/id", "Dataset {4}"],
+    ]
+
+
+def test_h5dump_prints_it(tmp_path: Path) -> None:
+    assert '"blank.png", "broken.png", "discs.png", "stripes.png"' in hdf5_tool("h5dump", "-d", "/images/id", str(V1))
+    assert '(0): "Ana", "Ana", "Zoë", "Zoë"' in hdf5_tool("h5dump", "-d", "/labels/artist/value", str(V1))
+    hdf5_tool("h5dump", "-d", "/blocks/cues/features", "-b", "LE", "-o", str(tmp_path / "raw"), str(V1))
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "raw", "<f4").reshape(4, 16), open_cache(V1).features("cues"))
+
+
+def test_the_file_of_version_1_is_read() -> None:
+    cache = open_cache(V1)
+    assert cache.verify() == [] and cache.dataset == "drawn" and len(cache) == 4
+    assert cache.ids == ("blank.png", "broken.png", "discs.png", "stripes.png")
+    assert cache.status("cues").tolist() == [1, 2, 1, 1]
+    assert cache.failures() == {"broken.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"}
+    assert cache.labels == {"artist": ("Ana", "Ana", "Zoë", "Zoë"), "split": ("train", "test", "train", "test")}
+    target = cache.targets["order"]
+    assert (target.low, target.high, target.higher_is, target.declared) == (1, 7, "less", True)
+    np.testing.assert_array_equal(target.values, [1, 4, 5.5, np.nan])
+    matrix = cache.matrix()
+    assert list(matrix.ids) == ["blank.png", "discs.png", "stripes.png"]
+    np.testing.assert_allclose(matrix.y, [1, 0.25, np.nan])  # less is more: 1 is the most orderly
+    edges, colours = (matrix.X[:, matrix.taps[f"cues/{tap}"]].ravel() for tap in ("edge_density", "colourfulness"))
+    np.testing.assert_allclose(edges, [0, 0.034281414, 0.479166657], rtol=1e-6)
+    np.testing.assert_allclose(colours, [0, 122.37648, 0], rtol=1e-6)
+    assert cache.blocks["cues"].fingerprint == "65a3f77a23adeb08caa64962e85e9ecc9c0d1a2654e0f7fa314619bbaf5820ec"
+    assert read(V1)["targets"]["order"][:3] == [1, 4, 5.5]
+
+
+def test_the_script_beside_it_still_makes_such_a_file(tmp_path: Path) -> None:
+    """Only rounding and the versions of libraries may differ."""
+    subprocess.run([sys.executable, DATA / "make_cache_v1.py", tmp_path / "new.h5"], check=True, capture_output=True)
+    new, old = open_cache(tmp_path / "new.h5"), open_cache(V1)
+    sizes = [
+        new.matrix().taps[f"cues/{tap}"].start for tap in ("jpeg_ratio", "png_ratio")
+    ]  # other encoders, other sizes
+    a, b = (np.delete(cache.features("cues"), sizes, axis=1) for cache in (new, old))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert [line for line in diff(new, old) if "file contents" not in line and "rows differ" not in line] == []
+
+
+def test_features_of_other_numerics_stay_readable_but_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drexcache import DrexcacheError, layout, recipe
+    from drexcache.features import planning
+
+    images = draw(tmp_path / "pictures", 3)
+    extract(read_images(images), recipe("classic"), tmp_path / "c.h5", say=lambda line: None)
+    before = open_cache(tmp_path / "c.h5")
+
+    def newer(*args: object, **fields: object) -> layout.StoredBlock:
+        return layout.StoredBlock(*args, **fields, numerics=2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(planning, "StoredBlock", newer)
+    with pytest.raises(DrexcacheError, match="block cues was computed otherwise: numerics: 1 -> 2"):
+        extract(read_images(images), recipe("classic"), tmp_path / "c.h5", say=lambda line: None)
+    extract(read_images(images), recipe("classic"), tmp_path / "new.h5", say=lambda line: None)
+    after = open_cache(tmp_path / "new.h5")
+    assert after.blocks["cues"].numerics == 2 and after.verify() == [] and before.verify() == []
+    assert diff(before, after)[0] == "block cues: numerics: 1 -> 2"
