@@ -143,9 +143,10 @@ def _fill(
         for path, count in damaged.items():
             job.say(f"{path}: {count} rows did not match their checksum and are computed again")
         probe(job.table, writer, job.backbones, contents, job.say)
-        rows = np.flatnonzero(~np.all([writer.done(block.name) for block in job.blocks], axis=0))
+        missing = {block.name: ~writer.done(block.name) for block in job.blocks}
+        rows = np.flatnonzero(np.any(list(missing.values()), axis=0))
         for batch in _batches(job, rows, writer):
-            _compute(job, batch, writer)
+            _compute(job, batch, writer, missing)
             writer.tick()
         writer.finish(out)
     return len(rows), FeatureCache(out)
@@ -189,14 +190,14 @@ def _put_failure(job: _Job, image: ReadImage, writer: CacheWriter) -> None:
         writer.put_failed(block.name, row)
 
 
-def _compute(job: _Job, batch: list[ReadImage], writer: CacheWriter) -> None:
+def _compute(job: _Job, batch: list[ReadImage], writer: CacheWriter, missing: dict[str, np.ndarray]) -> None:
     """Run every block over one batch and write its rows; a block leaves rows alone that it already has."""
     rows = np.array([image.row for image in batch])
     hashes = np.frombuffer(b"".join(image.sha256 for image in batch), "u1").reshape(len(batch), 32)
     writer.put_files(rows, hashes, np.array([image.stat for image in batch]), [""] * len(batch))
     for block in job.blocks:
-        missing = np.flatnonzero(~writer.done(block.name)[rows])
-        if len(missing):
-            inputs = torch.stack([batch[at].inputs[block.name] for at in missing])
+        wanted = np.flatnonzero(missing[block.name][rows])
+        if len(wanted):
+            inputs = torch.stack([batch[at].inputs[block.name] for at in wanted])
             features = inputs.numpy() if block.is_classic else job.backbones[block.name](inputs)
-            writer.put(block.name, rows[missing], features)
+            writer.put(block.name, rows[wanted], features)

@@ -176,14 +176,19 @@ def test_unreachable_weights_are_one_sentence_with_the_ways_out(
     assert not (tmp_path / "c.h5").exists()
 
 
-def test_savoias_scores_are_what_was_measured(savoias: Path, tmp_path: Path) -> None:
-    """Sixty scenes with the packaged weights: ridge on out-of-fold predictions, clearly above the classic cues' .57."""
+def test_savoias_scores_are_about_what_was_measured(savoias: Path, tmp_path: Path) -> None:
+    """Thirty-three images of each category with the packaged weights; on all of them ridge reaches .84 to .89 inside one."""
     pytest.importorskip("onnx", reason="needs the packages of drexcache[demo]")
-    result = run(
-        "extract", savoias / "Images" / "Scenes", "--recipe", "offline", "--shard", "1/4", "-o", tmp_path / "s.h5"
-    )
-    assert "layout savoias" in result.stderr
+    caches = [tmp_path / f"{name}.h5" for name in ("Advertisement", "Objects", "Scenes")]
+    for out in caches:
+        images = savoias / "Images" / out.stem
+        reading = ("--recipe", "offline", "--shard", "1/6", "--allow-unmatched", "-o", out)
+        assert "layout savoias" in run("extract", images, *reading).stderr
     scores = tmp_path / "scores.csv"
-    run("evaluate", tmp_path / "s.h5", "-r", "ridge", "-o", scores)
+    run("evaluate", *caches, "-r", "ridge", "-r", "fusion", "-o", scores)
     rows = [row for row in csv.DictReader(scores.open()) if row["metric"] == "pearson"]
-    assert float(rows[0]["value"]) > 0.65
+    found = {(row["regressor"], row["train"], row["test"]): float(row["value"]) for row in rows}
+    assert len(found) == 18
+    ridge = [value for (name, _, _), value in found.items() if name == "ridge"]
+    fusion = [value for (name, _, _), value in found.items() if name == "fusion"]
+    assert np.mean(ridge) > 0.65 and np.mean(fusion) > 0.55

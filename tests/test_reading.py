@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache import FeatureCache
 from drexcache.cache_changes import export, rate
-from drexcache.features import extract
 from drexcache.layout import DONE
 from drexcache.writer import CacheWriter, partial_paths
 
 
 def classic(images: Path, out: Path) -> FeatureCache:
+    from drexcache.features import extract  # here, so that spawned readers need not import every backbone
+
     extract(read_images(images, value_range=(0, 100)), recipe("classic"), out, batch_size=2, say=lambda line: None)
     return open_cache(out)
 
