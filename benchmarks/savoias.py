@@ -19,14 +19,19 @@ from machine import describe
 CATEGORIES = ("Advertisement", "Objects", "Scenes")
 
 
-def run(*arguments: str) -> None:
-    print("$ drexcache " + " ".join(Path(a).name if "/" in a else a for a in arguments), flush=True)
+def run(savoias: Path, work: Path, *arguments: str) -> None:
+    """Run a command and print it with what it said, without this machine's paths."""
+
+    def plain(text: str) -> str:
+        return text.replace(f"{work}/", "").replace(str(savoias), "savoias").rstrip()
+
+    print("$ drexcache " + plain(" ".join(arguments)), flush=True)
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "drexcache.cli", *arguments], capture_output=True, text=True, check=False
     )
-    print(done.stderr.rstrip())
-    print(done.stdout.rstrip())
+    print(plain(done.stderr))
+    print(plain(done.stdout))
     print(f"({time.monotonic() - started:.1f} s)\n", flush=True)
     if done.returncode:
         raise SystemExit(done.returncode)
@@ -40,6 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     print("# SAVOIAS, recipe offline\n\n```\n" + describe() + "\n```\n\n```")
+    here = (arguments.savoias, arguments.work)
     caches = [str(arguments.work / f"{category.lower()}.h5") for category in CATEGORIES]
     for category, cache in zip(CATEGORIES, caches, strict=True):
         allow = ["--allow-unmatched"] if category == "Advertisement" else []  # two of its pictures are missing
@@ -54,7 +60,8 @@ def main() -> None:
         )
     names = arguments.regressor or ["ridge", "fusion-paper", "fusion"]
     regressors = [part for name in names for part in ("-r", name)]
-    run("evaluate", *caches, *regressors, "-o", str(arguments.work / "scores.csv"))
+    run(*here, "evaluate", *caches, *regressors, "-o", str(arguments.work / "scores.csv"))
+    run(*here, "compare", str(arguments.work / "scores.csv"))
     print("```")
 
 

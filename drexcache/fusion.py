@@ -19,7 +19,7 @@ from drexcache.fusion_plan import Design, HeadSettings
 from drexcache.fusion_training import TrainedHead, train_heads
 
 # name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
-# columns are not among the latter: they cost .09 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
+# columns are not among the latter: they cost .08 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "fusion-paper": {},
     "fusion": {"ema_horizon": 0.1, "min_steps": 400},
