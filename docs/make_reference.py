@@ -17,7 +17,8 @@ START, END = "<!-- reference: made by docs/make_reference.py -->", "<!-- /refere
 
 def helps(command: click.Command, name: str, parent: click.Context | None = None) -> list[tuple[str, str]]:
     """(full name, help text) of a command and of all below it."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    settings = {**main.context_settings, "max_content_width": 100, "terminal_width": 100}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     found = [(context.command_path, command.get_help(context))]
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,6 @@ from drexcache.layout import (
     block_from_attributes,
     check_shapes,
     children,
-    sha256_of_ids,
 )
 from drexcache.matching import Target
 from drexcache.matrix import FeatureMatrix
@@ -82,6 +80,10 @@ class FeatureCache:
         self._attributes = outline.attributes
         check_shapes(outline, self.path)
         self.complete = bool(self._read("/complete")[0])
+        try:
+            self._read("/images/id").tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise DrexcacheError(f"{path}: /images/id: not valid UTF-8 ({error})") from error
 
     def __del__(self) -> None:
         if (descriptor := getattr(self, "_fd", None)) is not None:
@@ -151,12 +153,6 @@ class FeatureCache:
         """Label column, such as a split -> (n,) texts."""
         return {name: self._texts(f"/labels/{name}/value") for name in self._children("/labels")}
 
-    def label_counts(self, label: str) -> dict[str, int]:
-        """Text -> how many images have that label, in alphabetical order."""
-        counts = Counter(self._read(f"/labels/{label}/value").tolist())
-        texts = self._decoded(f"/labels/{label}/value", np.array(list(counts), dtype="S"))
-        return dict(sorted(zip(texts, counts.values(), strict=True)))
-
     @property
     def contents(self) -> Contents:
         """Everything in the file except the computed values."""
@@ -197,8 +193,10 @@ class FeatureCache:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row {rows.max()} of {len(self)}")
         out = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
+        width = extent.row_bytes
         for target, row in zip(out, rows.tolist(), strict=True):
-            self._fill(target, extent.offset + row * extent.row_bytes)
+            if os.preadv(self._fd, [target], extent.offset + row * width) != width:
+                self._fill(target, extent.offset + row * width)  # a read cut short: the rest, or the error
         return out
 
     def crc32(self, block: str) -> np.ndarray:
@@ -268,26 +266,9 @@ class FeatureCache:
 
     def verify(self) -> list[str]:
         """Read everything and say what does not match its checksum; an empty list means that all does."""
-        problems = []
-        if sha256_of_ids(self.ids) != self._attributes["/images"].get("ids_sha256"):
-            problems.append("/images/id: the ids do not match their checksum")
-        if self.complete and self.image_checksum() != self._read("/images/checksum").tobytes():
-            problems.append("/images: hashes or failures do not match their checksum")
-        for name, target in self.targets.items():
-            digest = hashlib.sha256(np.asarray(target.values, "<f8").tobytes()).hexdigest()
-            if digest != self._attributes[f"/targets/{name}"].get("sha256"):
-                problems.append(f"/targets/{name}: the ratings do not match their checksum")
-        for name, column in self.labels.items():
-            if sha256_of_ids(column) != self._attributes[f"/labels/{name}"].get("sha256"):
-                problems.append(f"/labels/{name}: the labels do not match their checksum")
-        for name in self.blocks:
-            bad = np.flatnonzero(self.status(name) == DONE)[~self.intact(name)]
-            if len(bad):
-                first = ", ".join(self.ids[row] for row in bad[:3])
-                problems.append(f"/blocks/{name}: {len(bad)} rows do not match their checksum (first: {first})")
-            if self.complete and self.block_checksum(name) != self._read(f"/blocks/{name}/checksum").tobytes():
-                problems.append(f"/blocks/{name}: row checksums or status do not match the block's checksum")
-        return problems
+        from drexcache.cache_info import verify  # which needs this class
+
+        return verify(self)
 
     def intact(self, block: str) -> np.ndarray:
         """bool (k,): for each of the k done rows, whether its bytes match its CRC-32."""
@@ -313,7 +294,7 @@ class FeatureCache:
             for start in range(0, extent.nbytes, READ_BYTES):  # in pieces: a million failures' room is 96 MB
                 piece = np.empty(min(READ_BYTES, extent.nbytes - start), "u1")
                 self._fill(piece, extent.offset + start)
-                digest.update(piece)
+                digest.update(piece.data)
         return digest.digest()
 
     def info(self) -> dict[str, Any]:

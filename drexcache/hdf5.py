@@ -8,9 +8,10 @@ touched again, which is why a crash cannot break it.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Extent:
     @property
     def row_bytes(self) -> int:
         """Bytes of one entry along the first axis."""
-        return int(self.dtype.itemsize * np.prod(self.shape[1:], dtype=np.int64))
+        return int(self.dtype.itemsize * math.prod(self.shape[1:]))
 
     @property
     def nbytes(self) -> int:
@@ -53,9 +54,9 @@ class Outline:
     datasets: dict[str, Extent]
 
 
-def text_dtype(values: list[str]) -> np.dtype:
+def text_dtype(values: Iterable[str]) -> np.dtype:
     """The fixed-length UTF-8 dtype that holds the longest of these."""
-    return np.dtype(f"S{max([1, *(len(value.encode()) for value in values)])}")
+    return np.dtype(f"S{max(1, max((len(value.encode()) for value in values), default=1))}")
 
 
 def create(

@@ -109,7 +109,7 @@ class Contents:
         n = len(self.ids)
         found: dict[str, tuple[tuple[int, ...], Any]] = {
             "/complete": ((1,), "u1"),
-            "/images/id": ((n,), text_dtype(list(self.ids))),
+            "/images/id": ((n,), text_dtype(self.ids)),
             "/images/sha256": ((n, 32), "u1"),
             "/images/bytes": ((n,), "<i8"),
             "/images/mtime_ns": ((n,), "<i8"),
@@ -125,7 +125,7 @@ class Contents:
         for name in self.targets:
             found[f"/targets/{name}/value"] = ((n,), "<f8")
         for name, column in self.labels.items():
-            found[f"/labels/{name}/value"] = ((n,), text_dtype(list(column)))
+            found[f"/labels/{name}/value"] = ((n,), text_dtype(column))
         return found
 
 
@@ -169,7 +169,10 @@ def check_shapes(outline: Outline, path: Path) -> None:
 
 def sha256_of_ids(values: Sequence[str]) -> str:
     """SHA-256 (hex) over the values in UTF-8, each followed by a zero byte."""
-    return hashlib.sha256(b"".join(value.encode() + b"\0" for value in values)).hexdigest()
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def check_name(name: str, what: str) -> str:

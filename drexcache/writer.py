@@ -25,7 +25,7 @@ from drexcache.cache import FeatureCache
 from drexcache.errors import DrexcacheError
 from drexcache.layout import DONE, FAILED, FAILURE_BYTES, Contents
 
-COMMIT_SECONDS = 2.0
+COMMIT_SECONDS, COMMIT_ROWS = 2.0, 1 << 15
 COPY_BYTES = 8 << 20
 
 
@@ -61,16 +61,17 @@ def writer_lock(path: Path) -> Iterator[None]:
 class CacheWriter:
     """Fills one partial file; use `start` to get one.
 
-    ``todo(block)`` tells which rows are not done; ``put`` writes rows, ``commit`` makes them count, ``finish``
-    publishes the file under its final name.
+    ``done(block)`` tells which rows are committed; ``put`` writes rows, ``commit`` makes them count, ``finish``
+    publishes the file. Features go to the file at once, the few bytes a row beside them with the next commit.
     """
 
     def __init__(self, partial: Path) -> None:
         self.cache = FeatureCache(partial)
         self.path = partial
         self._fd = os.open(partial, os.O_RDWR)
-        self._pending: list[tuple[str, np.ndarray]] = []
-        self._synced = time.monotonic()
+        self._waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # dataset -> rows, values
+        self._status: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # written when all else is on the disk
+        self._synced, self._uncommitted = time.monotonic(), 0
 
     def __enter__(self) -> CacheWriter:
         return self
@@ -91,34 +92,42 @@ class CacheWriter:
         values = np.ascontiguousarray(features, dtype=self.cache._extents[f"/blocks/{block}/features"].dtype)
         checks = np.fromiter((zlib.crc32(row) for row in values), dtype="<u4", count=len(values))
         self._write_rows(f"/blocks/{block}/features", rows, values)
-        self._write_rows(f"/blocks/{block}/crc32", rows, checks)
-        self._pending.append((block, rows))
+        self._waiting.setdefault(f"/blocks/{block}/crc32", []).append((rows, checks))
+        self._status.setdefault(f"/blocks/{block}/status", []).append((rows, np.full(len(rows), DONE, "u1")))
+        self._uncommitted += len(rows)
 
     def put_files(self, rows: np.ndarray, hashes: np.ndarray, stats: np.ndarray, failures: Sequence[str]) -> None:
         """Write what is known of these images' files: SHA-256 (k, 32), size and mtime (k, 2), "" or why unreadable."""
-        self._write_rows("/images/sha256", rows, np.ascontiguousarray(hashes, "u1"))
-        self._write_rows("/images/bytes", rows, np.ascontiguousarray(stats[:, 0], "<i8"))
-        self._write_rows("/images/mtime_ns", rows, np.ascontiguousarray(stats[:, 1], "<i8"))
         texts = [reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode() for reason in failures]
-        self._write_rows("/images/failure", rows, np.array(texts, dtype=f"S{FAILURE_BYTES}"))
+        known = {
+            "sha256": np.asarray(hashes, "u1"), "bytes": np.asarray(stats[:, 0], "<i8"),
+            "mtime_ns": np.asarray(stats[:, 1], "<i8"), "failure": np.array(texts, dtype=f"S{FAILURE_BYTES}"),
+        }  # fmt: skip
+        for name, values in known.items():
+            self._waiting.setdefault(f"/images/{name}", []).append((rows, values))
 
     def put_failed(self, block: str, rows: np.ndarray) -> None:
         """Mark these rows as failed in the block; a later run tries them again."""
-        self._write_rows(f"/blocks/{block}/status", rows, np.full(len(rows), FAILED, "u1"))
+        self._status.setdefault(f"/blocks/{block}/status", []).append((rows, np.full(len(rows), FAILED, "u1")))
 
     def tick(self) -> None:
-        """Commit when the last commit is some time ago."""
-        if time.monotonic() - self._synced > COMMIT_SECONDS:
+        """Commit when the last commit is some time, or very many rows, ago."""
+        if time.monotonic() - self._synced > COMMIT_SECONDS or self._uncommitted > COMMIT_ROWS:
             self.commit()
 
     def commit(self) -> None:
         """Make every row written so far count: the values reach the disk before the status that vouches for them."""
-        if self._pending:
+        self._write_waiting(self._waiting)
+        if self._status:
             _sync(self._fd)
-            for block, rows in self._pending:
-                self._write_rows(f"/blocks/{block}/status", rows, np.full(len(rows), DONE, "u1"))
-            self._pending.clear()
-        self._synced = time.monotonic()
+            self._write_waiting(self._status)
+        self._synced, self._uncommitted = time.monotonic(), 0
+
+    def _write_waiting(self, waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> None:
+        for name, parts in waiting.items():
+            rows, values = (np.concatenate(side) for side in zip(*parts, strict=True))
+            self._write_rows(name, rows, values)
+        waiting.clear()
 
     def finish(self, final: Path) -> None:
         """Write the checksums, mark the file complete and put it under its final name, replacing an older one."""
@@ -135,15 +144,14 @@ class CacheWriter:
     def _write_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         extent = self.cache._extents[name]
         for start, stop in _runs(rows):
-            self._pwrite(values[start:stop].tobytes() if values.dtype.kind == "S" else values[start:stop],
-                         extent.offset + int(rows[start]) * extent.row_bytes)  # fmt: skip
+            self._pwrite(values[start:stop], extent.offset + int(rows[start]) * extent.row_bytes)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes | np.ndarray) -> None:
         self._pwrite(data, self.cache._extents[name].offset)
 
     def _pwrite(self, data: bytes | np.ndarray, offset: int) -> None:
-        view = memoryview(data.data if isinstance(data, np.ndarray) else data).cast("B")
-        while len(view):
+        view = memoryview(data.reshape(-1).view("u1").data if isinstance(data, np.ndarray) else data)
+        while view:
             written = os.pwrite(self._fd, view, offset)
             view, offset = view[written:], offset + written
 
@@ -156,8 +164,8 @@ def start(
 ) -> tuple[CacheWriter, dict[Path, int]]:
     """The writer to fill for these contents, holding every row that ``sources`` can give. Call it under `writer_lock`.
 
-    Goes on in place where an interrupted run wanted the same contents; otherwise takes its rows over. A row is
-    taken if image id, file hash and the block's fingerprint agree and its checksum holds.
+    Goes on in place where an interrupted run wanted the same contents; otherwise takes its rows over: those whose
+    image id, file hash and block fingerprint agree and whose checksum holds.
 
     Parameters
     ----------
@@ -285,11 +293,12 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
 
 def _write_known(path: Path, contents: Contents) -> None:
     with CacheWriter(path) as writer:
-        known: dict[str, np.ndarray] = {"/images/id": np.array([i.encode() for i in contents.ids])}
-        known |= {f"/targets/{name}/value": np.asarray(t.values, "<f8") for name, t in contents.targets.items()}
-        known |= {f"/labels/{name}/value": np.array([v.encode() for v in c]) for name, c in contents.labels.items()}
-        for name, values in known.items():
-            writer._write(name, values.astype(writer.cache._extents[name].dtype).tobytes())
+        texts = {"/images/id": contents.ids} | {f"/labels/{name}/value": c for name, c in contents.labels.items()}
+        for name, column in texts.items():
+            dtype = writer.cache._extents[name].dtype
+            writer._write(name, np.fromiter((value.encode() for value in column), dtype, len(column)))
+        for name, target in contents.targets.items():
+            writer._write(f"/targets/{name}/value", np.ascontiguousarray(target.values, "<f8"))
         os.fsync(writer._fd)
 
 
@@ -309,7 +318,7 @@ def _same(old: Contents, new: Contents) -> bool:
 
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
     """Positions (start, stop) of stretches of consecutive row numbers."""
-    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    cuts = np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1
     edges = [0, *cuts.tolist(), len(rows)]
     yield from ((a, b) for a, b in itertools.pairwise(edges) if b > a)
 

@@ -177,7 +177,7 @@ def test_unreachable_weights_are_one_sentence_with_the_ways_out(
 
 
 def test_savoias_scores_are_about_what_was_measured(savoias: Path, tmp_path: Path) -> None:
-    """Thirty-three images of each category with the packaged weights; on all of them ridge reaches .84 to .89 inside one."""
+    """Thirty-three images of each category, packaged weights; on all images ridge reaches .84 to .89 inside one."""
     pytest.importorskip("onnx", reason="needs the packages of drexcache[demo]")
     caches = [tmp_path / f"{name}.h5" for name in ("Advertisement", "Objects", "Scenes")]
     for out in caches:

@@ -222,10 +222,9 @@ def test_flips_anywhere_in_a_partial_file_never_reach_the_result(
 
 def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -> None:
     images, out = draw(tmp_path / "pictures", 150), tmp_path / "c.h5"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "drexcache.cli", "extract", str(images), "-o", str(out), "--recipe", "classic", "--range", "0", "100"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    options = ["-o", str(out), "--recipe", "classic", "--range", "0", "100"]
+    command = [sys.executable, "-m", "drexcache.cli", "extract", str(images), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not any(committed(out).values()):
         time.sleep(0.05)
     asked = time.monotonic()
@@ -235,7 +234,7 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -
     assert time.monotonic() - asked < 5  # a tenth of a second on a quiet machine, and then the interpreter's own end
     assert len(said) == 1 and process.wait(timeout=20) == 130
     before = committed(out)["cues"]
-    result = subprocess.run(process.args, stderr=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
     assert f"{150 - len(before)} computed, {len(before)} already there" in result.stderr
 
 

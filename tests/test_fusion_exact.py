@@ -135,6 +135,7 @@ def test_size_and_default_settings_are_the_papers() -> None:
         "weight_decay": 0.01,
         "epochs": 10,
         "batch_size": 16,
+        "min_steps": 0,
         "clip": 1.0,
         "ema": 0.999,
         "ema_horizon": None,
