@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from conftest import draw, tiny_recipe
 from PIL import Image
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
-from drexcache.features import extract
+from drexcache.features import extract, planning
 from drexcache.features.backbones import Backbone
 from drexcache.recipes import Recipe
 
@@ -277,3 +278,27 @@ def test_timm_version_is_in_the_provenance(pictures: Path, tiny: Recipe, tmp_pat
     extract(read_images(pictures), tiny, tmp_path / "c.h5", say=quiet)
     entry = open_cache(tmp_path / "c.h5").blocks["vit"].provenance[0]
     assert entry["timm"] == timm.__version__ and entry["device"] == "cpu"
+
+
+def test_another_library_version_is_tried_on_one_row_before_old_rows_are_kept(
+    tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = draw(tmp_path / "pictures", 5), tmp_path / "c.h5"
+    extract(read_images(images), tiny, out, say=quiet)
+    draw(images, 1, start=5)
+    before = out.read_bytes()
+    monkeypatch.setattr(planning, "version", lambda package: "99.0" if package == "timm" else version(package))
+
+    original = Backbone.__call__
+    with monkeypatch.context() as other:
+        other.setattr(Backbone, "__call__", lambda self, pixels: original(self, pixels) * 1.01)
+        with pytest.raises(
+            DrexcacheError, match=r"000.png computed again differs by .* of its scale \(timm: .* -> 99.0\)"
+        ):
+            extract(read_images(images), tiny, out, say=quiet)
+    assert out.read_bytes() == before
+
+    said: list[str] = []
+    assert extract(read_images(images), tiny, out, say=said.append).computed == 1
+    assert sum("one computed again agrees to" in line for line in said) == 2
+    assert [entry["timm"] for entry in open_cache(out).blocks["vit"].provenance] == [timm.__version__, "99.0"]

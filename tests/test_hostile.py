@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +147,49 @@ def test_every_truncation_is_refused_or_found(good: Path, tmp_path: Path) -> Non
         path.write_bytes(data[:length])
         with pytest.raises(DrexcacheError):
             open_cache(path)
+
+
+DTYPES = st.sampled_from(["u1", "<i8", "<u4", "<f8", "<f4", ">f4", "S3", "S90000", "?", "<c8"])
+SHAPES = st.lists(st.sampled_from([0, 1, 4, 5, 14, 1000, 1 << 20, 1 << 45]), max_size=3).map(tuple)
+VALUES = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.floats(), st.binary(min_size=1, max_size=200), st.text(max_size=20),
+    st.sampled_from([b"[" * 5000, b"{}", b"[{}]", b'{"taps": 3}', b"[1e999]", b"\xff\xfe", b"[-1]", b"null"]),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_other_structure_is_refused_in_a_sentence_and_little_memory(
+    good: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "structure.h5"
+    path.write_bytes(good.read_bytes())
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        names: list[str] = []
+        file.visit(names.append)
+        for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
+            if name not in file:
+                continue
+            # what not even HDF5 takes leaves the dataset or the attribute missing
+            with contextlib.suppress(ValueError, TypeError, OSError, OverflowError):
+                if isinstance(file[name], h5py.Dataset):
+                    chunked = {"chunks": True} if data.draw(st.booleans()) else {}
+                    replace_dataset(file, name, shape=data.draw(SHAPES), dtype=data.draw(DTYPES), **chunked)
+                elif len(file[name].attrs):
+                    value = data.draw(VALUES)
+                    key = data.draw(st.sampled_from(sorted(file[name].attrs)))
+                    file[name].attrs[key] = np.bytes_(value) if isinstance(value, bytes) else value
+    tracemalloc.start()
+    try:
+        cache = open_cache(path)
+        cache.info()
+        cache.verify()
+        cache.matrix()
+    except DrexcacheError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    finally:
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        tracemalloc.stop()
 
 
 @settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
