@@ -16,6 +16,7 @@ from tqdm import tqdm
 from drexcache import writer as cache_writer
 from drexcache.cache import FeatureCache
 from drexcache.features.backbones import Backbone, resolve_device
+from drexcache.features.memory import keep_freed_memory
 from drexcache.features.planning import current_files, refuse_conflicts, wanted_contents
 from drexcache.features.probe import probe
 from drexcache.features.reading import ReadImage, read_ahead
@@ -76,6 +77,8 @@ def extract(
     """
     started, out = time.monotonic(), Path(out)
     where = resolve_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     source = weights or recipe.weights
     for block in recipe.blocks:
         if not block.is_classic:
