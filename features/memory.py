@@ -13,8 +13,7 @@ def keep_freed_memory() -> bool:
 
     A convolutional network frees and takes hundreds of megabytes per batch. glibc returns blocks of that size to the
     system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
-    (benchmarks/results/allocator.txt). Returns
-    whether the C library took the advice; others than glibc are left alone.
+    (benchmarks/results/allocator.txt). Returns whether the C library took the advice; others than glibc are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
