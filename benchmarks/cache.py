@@ -151,6 +151,7 @@ def reading(path: Path, naive: Path, rows: int, batches: int) -> None:
 
 
 def opening(path: Path, rows: int) -> None:
+    """Time to open a cache, and to open it and say what it holds."""
     opened, informed = best(lambda: open_cache(path), lambda: open_cache(path).info(), times=5)
     print(f"open {rows:,} rows: {1e3 * opened:.0f} ms; open and info: {1e3 * informed:.0f} ms (goal < 1000 each)")
 
@@ -175,6 +176,7 @@ def halving(folder: Path) -> None:
 
 
 def main() -> None:
+    """Run every part and print its ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=1056, help="of the cache of --rows")

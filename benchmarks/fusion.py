@@ -145,6 +145,7 @@ def together(X: np.ndarray, y: np.ndarray, count: int, epochs: int, device: str)
 
 
 def main() -> None:
+    """Time the plain loop and ours and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--together", type=int, default=0, metavar="K")

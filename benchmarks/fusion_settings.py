@@ -34,6 +34,7 @@ SETTINGS = {
 
 
 def main() -> None:
+    """Train every setting in every fold and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="+")
     arguments = parser.parse_args()

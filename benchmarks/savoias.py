@@ -38,6 +38,7 @@ def run(savoias: Path, work: Path, *arguments: str) -> None:
 
 
 def main() -> None:
+    """Extract the three categories, evaluate, compare; print every command with its output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("savoias", type=Path)
     parser.add_argument("--work", type=Path, default=Path("savoias-work"))

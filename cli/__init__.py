@@ -84,3 +84,18 @@ def main() -> None:
 def say(line: str) -> None:
     """A line for the person at the terminal; standard output is kept for results."""
     click.echo(line, err=True)
+
+
+def make_room_for(out: str) -> None:
+    """Make the output's folder before the work, so that a mistake in its name costs none."""
+    from pathlib import Path
+
+    from drexcache.errors import DrexcacheError
+
+    folder = Path(out).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrexcacheError(f"{out}: its folder cannot be made ({error.strerror or error})") from error
+    if not os.access(folder, os.W_OK):
+        raise DrexcacheError(f"{out}: its folder cannot be written to; choose another")

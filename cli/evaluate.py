@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli import say
+from drexcache.cli import make_room_for, say
 from drexcache.cli.progress import step_bar
 
 
@@ -59,6 +59,7 @@ def command(
     from drexcache.studies import evaluate
     from drexcache.studies.predictions import predictions_beside
 
+    make_room_for(out)
     paths = list(dict.fromkeys((*caches, *train, *test)))
     if not paths:
         raise DrexcacheError("no cache given; name one or more .h5 files")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli import say
+from drexcache.cli import make_room_for, say
 
 
 @click.command("predict")
@@ -25,6 +25,7 @@ def command(model: str, images: str, out: str, weights: str | None, device: str,
     from drexcache.features import predict
     from drexcache.model import load_model
 
+    make_room_for(out)
     loaded = load_model(model)
     prediction, failures = predict(loaded, images, weights=weights, device=device, say=say)
     prediction.to_csv(out)

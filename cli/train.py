@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli import say
+from drexcache.cli import make_room_for, say
 
 
 @click.command("train")
@@ -32,6 +32,7 @@ def command(
     from drexcache.cache import open_cache
     from drexcache.model import train_model
 
+    make_room_for(out)
     opened = open_cache(cache)
     columns = blocks or tuple(opened.blocks)
     matrix = opened.matrix(columns, target)

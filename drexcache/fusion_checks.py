@@ -20,6 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def require_finite(name: str, values: np.ndarray) -> None:
+    """Raise ValueError that names the first rows of values (n, d) with a NaN or an infinity."""
     if np.isfinite(values.sum(dtype=np.float64)):  # quick; a NaN or infinity anywhere would show
         return
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))

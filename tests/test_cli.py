@@ -135,6 +135,9 @@ def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
         "train", cache, "-r", "ridge", "--split", "split=dev", "-o", tmp_path / "m"
     )
     assert "not a drexcache model file" in error("predict", tmp_path / "text.h5", images, "-o", tmp_path / "p.csv")
+    (tmp_path / "file").write_text("in the way")
+    for work in (("evaluate", cache, "-r", "ridge"), ("train", cache, "-r", "ridge")):
+        assert "its folder cannot be made" in error(*work, "-o", tmp_path / "file" / "out")
     assert "no cache given" in error("evaluate", "-r", "ridge", "-o", tmp_path / "s.csv")
     assert "expected I/N" in run("extract", images, "-o", out, "--shard", "5/2", code=2).output
     assert "device" in error(
