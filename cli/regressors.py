@@ -6,14 +6,29 @@ import click
 
 
 @click.command("regressors")
-def command() -> None:
-    """List the regressors that train and evaluate take by name.
+@click.option("--json", "as_json", is_flag=True, help="As JSON: name, description and search space")
+def command(as_json: bool) -> None:
+    """List the regressors that train, evaluate and search take by name, with what a search may set.
+
+    Any other regressor that follows scikit-learn's contract is taken by its import path, such as
+    -r xgboost.XGBRegressor or -r mypackage.models:MyRegressor.
 
     \b
     drexcache regressors
+    drexcache regressors --json
     """
-    from tabulate import tabulate
+    import json
+    from dataclasses import asdict
 
-    from drexcache.estimators import describe_regressors
+    from drexcache.estimators import describe_regressors, search_space
 
-    click.echo(tabulate(list(describe_regressors().items()), headers=["regressor", "what it is"]))
+    described = describe_regressors()
+    if as_json:
+        spaces = {name: {key: asdict(space) for key, space in search_space(name).items()} for name in described}
+        listed = [{"name": name, "what": line, "space": spaces[name]} for name, line in described.items()]
+        click.echo(json.dumps(listed, indent=2))
+        return
+    for name, line in described.items():
+        click.echo(f"{name:<17} {line}")
+        for key, space in search_space(name).items():
+            click.echo(f"{'':<17}   {key}: {space}")

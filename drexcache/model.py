@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import skops.io
 from safetensors.numpy import save
 
 from drexcache.cache import FeatureCache
 from drexcache.errors import DrexcacheError
 from drexcache.fusion import AttentionFusionRegressor
+from drexcache.fusion_log import write_log
 from drexcache.layout import StoredBlock, block_from_attributes, differences, stored_block_attributes
 from drexcache.matrix import FeatureMatrix
+from drexcache.rated_rows import rated_rows
+from drexcache.saving import dump_estimator, load_estimator
 
 VERSION = 1
 
@@ -114,7 +116,7 @@ class Model:
         if isinstance(self.estimator, AttentionFusionRegressor):
             tensors, state = self.estimator.get_state()
         else:
-            tensors, state = {"skops": np.frombuffer(skops.io.dumps(self.estimator), dtype="u1")}, None
+            tensors, state = {"skops": np.frombuffer(dump_estimator(self.estimator), dtype="u1")}, None
         fields = {
             "version": VERSION, "drexcache": version("drexcache"), "regressor": self.regressor, "state": state,
             "columns": list(self.columns), "target": self.target, "low": self.low, "high": self.high,
@@ -178,44 +180,56 @@ def load_model(path: str | Path) -> Model:
 def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, path: Path) -> Any:
     if state is not None:
         return AttentionFusionRegressor.from_state(tensors, state)
-    data = tensors["skops"].tobytes()
     try:
-        if foreign := skops.io.get_untrusted_types(data=data):
-            raise DrexcacheError(f"{path}: holds {foreign[0]}, which a drexcache model never holds; refused")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # another scikit-learn wrote it: say so in one sentence
-            return skops.io.loads(data, trusted=[])
-    except DrexcacheError:
-        raise
+        return load_estimator(tensors["skops"].tobytes())
+    except DrexcacheError as error:
+        raise DrexcacheError(f"{path}: {error}") from error
     except Exception as error:  # skops raises whatever the damage leads to
         raise DrexcacheError(f"{path}: the regressor inside cannot be read here ({error})") from error
 
 
+def _is_made_of(value: Any) -> bool:
+    """Whether a parameter is an estimator or a list of them, whose own settings have paths of their own."""
+    return isinstance(value, list) or hasattr(value, "get_params")
+
+
 def train_model(
-    regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int
-) -> Model:
+    regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
+    *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
+) -> Model:  # fmt: skip
     """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
+
+    settings : the regressor's own parameters, by default its own. log : a CSV for a fusion head's epochs.
 
     Raises
     ------
-    DrexcacheError : no target, fewer than two rated images, an unknown regressor, or what the regressor refuses.
+    DrexcacheError : no target, fewer than two rated images, NaN or infinite values (of which images), an unknown
+        regressor or setting, a log of a regressor that has none, or what the regressor refuses.
     """
     from drexcache.estimators import make_regressor
+    from drexcache.import_path import is_import_path
 
-    rated = matrix.rows(np.isfinite(matrix.y))
+    rated = rated_rows(matrix, str(cache.path))
     if len(rated) < 2:
         raise DrexcacheError(f"{cache.path}: {len(rated)} rated images with features; training needs at least 2")
+    estimator = make_regressor(regressor, rated, seed, settings)
+    is_fusion = isinstance(estimator, AttentionFusionRegressor)
+    if log is not None and not is_fusion:
+        raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
+    if is_fusion:
+        estimator.set_params(verbose=True)  # a bar, where there is a terminal
+    elif is_import_path(regressor):
+        dump_estimator(estimator)  # one that cannot be saved is refused before the training, not after
     try:
-        estimator = make_regressor(regressor, rated, seed)
-        if "verbose" in estimator.get_params():
-            estimator.set_params(verbose=True)  # a bar, where there is a terminal
         estimator.fit(rated.X, rated.y)
     except ValueError as error:
-        raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {error}") from error
+        raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
+    if log is not None:
+        write_log(estimator, log)
     names = dict.fromkeys(name.split("/")[0] for name in columns)
     trained = {
         "dataset": matrix.dataset, "images": len(rated), "seed": seed, "cache": cache.path.name,
-        "settings": {key: repr(value) for key, value in estimator.get_params().items() if key.islower()},
+        "settings": {key: repr(value) for key, value in estimator.get_params().items() if not _is_made_of(value)},
         "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
     }  # fmt: skip
     return Model(
