@@ -7,6 +7,7 @@ import json
 import click
 
 from drexcache.cli import OneSentence, say
+from drexcache.cli.images import RATING_HELP, rater_options
 
 
 @click.group("cache", cls=OneSentence)
@@ -41,8 +42,10 @@ def info(cache: str, as_json: bool) -> None:
     click.echo(tabulate(rows, headers=headers))
     for name, target in found["targets"].items():
         declared = "" if target["declared"] else " (only observed: declare it with --range)"
+        known = target["reliability"]
+        agreement = "" if known is None else f", reliability {known:.3f} ({target['reliability_from']})"
         click.echo(f"target {name}: {target['rated']} rated, range {target['low']:g} to {target['high']:g}{declared}, "
-                   f"higher is {target['higher_is']}")  # fmt: skip
+                   f"higher is {target['higher_is']}{agreement}")  # fmt: skip
     for name, counts in found["labels"].items():
         click.echo(f"label {name}: " + ", ".join(f"{value or '(none)'} {count}" for value, count in counts.items()))
     for image, reason in list(found["failures"].items())[:10]:
@@ -108,12 +111,14 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.option("--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take")
 @click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True)
 @click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]")
-@click.option("--rating-column", metavar="NAME", help="Column of ratings [default: guessed, and said]")
+@click.option("--rating-column", metavar="NAME", help=RATING_HELP)
+@rater_options
 @click.option("--replace", "replace_target", is_flag=True, help="Replace a target of that name")
 @click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one")
 def rate(
     cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, higher_is: str,
-    image_column: str | None, rating_column: str | None, replace_target: bool, allow_unmatched: bool,
+    image_column: str | None, rating_column: str | None, rater_column: str | None, error_column: str | None,
+    raters: int | None, replace_target: bool, allow_unmatched: bool,
 ) -> None:  # fmt: skip
     """Add a target from a file of ratings to a cache, without touching its features.
 
@@ -123,9 +128,12 @@ def rate(
     from drexcache.cache_changes import rate as add
     from drexcache.ratings import Columns
 
+    columns = Columns(
+        image=image_column, rating=rating_column, rater=rater_column, error=error_column, error_raters=raters
+    )
     notes = add(
         cache, ratings, target, value_range=value_range, higher_is=higher_is, replace_target=replace_target,
-        allow_unmatched=allow_unmatched, columns=Columns(image=image_column, rating=rating_column),
+        allow_unmatched=allow_unmatched, columns=columns,
     )  # fmt: skip
     for note in notes:
         say(note)

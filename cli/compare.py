@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import click
 
+from drexcache.cli.tables import format_option, metric_option
+
 
 @click.command("compare")
 @click.argument("scores", nargs=-1, required=True, type=click.Path())
-@click.option("--metric", default="pearson", show_default=True, help="Metric to compare by")
+@metric_option
+@click.option("--against", metavar="REGRESSOR", help="Compare only with this one [default: every two]")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
-def command(scores: tuple[str, ...], metric: str, match: bool) -> None:
+@click.option("-o", "--out", type=click.Path(dir_okay=False), help="Also write the pairs to this CSV")
+@format_option
+def command(scores: tuple[str, ...], metric: str, against: str | None, match: bool, out: str | None, form: str) -> None:
     """Say which of the evaluated regressors differ on the same images, and which only by noise.
 
     \b
     drexcache compare scores.csv
+    drexcache compare monday.csv friday.csv --against ridge
     """
+    from drexcache.cli import make_room_for
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
     from drexcache.studies.predictions import Predictions, predictions_beside
 
+    if out:
+        make_room_for(out)
     files = {path: Predictions.read_csv(predictions_beside(path)) for path in scores}
-    click.echo(compare(join(files), metric, match=match).markdown())
+    comparison = compare(join(files), metric, against=against, match=match)
+    if out:
+        comparison.to_csv(out)
+    click.echo(comparison.latex() if form == "latex" else comparison.markdown())

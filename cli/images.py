@@ -8,14 +8,21 @@ from typing import Any
 import click
 
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
+RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and said]"
+RATER_OPTIONS = (  # of cache rate, too
+    click.option("--rater-column", metavar="NAME", help="Column of raters, where a line is one rater's rating"),
+    click.option("--error-column", metavar="NAME", help="Column of the ratings' standard errors"),
+    click.option("--raters", type=click.IntRange(2), help="The error column is the deviation of so many raters"),
+)
 OPTIONS = (
     click.option("--ratings", type=click.Path(), help="CSV, text or xlsx [default: what the layout brings]"),
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),
     click.option("--dataset", help="Name of the dataset [default: the folder's]"),
     click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]"),
-    click.option("--rating-column", metavar="NAME", help="Column of ratings [default: guessed, and said]"),
+    click.option("--rating-column", metavar="NAME", help=RATING_HELP),
     click.option("--split-column", metavar="NAME", help="Column of splits [default: guessed, and said]"),
     click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column to keep as a label"),
+    *RATER_OPTIONS,
     click.option(
         "--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take"
     ),
@@ -29,5 +36,12 @@ OPTIONS = (
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; it passes them on to `read_images`."""
     for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def rater_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how reliable ratings are."""
+    for option in reversed(RATER_OPTIONS):
         command = option(command)
     return command

@@ -23,6 +23,7 @@ from drexcache.layout import (
     block_from_attributes,
     check_shapes,
     children,
+    target_from_attributes,
 )
 from drexcache.matching import Target
 from drexcache.matrix import FeatureMatrix
@@ -136,16 +137,9 @@ class FeatureCache:
         """Target name -> its values (n,) in its own range, NaN where an image has none."""
         found = {}
         for name in self._children("/targets"):
-            a = self._attributes[f"/targets/{name}"]
-            values = self._read(f"/targets/{name}/value")
-            try:
-                low, high = float(a["low"]), float(a["high"])
-                target = Target(name, values, low, high, str(a["higher_is"]), bool(a["declared"]))
-            except (KeyError, ValueError, TypeError) as error:
-                raise DrexcacheError(
-                    f"{self.path}: /targets/{name}: attribute missing or malformed ({error})"
-                ) from error
-            found[name] = target
+            here = f"/targets/{name}"
+            values = self._read(f"{here}/value")
+            found[name] = target_from_attributes(name, values, self._attributes[here], f"{self.path}: {here}")
         return found
 
     @cached_property
@@ -248,6 +242,7 @@ class FeatureCache:
             fingerprints={name: self.blocks[name].fingerprint for name in columns},
             hashes=hashes,
             labels={name: [column[row] for row in rows] for name, column in self.labels.items()},
+            noise=target.noise() if target else None,
         )  # fmt: skip
 
     def _load(self, block: str, done: np.ndarray, out: np.ndarray) -> None:

@@ -71,5 +71,6 @@ def _of_target(target: Target) -> dict[str, Any]:
     return {
         "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
         "declared": target.declared, "mean": float(rated.mean()) if len(rated) else None,
-        "std": float(rated.std()) if len(rated) else None,
+        "std": float(rated.std()) if len(rated) else None, "reliability": target.reliability,
+        "reliability_from": target.reliability_from,
     }  # fmt: skip

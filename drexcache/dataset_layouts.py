@@ -23,10 +23,12 @@ from drexcache.ratings import (
 
 LAYOUTS = ("auto", "folder", "ic9600", "savoias")
 _COLUMN_OPTIONS = {  # those that a layout's ratings have a use for
-    "folder": ("--image-column", "--rating-column", "--split-column", "--group-column"),
+    "folder": (
+        "--image-column", "--rating-column", "--split-column", "--group-column", "--rater-column", "--error-column",
+    ),
     "ic9600": (),
     "savoias": ("--rating-column",),
-}
+}  # fmt: skip
 _TEXTS = (".csv", ".tsv", ".txt", ".xlsx", ".md", ".json")  # left out without a word
 
 Files = dict[str, ImageFile]  # by path relative to a root, in the order of the paths' bytes

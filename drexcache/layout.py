@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,7 @@ class Contents:
         for block in self.blocks.values():
             found[f"/blocks/{block.name}"] = stored_block_attributes(block)
         for name, target in self.targets.items():
-            found[f"/targets/{name}"] = {
-                "type": "target", "version": 1, "low": float(target.low), "high": float(target.high),
-                "higher_is": target.higher_is, "declared": int(target.declared),
-                "sha256": hashlib.sha256(np.asarray(target.values, "<f8").tobytes()).hexdigest(),
-            }  # fmt: skip
+            found[f"/targets/{name}"] = target_attributes(target)
         for name, column in self.labels.items():
             found[f"/labels/{name}"] = {"type": "label", "version": 1, "sha256": sha256_of_ids(column)}
         return found
@@ -182,6 +178,38 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def target_attributes(target: Target) -> dict[str, Any]:
+    """A target's description as plain attributes; `target_from_attributes` reads it back."""
+    found = {
+        "type": "target", "version": 1, "low": float(target.low), "high": float(target.high),
+        "higher_is": target.higher_is, "declared": int(target.declared),
+        "sha256": hashlib.sha256(np.asarray(target.values, "<f8").tobytes()).hexdigest(),
+    }  # fmt: skip
+    if target.reliability is not None:
+        found |= {"reliability": float(target.reliability), "reliability_from": target.reliability_from}
+    return found
+
+
+def target_from_attributes(name: str, values: np.ndarray, attributes: Mapping[str, Any], where: str) -> Target:
+    """A target from its values (n,) and its group's attributes, each checked.
+
+    Raises
+    ------
+    DrexcacheError : a missing or malformed attribute.
+    """
+    try:
+        low, high = float(attributes["low"]), float(attributes["high"])
+        target = Target(name, values, low, high, str(attributes["higher_is"]), bool(attributes["declared"]))
+        if "reliability" not in attributes:
+            return target
+        reliability = float(attributes["reliability"])
+        if not 0 <= reliability <= 1:
+            raise ValueError(f"reliability {reliability:g} is not between 0 and 1")
+    except (KeyError, ValueError, TypeError) as error:
+        raise DrexcacheError(f"{where}: attribute missing or malformed ({error})") from error
+    return replace(target, reliability=reliability, reliability_from=str(attributes.get("reliability_from", "")))
+
+
 def stored_block_attributes(block: StoredBlock) -> dict[str, Any]:
     """A block's description as plain attributes; `block_from_attributes` reads it back."""
     return {
@@ -205,7 +233,7 @@ def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str)
         definition = json.loads(attributes["definition"])
         dims = tuple(int(dim) for dim in json.loads(attributes["dims"]))
         provenance = tuple(dict(entry) for entry in json.loads(attributes["provenance"]))
-        fingerprint = attributes["fingerprint"]
+        fingerprint = str(attributes["fingerprint"])
         definition["taps"] = [_without_none(tap) for tap in definition["taps"]]
         weights = str(attributes["weights_sha256"]), str(attributes["weights_source"])
         numerics = int(attributes.get("numerics", 1))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from drexcache.errors import DrexcacheError
+from drexcache.raters import ceiling, from_errors, split_half
 from drexcache.ratings import Ratings
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -22,6 +23,8 @@ class Target:
     values : float64 (n,), NaN where an image has no rating.
     low, high : the range that ratings can take; where declared is False, only the lowest and highest seen.
     higher_is : "more" or "less" of what is rated.
+    reliability : of the values, 0 to 1 (see `drexcache.raters`), None where it is not known.
+    reliability_from : how it was found, such as "split halves of 12 raters".
     """
 
     name: str
@@ -30,6 +33,8 @@ class Target:
     high: float
     higher_is: str = "more"
     declared: bool = True
+    reliability: float | None = None
+    reliability_from: str = ""
 
     def unit(self) -> np.ndarray:
         """The values on [0, 1] by the range, 1 the most of what is rated; NaN where an image has no rating.
@@ -39,6 +44,15 @@ class Target:
         """
         unit = (np.asarray(self.values, dtype=np.float64) - self.low) / (self.high - self.low)
         return unit if self.higher_is == "more" else 1.0 - unit
+
+    def noise(self) -> float | None:
+        """Variance of the errors of rating, in the unit of `unit`; None where the reliability is not known.
+
+        >>> Target("ease", np.array([1.0, 5.0]), 1.0, 5.0, reliability=0.75).noise()
+        0.125
+        """
+        rated = self.unit()[np.isfinite(self.values)]
+        return None if self.reliability is None else float((1 - self.reliability) * np.var(rated, ddof=1))
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,13 @@ def match_ratings(
         if image in first and math.isnan(value)
     ]
     twice = [image for image in ids if len(rows.get(image, ())) > 1]
-    _refuse(ratings.source, problems, twice, allow_unmatched)
+    _refuse(ratings.source, problems, twice, len(ids), allow_unmatched)
     if np.isnan(values).all():
         raise DrexcacheError(
             f"{ratings.source}: no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}"
         )
     rated = _target(target, values, value_range, higher_is, ids=ids, source=ratings.source)
+    rated = _with_reliability(rated, ratings, [first[image] for image in ids if image in first])
     labels = {
         name: tuple(column[first[image]] if image in first else "" for image in ids)
         for name, column in ratings.labels.items()
@@ -166,6 +181,13 @@ def _spellings(name: str, kind: str = "") -> list[tuple[str, str]]:
 def _notes(rated: Target, accepted: dict[str, list[str]], problems: dict[str, list[str]]) -> list[str]:
     notes = [f"{what}: {counted(names)}" for what, names in accepted.items() if names]
     notes += [f"{what}, as allowed: {counted(names)}" for what, names in problems.items() if names]
+    if rated.reliability_from and rated.reliability is None:
+        notes.append("how far ratings agree cannot be told: it takes 10 images with two ratings or an error each")
+    if rated.reliability is not None:
+        notes.append(
+            f"reliability {rated.reliability:.3f} ({rated.reliability_from}): predictions cannot be expected to "
+            f"correlate above {ceiling(rated.reliability):.3f}"
+        )
     if not rated.declared:
         notes.append(
             f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {rated.low:g}..{rated.high:g} stands "
@@ -183,9 +205,10 @@ def _number(text: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _refuse(source: str, problems: dict[str, list[str]], twice: list[str], allow_unmatched: bool) -> None:
+def _refuse(source: str, problems: dict[str, list[str]], twice: list[str], images: int, allow_unmatched: bool) -> None:
     """One sentence on all that is wrong, unless it is allowed; two ratings of one image never are."""
-    wrong = [f"images rated more than once: {counted(twice)}"] if twice else []
+    hint = " (by several raters? name --rater-column)" if len(twice) > images / 2 else ""
+    wrong = [f"images rated more than once{hint}: {counted(twice)}"] if twice else []
     if not allow_unmatched:
         wrong += [f"{what}: {counted(names)}" for what, names in problems.items() if names]
     if wrong:
@@ -193,6 +216,32 @@ def _refuse(source: str, problems: dict[str, list[str]], twice: list[str], allow
         if len(wrong) > bool(twice):
             advice += f", or go on without {'the others' if twice else 'them'} by --allow-unmatched"
         raise DrexcacheError(f"{source}: {'; '.join(wrong)}; {advice}")
+
+
+def _with_reliability(target: Target, ratings: Ratings, rows: list[int]) -> Target:
+    """The target with the reliability of the rows that found their image, where the file tells it."""
+    if ratings.by_rater is not None:
+        table = ratings.by_rater[rows]
+        outside = np.isfinite(table) & ((table < target.low) | (table > target.high)) & target.declared
+        if outside.any():
+            row, rater = (int(at) for at in np.argwhere(outside)[0])
+            raise DrexcacheError(
+                f"{ratings.source}: ratings of single raters outside of the declared range {target.low:g}.."
+                f"{target.high:g}: {ratings.names[rows[row]]} = {table[row, rater]:g}"
+            )
+        return replace(target, reliability=split_half(table), reliability_from=_raters(table))
+    if ratings.errors is not None:
+        values = np.array([_number(ratings.scores[row]) for row in rows])
+        known = from_errors(values, ratings.errors[rows])
+        return replace(target, reliability=known, reliability_from="standard errors of the ratings")
+    return target
+
+
+def _raters(table: np.ndarray) -> str:
+    """How many raters a table (n, raters) has."""
+    counts = np.isfinite(table).sum(1)
+    each = f"{counts.min()} to {counts.max()} for each image" if counts.min() < table.shape[1] else "all rated all"
+    return f"split halves of {table.shape[1]} raters, {each}"
 
 
 def _target(

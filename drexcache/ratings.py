@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import openpyxl
 
+from drexcache import raters
 from drexcache.errors import DrexcacheError
+from drexcache.raters import Floats
 
 # Column names that are understood without being told (see _plain). For images and splits the first that is
 # there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
@@ -31,21 +36,31 @@ _OPTIONS = {
     "ratings": "--rating-column",
     "splits": "--split-column",
     "groups": "--group-column",
+    "raters": "--rater-column",
+    "errors": "--error-column",
 }
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table to read; None leaves it to common names ("file", "rating", "split", ...)."""
+    """Which columns of a table to read; None leaves it to common names ("file", "rating", "split", ...).
+
+    rating : may be a pattern such as "rater_*" that fits several columns, one per rater.
+    rater : who rated, where each line is one rater's rating of an image.
+    error : each rating's standard error or, with error_raters, the deviation of so many raters.
+    """
 
     image: str | None = None
     rating: str | None = None
     split: str | None = None
     groups: tuple[str, ...] = ()
+    rater: str | None = None
+    error: str | None = None
+    error_raters: int | None = None
 
     def given(self) -> dict[str, object]:
         """The options that were given, by their name on the command line."""
-        values = (self.image, self.rating, self.split, self.groups)
+        values = (self.image, self.rating, self.split, self.groups, self.rater, self.error)
         return {name: value for name, value in zip(_OPTIONS.values(), values, strict=True) if value}
 
 
@@ -54,6 +69,8 @@ class Ratings:
     """What a file of ratings says, row by row, before it is matched to images.
 
     source : the file, for messages. names, scores : (rows,) as written. labels : column -> (rows,) texts.
+    by_rater : (rows, raters) ratings, NaN where missing, whose means the scores are; or None.
+    errors : (rows,) standard errors of the scores, NaN where missing; or None.
     """
 
     source: str
@@ -61,6 +78,8 @@ class Ratings:
     scores: tuple[str, ...]
     labels: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
+    by_rater: Floats | None = field(default=None, repr=False, compare=False)
+    errors: Floats | None = field(default=None, repr=False, compare=False)
 
 
 def read_ratings(path: str | PathLike[str], columns: Columns = Columns()) -> Ratings:
@@ -89,21 +108,64 @@ def parse_ratings(data: bytes, source: str, columns: Columns) -> Ratings:
     if columns.split not in (None, "split") and "split" in columns.groups:
         raise DrexcacheError(f"{source}: splits from {columns.split!r} and the group column 'split' would share a name")
     image_at = _column(header, columns.image, IMAGE_COLUMNS, source, "image names")
-    rating_at = _column(header, columns.rating, RATING_COLUMNS, source, "ratings")
+    ratings_at = _rating_columns(header, columns.rating, source)
     labels = {name: _column(header, name, (), source, "groups") for name in columns.groups}
-    chosen = [(columns.image, image_at, "image names"), (columns.rating, rating_at, "ratings")]
+    chosen = [(columns.image, image_at, "image names"), (columns.rating, ratings_at[0], "ratings")]
     if columns.split is not None or any(_plain(name) in SPLIT_COLUMNS for name in header):
         labels["split"] = _column(header, columns.split, SPLIT_COLUMNS, source, "splits")
         chosen.append((columns.split, labels["split"], "splits"))
     guessed = [f"{what} from column {header[at]!r}" for told, at, what in chosen if told is None]
     cells = list(zip(*rows, strict=True))
-    return Ratings(
+    found = Ratings(
         source,
         cells[image_at],
-        cells[rating_at],
+        cells[ratings_at[0]],
         {name: cells[at] for name, at in labels.items()},
         (f"{source}: guessed {', '.join(guessed)}",) if guessed else (),
     )
+    return _agreement(found, header, cells, columns, ratings_at)
+
+
+def _rating_columns(header: list[str], told: str | None, source: str) -> list[int]:
+    """Where the ratings stand: in one column, or in all that a pattern fits, one per rater."""
+    fits = [at for at, name in enumerate(header) if told is not None and fnmatchcase(name, told)]
+    if told in header or len(fits) < 2:
+        return [_column(header, told, RATING_COLUMNS, source, "ratings")]
+    return fits
+
+
+def _agreement(
+    found: Ratings, header: list[str], cells: list[tuple[str, ...]], columns: Columns, ratings_at: list[int]
+) -> Ratings:
+    """The ratings with what the table says of several raters or of the ratings' errors."""
+    source = found.source
+    if (columns.rater is not None) + (columns.error is not None) + (len(ratings_at) > 1) > 1:
+        raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")
+    if columns.error_raters is not None and columns.error is None:
+        raise DrexcacheError(f"{source}: --raters says of how many raters --error-column is the deviation; give both")
+    if columns.error is not None:
+        texts = cells[_column(header, columns.error, (), source, "errors")]
+        values = [
+            raters.number(text, f"error of {name}", source) for name, text in zip(found.names, texts, strict=True)
+        ]
+        errors = np.array(values) / math.sqrt(columns.error_raters or 1)
+        if (errors < 0).any():
+            raise DrexcacheError(f"{source}: column {columns.error!r}: errors of ratings cannot be negative")
+        return replace(found, errors=errors)
+    if len(ratings_at) > 1:
+        rows = [
+            [raters.number(cells[at][row], f"{header[at]} of image {name}", source) for at in ratings_at]
+            for row, name in enumerate(found.names)
+        ]
+        table = np.array(rows)
+        return replace(found, scores=raters.means(table), by_rater=table)
+    if columns.rater is None:
+        return found
+    who = cells[_column(header, columns.rater, (), source, "raters")]
+    lines, table = raters.table_of(found.names, who, found.scores, source)
+    labels = {name: tuple(column[line] for line in lines) for name, column in found.labels.items()}
+    names = tuple(found.names[line] for line in lines)
+    return replace(found, names=names, scores=raters.means(table), labels=labels, by_rater=table)
 
 
 def parse_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
@@ -214,7 +276,8 @@ def _column(header: list[str], told: str | None, known: Sequence[str], source: s
     if not found:
         there = f"the header row has: {', '.join(header)}"
         missing = "no column is known by its name to hold" if told is None else f"no column {told!r} of"
-        raise DrexcacheError(f"{source}: {missing} {what}; {there}; name one with {option}")
+        several = ", or several with a pattern such as 'rater*'" if what == "ratings" else ""
+        raise DrexcacheError(f"{source}: {missing} {what}; {there}; name one with {option}{several}")
     if len(found) > 1 and (told is not None or known is RATING_COLUMNS):
         several = ", ".join(header[at] for at in found)
         raise DrexcacheError(f"{source}: several columns could be {what} ({several}); name one with {option}")

@@ -1,14 +1,13 @@
-"""What a person reads of a ScoreTable: GitHub's markdown, the chosen metric with intervals first."""
+"""What a person reads of a ScoreTable, in markdown or LaTeX: the chosen metric with intervals first."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from drexcache.errors import DrexcacheError
 from drexcache.scores import Score, ScoreTable
+from drexcache.tables import Table, render
 
 NAMES = {
     "pearson": "Pearson's r",
@@ -23,12 +22,17 @@ INSIDE = ("in-domain", "split")
 Cell = tuple[str, str, str]  # kind, train set, test set
 
 
-def markdown(table: ScoreTable, metric: str = "pearson") -> str:
-    """The table to look at; numbers are means over seeds and repeats, and so are the ends of their intervals.
+def text(table: ScoreTable, metric: str = "pearson", form: str = "markdown") -> str:
+    """The tables of `score_tables` and the notes, as markdown or LaTeX."""
+    return render(score_tables(table, metric), table.notes, form)
 
-    Sections, each where there is something to show: inside the datasets (a line per dataset, a column per
-    regressor; the other way round where there are more regressors), train -> test for each regressor, all
-    metrics, groups, notes.
+
+def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
+    """The tables to look at; numbers are means over seeds and repeats, and so are the ends of their intervals.
+
+    Each where there is something to show: inside the datasets (a line per dataset, a column per regressor; the
+    other way round where there are more regressors), train -> test for each regressor, all metrics, groups,
+    shares of the noise ceiling.
 
     Raises
     ------
@@ -39,15 +43,10 @@ def markdown(table: ScoreTable, metric: str = "pearson") -> str:
     chosen = table.select(metric=metric, calibrated=False)
     if not chosen.rows:
         raise DrexcacheError(f"no scores of metric {metric!r}; there are: {', '.join(_unique(table.rows, 'metric'))}")
-    parts = [
-        _inside(chosen, metric),
-        *_matrices(chosen, metric),
-        _all_metrics(table),
-        _groups(chosen, metric),
-    ]
-    if table.notes:
-        parts.append("**Notes**\n\n" + "\n".join(f"- {note}" for note in table.notes))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [
+        *_inside(chosen, metric), *_matrices(chosen, metric), _all_metrics(table), *_groups(chosen, metric),
+        *_shares(table),
+    ]  # fmt: skip
 
 
 def mean_score(rows: Sequence[Score]) -> tuple[float | None, float | None, float | None]:
@@ -60,11 +59,11 @@ def mean_score(rows: Sequence[Score]) -> tuple[float | None, float | None, float
     return means[0], means[1], means[2]
 
 
-def _inside(chosen: ScoreTable, metric: str) -> str:
+def _inside(chosen: ScoreTable, metric: str) -> list[Table]:
     """In-domain scores, datasets against regressors."""
     rows = [row for row in chosen.rows if row.kind in INSIDE and not row.group]
     if not rows:
-        return ""
+        return []
     sets, regressors = _unique(rows, "test"), _unique(rows, "regressor")
     cells = {
         (test, name): _text([row for row in rows if (row.test, row.regressor) == (test, name)])
@@ -72,15 +71,15 @@ def _inside(chosen: ScoreTable, metric: str) -> str:
         for name in regressors
     }
     how = " and ".join({"in-domain": "out of fold", "split": "official split"}[kind] for kind in _unique(rows, "kind"))
-    title = f"**Inside a dataset ({how}): {NAMES[metric]} [95% interval]**{_runs(rows)}\n\n"
+    title = f"**Inside a dataset ({how}): {NAMES[metric]} [95% interval]**{_runs(rows)}"
     if len(regressors) > len(sets):
         body = [[name, *(cells[test, name] for test in sets)] for name in regressors]
-        return title + _table(["regressor", *sets], body)
+        return [Table(title, ["regressor", *sets], body)]
     body = [[test, *(cells[test, name] for name in regressors)] for test in sets]
-    return title + _table(["dataset", *regressors], body)
+    return [Table(title, ["dataset", *regressors], body)]
 
 
-def _matrices(chosen: ScoreTable, metric: str) -> list[str]:
+def _matrices(chosen: ScoreTable, metric: str) -> list[Table]:
     """For each regressor: a line per training set, a column per test set."""
     parts = []
     for name in _unique(chosen.rows, "regressor"):
@@ -100,11 +99,11 @@ def _matrices(chosen: ScoreTable, metric: str) -> list[str]:
         if left:
             body.append(["all but the tested one", *(_text([row for row in left if row.test == t]) for t in tests)])
         title = f"**{name}, trained on (line) → tested on (column): {NAMES[metric]} [95% interval]**{_runs(rows)}"
-        parts.append(f"{title}\n\n{_table(['train → test', *tests], body)}")
+        parts.append(Table(title, ["train → test", *tests], body))
     return parts
 
 
-def _all_metrics(table: ScoreTable) -> str:
+def _all_metrics(table: ScoreTable) -> Table:
     """A line per regressor and cell, a column per metric."""
     rows = [row for row in table.rows if not row.group]
     metrics = _unique(rows, "metric")
@@ -126,7 +125,7 @@ def _all_metrics(table: ScoreTable) -> str:
         *(NAMES.get(metric, metric) for metric in metrics),
         "training (s)",
     ]
-    return f"{title}\n\n{_table(headers, body)}"
+    return Table(title, headers, body)
 
 
 def mean_seconds(rows: Sequence[Score]) -> float | None:
@@ -135,11 +134,11 @@ def mean_seconds(rows: Sequence[Score]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _groups(chosen: ScoreTable, metric: str) -> str:
+def _groups(chosen: ScoreTable, metric: str) -> list[Table]:
     """A line per group and cell, a column per regressor."""
     rows = [row for row in chosen.rows if row.group]
     if not rows:
-        return ""
+        return []
     regressors = _unique(rows, "regressor")
     body = []
     for cell in _cells(rows):
@@ -149,17 +148,46 @@ def _groups(chosen: ScoreTable, metric: str) -> str:
             texts = [_text([row for row in own if row.regressor == name]) for name in regressors]
             body.append([_arrow(cell), group or "all", str(own[0].n), *texts])
     title = f"**By group: {NAMES[metric]} [95% interval]**"
-    return f"{title}\n\n{_table(['train → test', 'group', 'n', *regressors], body)}"
+    return [Table(title, ["train → test", "group", "n", *regressors], body)]
 
 
-def _text(rows: Sequence[Score]) -> str:
-    """A score with its interval, such as "0.882 [0.847, 0.910]"."""
-    if not rows:
-        return ""
-    value, low, high = mean_score(rows)
+def _shares(table: ScoreTable) -> list[Table]:
+    """Pearson's r as a share of the noise ceiling, a line per cell with one, a column per regressor."""
+    rows = [row for row in table.select(metric="pearson", group="").rows if row.ceiling is not None]
+    regressors, body = _unique(rows, "regressor"), []
+    for cell in _cells(rows):
+        own = [row for row in rows if (row.kind, row.train, row.test) == cell]
+        highest = own[0].ceiling or 1.0
+        means = [mean_score([row for row in own if row.regressor == name]) for name in regressors]
+        body.append([_arrow(cell), f"{highest:.3f}", *(_share(mean, highest) for mean in means)])
+    title = (
+        "**Share of the noise ceiling: Pearson's r / highest r that the raters' agreement allows [95% interval of r]**"
+    )
+    return [Table(title, ["train → test", "ceiling", *regressors], body)] if body else []
+
+
+def _share(mean: tuple[float | None, float | None, float | None], highest: float) -> str:
+    value, low, high = mean
+    if value is None:
+        return UNDEFINED
+    share = f"{value / highest:.0%}"
+    return share if low is None or high is None else f"{share} [{low / highest:.0%}, {high / highest:.0%}]"
+
+
+def score_text(value: float | None, low: float | None, high: float | None) -> str:
+    """A score with its interval.
+
+    >>> score_text(0.8821, 0.8472, 0.9101)
+    '0.882 [0.847, 0.910]'
+    """
     if value is None:
         return UNDEFINED
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _text(rows: Sequence[Score]) -> str:
+    """The mean score of these runs of a cell; nothing where there are none."""
+    return score_text(*mean_score(rows)) if rows else ""
 
 
 def _pair(rows: Sequence[Score]) -> str:
@@ -190,8 +218,3 @@ def _unique(rows: Sequence[Score], name: str) -> list[str]:
 
 def _cells(rows: Sequence[Score]) -> list[Cell]:
     return list(dict.fromkeys((row.kind, row.train, row.test) for row in rows))
-
-
-def _table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [headers, *body]]
-    return tabulate(safe[1:], headers=safe[0], tablefmt="github", disable_numparse=True)

@@ -21,6 +21,7 @@ class Score:
     calibrated : an error after a linear calibration (see drexcache.studies.scoring).
     value, low, high : the metric with its 95% interval, None where it is undefined (constant predictions).
     n : number of images; seconds : time of training; note : what to know before believing the row.
+    ceiling : the highest Pearson's r to be expected of these images' ratings, where their reliability is known.
     """
 
     regressor: str
@@ -38,9 +39,11 @@ class Score:
     n: int
     seconds: float | None = None
     note: str = ""
+    ceiling: float | None = None
 
 
 COLUMNS = [field.name for field in fields(Score)]
+REQUIRED = [name for name in COLUMNS if name != "ceiling"]  # which files of earlier versions do not have
 NOTE_ENDS = " | "
 
 
@@ -79,13 +82,19 @@ class ScoreTable:
         ------
         DrexcacheError : no such file, a missing column, or a cell that is not what its column holds.
         """
-        return cls([_score(path, line, record) for line, record in read_records(path, COLUMNS)])
+        return cls([_score(path, line, record) for line, record in read_records(path, REQUIRED)])
 
     def markdown(self, metric: str = "pearson") -> str:
         """The table to look at, in GitHub's markdown: `metric` first, with its intervals."""
-        from drexcache.score_markdown import markdown
+        from drexcache.score_markdown import text
 
-        return markdown(self, metric)
+        return text(self, metric)
+
+    def latex(self, metric: str = "pearson") -> str:
+        """The same tables for a paper, with booktabs."""
+        from drexcache.score_markdown import text
+
+        return text(self, metric, "latex")
 
 
 def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Sequence[object]]) -> None:
@@ -143,7 +152,7 @@ def _score(path: str | Path, line: int, record: dict[str, str]) -> Score:
         raise DrexcacheError(f"{path}: line {line}: calibrated should be True or False, found {record['calibrated']!r}")
 
     def optional(name: str) -> float | None:
-        return number(path, line, record, name) if record[name] else None
+        return number(path, line, record, name) if record.get(name) else None
 
     return Score(
         record["regressor"],
@@ -161,4 +170,5 @@ def _score(path: str | Path, line: int, record: dict[str, str]) -> Score:
         whole(path, line, record, "n"),
         optional("seconds"),
         record["note"],
+        optional("ceiling"),
     )

@@ -6,34 +6,60 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drexcache.errors import DrexcacheError
 from drexcache.matrix import FeatureMatrix
+from drexcache.rated_rows import rated_rows
 from drexcache.studies.folds import hash_folds, split_rows
+from drexcache.studies.leaks import kept_together, on_both_sides
 
 MIN_IMAGES = 10
+DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from
 
 
 @dataclass(frozen=True)
 class Part:
-    """One training and what is predicted with it. Parts with the same ``key`` train on the same images."""
+    """One training on those rows of the source, and those rows of the target to predict with it (None: all).
 
-    train: FeatureMatrix
-    test: FeatureMatrix
+    Rows and not copies, so that all folds of all repeats fit into memory and can be trained together. Parts with
+    the same ``key`` train on the same images.
+    """
+
+    source: FeatureMatrix
+    target: FeatureMatrix
+    rows: NDArray[np.intp] | None = None
+    tested: NDArray[np.intp] | None = None
     fold: int = 0
     key: tuple[str, frozenset[str]] | None = None
+
+    @property
+    def train(self) -> FeatureMatrix:
+        """The rows to train on."""
+        return self.source if self.rows is None else self.source.rows(self.rows)
+
+    @property
+    def test(self) -> FeatureMatrix:
+        """The rows to predict."""
+        return self.target if self.tested is None else self.target.rows(self.tested)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One train set and one test set. ``sources``: the matrices to train on, none inside a dataset."""
+    """One train set and one test set.
+
+    sources : the matrices to train on, none inside a dataset. same : (n,) names that images of one fold share.
+    found : notes on near-copies.
+    """
 
     kind: str
     train: str
     test: FeatureMatrix
-    sources: tuple[FeatureMatrix, ...]
+    sources: tuple[FeatureMatrix, ...] = ()
     split: str | None = None
     folds: int = 0
+    same: Sequence[str] = ()
+    found: Sequence[str] = ()
 
     @property
     def name(self) -> tuple[str, str, str]:
@@ -48,12 +74,13 @@ class Cell:
     def parts(self, repeat: int = 0) -> Iterator[Part]:
         """What to train and what to predict with it, one training after another."""
         if self.kind == "in-domain":
-            folds = hash_folds(self.test.ids, self.folds, repeat, self.test.hashes)
+            folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
             for fold in range(self.folds):
-                yield Part(self.test.rows(folds != fold), self.test.rows(folds == fold), fold)
+                rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+                yield Part(self.test, self.test, *rows, fold)
         elif self.kind == "split":
             train, test = split_rows(self.test, self.split or "split")
-            yield Part(self.test.rows(train), self.test.rows(test))
+            yield Part(self.test, self.test, np.flatnonzero(train), np.flatnonzero(test))
         else:
             shared = _shared(self.sources, self.test)
             parts = [
@@ -65,7 +92,7 @@ class Cell:
     def check(self, groups: str | None) -> None:
         """Say before the first training what could not be done: too many folds, no such split or group."""
         if self.kind == "in-domain":
-            different = len(set(self.test.hashes or self.test.ids))
+            different = len(set(self.same or self.test.hashes or self.test.ids))
             if not 2 <= self.folds <= different:
                 raise DrexcacheError(
                     f"{self.test.dataset}: folds must be 2 to {different} (images); found {self.folds}"
@@ -90,7 +117,17 @@ class Cell:
             for m in involved
             if not m.declared
         ]
-        return notes + [note for note in (self._leaks(), self._scales()) if note]
+        return notes + [note for note in (self._leaks(), *self.found, self._scales()) if note]
+
+    def looked_through(self) -> Cell:
+        """The cell after a search for near-copies: kept in one fold inside a dataset, else only noted."""
+        if self.kind == "in-domain":
+            same, found = kept_together(self.test)
+            return replace(self, same=same, found=found)
+        if self.kind == "split":
+            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
+            return replace(self, found=on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}"))
+        return replace(self, found=on_both_sides(self.sources, self.test, f"{self.train} → {self.test.dataset}"))
 
     def _leaks(self) -> str:
         """Identical image files on both sides, and what was done about them."""
@@ -110,7 +147,10 @@ class Cell:
     def _scales(self) -> str:
         if self.kind != "leave-one-out":
             return ""
-        return f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own"
+        return (
+            f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own (which "
+            "fusion heads learn and other regressors do not)"
+        )
 
 
 def plan(
@@ -133,9 +173,9 @@ def plan(
             if source != target:
                 cells.append(Cell("cross", source, known[target], (known[source],)))
             elif split:
-                cells.append(Cell("split", source, known[target], (), split))
+                cells.append(Cell("split", source, known[target], split=split))
             else:
-                cells.append(Cell("in-domain", source, known[target], (), folds=folds))
+                cells.append(Cell("in-domain", source, known[target], folds=folds))
     if leave_one_out:
         if len(matrices) < 3:
             raise DrexcacheError(f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}")
@@ -150,8 +190,8 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
 
     Raises
     ------
-    DrexcacheError : no matrix, two of one dataset, other blocks or fingerprints (field by field), fewer than
-        10 rated images, ratings that are all the same.
+    DrexcacheError : no matrix, two of one dataset, other blocks or fingerprints (field by field), features or
+        ratings that are not finite (whose), fewer than 10 rated images, ratings that are all the same.
     """
     if not matrices:
         raise DrexcacheError("no dataset to evaluate on")
@@ -164,7 +204,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
         raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(differences)}")
     ready = []
     for matrix in matrices:
-        rated = matrix.rows(np.isfinite(matrix.y))
+        rated = rated_rows(matrix, matrix.dataset)
         if len(rated) < MIN_IMAGES:
             raise DrexcacheError(f"{matrix.dataset}: needs at least {MIN_IMAGES} rated images; found {len(rated)}")
         if np.ptp(rated.y) == 0:
@@ -219,5 +259,5 @@ def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
         ids=[f"{part.dataset}/{image}" for part in parts for image in part.ids],
         dataset=name,
         hashes=[],
-        labels={},
+        labels={DATASET: [part.dataset for part in parts for _ in part.ids]},
     )

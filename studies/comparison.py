@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from tabulate import tabulate
 
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
 from drexcache.errors import DrexcacheError
@@ -21,6 +20,7 @@ from drexcache.studies.dependent import williams_p, zou_interval
 from drexcache.studies.pairing import Paired, paired
 from drexcache.studies.predictions import Predictions
 from drexcache.studies.scoring import FEW_GROUPS
+from drexcache.tables import Table, render
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -72,6 +72,11 @@ class Pair:
             return "within noise: not even a million images would tell"
         return f"within noise: you would need about {self.needed:,} images to tell"
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The difference with its interval, and p; empty where there is none."""
+        return _difference(self), _p(self.p_holm)
+
 
 @dataclass
 class Comparison:
@@ -86,12 +91,19 @@ class Comparison:
 
     def markdown(self) -> str:
         """A line per pair, the verdict last; pairs without a defined metric are named below."""
+        return self._text("markdown")
+
+    def latex(self) -> str:
+        """The same table for a paper, with booktabs."""
+        return self._text("latex")
+
+    def _text(self, form: str) -> str:
         defined = [pair for pair in self.pairs if pair.difference is not None]
         seeds = any(pair.first_seed_sd is not None or pair.second_seed_sd is not None for pair in defined)
         body = [
             [
                 _arrow(pair), f"{pair.first} − {pair.second}", str(pair.n), _number(pair.first_value),
-                _number(pair.second_value), _difference(pair), _p(pair.p_holm), pair.sentence,
+                _number(pair.second_value), *pair.texts, pair.sentence,
                 f"{_number(pair.first_seed_sd) or '?'}, {_number(pair.second_seed_sd) or '?'}",
             ]
             for pair in defined
@@ -101,20 +113,18 @@ class Comparison:
             "verdict", "SD over seeds",
         ]  # fmt: skip
         width = len(headers) if seeds else len(headers) - 1
-        safe = [[cell.replace("|", "\\|") for cell in line[:width]] for line in body]
-        table = tabulate(safe, headers=headers[:width], tablefmt="github", disable_numparse=True)
         undefined = [
             f"{_arrow(pair)}: {pair.first} − {pair.second} is {pair.sentence}"
             for pair in self.pairs
             if pair.difference is None
         ]
-        notes = "".join(f"- {note}\n" for note in [*undefined, *self.notes])
-        return f"{table}\n" + (f"\n{notes}" if notes else "")
+        tables = [Table("", headers[:width], [line[:width] for line in body])] if body else []
+        return render(tables, [*undefined, *self.notes], form)
 
 
 def compare(
     predictions: Predictions, metric: str = "pearson", *, regressors: Sequence[str] | None = None,
-    match: bool = False, n_boot: int = 2000, seed: int = 0,
+    against: str | None = None, match: bool = False, n_boot: int = 2000, seed: int = 0,
 ) -> Comparison:  # fmt: skip
     """Compare every two regressors on the images that both predicted, cell by cell.
 
@@ -136,7 +146,8 @@ def compare(
 
     Parameters
     ----------
-    regressors : only these. match : compare only the images that all predicted, where they differ.
+    regressors : only these. against : every other regressor with this one only; default: every two.
+    match : compare only the images that all predicted, where they differ.
 
     Raises
     ------
@@ -146,9 +157,14 @@ def compare(
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
     pairs, notes = [], []
+    if against is not None and against not in predictions.regressors:
+        raise DrexcacheError(f"no predictions of {against}; there are: {', '.join(predictions.regressors)}")
     for cell in paired(predictions, regressors, match):
+        chosen = [(name, against) for name in cell.predicted if name != against and against in cell.predicted]
         notes += cell.notes
-        pairs += _pairs(cell, metric, n_boot, seed)
+        pairs += _pairs(cell, chosen if against else list(combinations(cell.predicted, 2)), metric, n_boot, seed)
+    if not pairs:
+        raise DrexcacheError(f"nothing to compare: no other regressor predicts a test set of {against}")
     if any(pair.first_seed_sd is None and pair.second_seed_sd is None for pair in pairs):
         notes.append("one seed each: how much seeds alone move a score is not known; evaluate with several")
     return Comparison(_with_verdicts(pairs), notes)
@@ -198,8 +214,8 @@ def images_needed(p: float, n: int, comparisons: int) -> int | None:
     return int(round(exact, 1 - math.floor(math.log10(exact)))) if exact <= 1_000_000 else None
 
 
-def _pairs(cell: Paired, metric: str, n_boot: int, seed: int) -> list[Pair]:
-    """Every two regressors of a cell, without correction and verdict."""
+def _pairs(cell: Paired, chosen: Sequence[tuple[str, str]], metric: str, n_boot: int, seed: int) -> list[Pair]:
+    """The chosen pairs of a cell, without correction and verdict."""
     groups = cell.groups if len(set(cell.groups)) >= FEW_GROUPS else None
     units = len(set(groups)) if groups is not None else len(cell.rated)
     values = {name: _values(cell, name, metric) for name in cell.predicted}
@@ -211,7 +227,7 @@ def _pairs(cell: Paired, metric: str, n_boot: int, seed: int) -> list[Pair]:
             drawn[name].append(np.mean(resamples, axis=0))
     means = {name: statistics.fmean(own) for name, own in defined.items()}
     pairs = []
-    for first, second in combinations(cell.predicted, 2):
+    for first, second in chosen:
         pair = Pair(*cell.cell, first, second, metric, len(cell.rated), means.get(first), means.get(second))
         if first in means and second in means:
             difference = np.concatenate(drawn[first]) - np.concatenate(drawn[second])

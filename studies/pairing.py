@@ -85,16 +85,14 @@ def _common(cell: tuple[str, str, str], runs: Sequence[Run], match: bool) -> tup
     """The images that all runs predicted, sorted, and a note where some had to be left out."""
     common = set(runs[0].ids).intersection(*(run.ids for run in runs))
     counts = {run.regressor: len(run.ids) for run in runs}
-    notes = []
-    if any(len(run.ids) > len(common) for run in runs):
-        said = f"{cell[1]} → {cell[2]}: {len(common)} images match of " + ", ".join(
-            f"{n} ({name})" for name, n in counts.items()
-        )
-        if not match:
-            raise DrexcacheError(f"{said}; ask to compare only those that match, or evaluate on the same images")
-        notes.append(f"{said}; only those are compared")
+    kind, train, test = cell
+    where = f"{train} → {test}" if train != test else f"{test} ({kind})"
+    found = f"{len(common)} images match of " + ", ".join(f"{n} ({name})" for name, n in counts.items())
     if len(common) < MIN_IMAGES:
-        raise DrexcacheError(
-            f"{cell[1]} → {cell[2]}: a comparison needs {MIN_IMAGES} images in common; found {len(common)}"
-        )
-    return sorted(common), notes
+        raise DrexcacheError(f"{where}: a comparison needs {MIN_IMAGES} images in common; {found}")
+    if all(n == len(common) for n in counts.values()):
+        return sorted(common), []
+    if not match:
+        advice = "ask to compare only those that match (--match), or evaluate on the same images"
+        raise DrexcacheError(f"{where}: {found}; {advice}")
+    return sorted(common), [f"{where}: {found}; only those are compared"]

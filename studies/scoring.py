@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from drexcache.bootstrap import Floats
 from drexcache.metrics import CORRELATIONS, METRICS, interval
+from drexcache.raters import ceiling
 from drexcache.scores import NOTE_ENDS, Score, ScoreTable
 from drexcache.studies.folds import hash_folds
 from drexcache.studies.predictions import Predictions, Run
@@ -25,6 +26,7 @@ def score(
     predictions: Predictions,
     calibrate: bool = True,
     notes: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
+    noise: Mapping[str, float | None] | None = None,
 ) -> ScoreTable:
     """Every metric of every run, with its 95% interval.
 
@@ -36,13 +38,31 @@ def score(
     Runs with groups get a score for all images and one for each group of 3 images or more. With 10 groups or
     more, the pooled interval is a bootstrap over groups; with fewer it is over images, and a note says so.
 
-    notes : cell (kind, train, test) -> notes for its rows.
+    notes : cell (kind, train, test) -> notes for its rows. noise : test set -> variance of the errors of rating;
+    rows of Pearson's r then have their noise ceiling, see `noise_ceiling`.
     """
     rows: list[Score] = []
     for run in predictions.runs:
         added = list((notes or {}).get(run.cell, ())) + _group_notes(run)
-        rows += _scores(run, calibrate, NOTE_ENDS.join(added))
+        rows += _scores(run, calibrate, NOTE_ENDS.join(added), (noise or {}).get(run.test))
     return ScoreTable(rows)
+
+
+def noise_ceiling(rated: Floats, noise: float | None) -> float | None:
+    """The highest Pearson's r that predictions of these ratings can be expected to reach.
+
+    It is the root of their reliability, 1 - noise / variance: the errors of rating, of variance ``noise``, are
+    nothing that an image could tell. Images that differ less than others have the lower ceiling. None where the
+    noise is not known, or as large as the differences.
+
+    >>> rated = np.linspace(0, 1, 50)
+    >>> round(noise_ceiling(rated, 0.19 * np.var(rated, ddof=1)), 6)
+    0.9
+    """
+    variance = float(np.var(rated, ddof=1)) if len(rated) > 1 else 0.0
+    if noise is None or noise >= variance:
+        return None
+    return ceiling(1 - noise / variance)
 
 
 def calibrated(run: Run) -> Floats:
@@ -63,7 +83,7 @@ def calibrated(run: Run) -> Floats:
     return out
 
 
-def _scores(run: Run, calibrate: bool, note: str) -> list[Score]:
+def _scores(run: Run, calibrate: bool, note: str, noise: float | None) -> list[Score]:
     """All rows of one run."""
     variants = [(False, run.predicted, list(METRICS))]
     if calibrate and run.kind in ACROSS:
@@ -81,6 +101,7 @@ def _scores(run: Run, calibrate: bool, note: str) -> list[Score]:
                     Score(
                         run.regressor, *(run.train, run.test, run.kind), run.seed, run.repeat, group, metric,
                         is_calibrated, *limits, len(chosen), run.seconds, note,
+                        noise_ceiling(run.rated[chosen], noise) if metric == "pearson" else None,
                     )
                 )  # fmt: skip
     return rows

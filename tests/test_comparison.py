@@ -253,7 +253,7 @@ def test_what_cannot_be_compared_is_one_sentence() -> None:
             {},
             r"maps: image 0007.png is rated .* \(1 images differ\); these are not the same",
         ),
-        (short, {}, "needs 10 images in common; found 9"),
+        (short, {}, "needs 10 images in common; 9 images match of 9"),
     ):
         with pytest.raises(DrexcacheError, match=message):
             compare(Predictions(list(runs)), **options)
@@ -325,3 +325,33 @@ def test_the_images_needed_are_what_finds_the_difference_four_times_in_five() ->
     assert 50 < needed < 300
     found = [only(simulated(rng, needed, 0.5, 0.7), "mae", n_boot=2).verdict == "better" for _ in range(200)]
     assert 0.7 <= np.mean(found) <= 0.9
+
+
+def test_all_against_one() -> None:
+    first, second = simulated(np.random.default_rng(0), 60).runs
+    third = replace(second, regressor="third", predicted=second.predicted + 0.01 * first.predicted)
+    elsewhere = replace(first, test="logos"), replace(second, test="logos")
+    everything = Predictions([first, second, third, *elsewhere])
+    found = compare(everything, against="other")
+    assert [(pair.first, pair.second, pair.test) for pair in found.pairs] == [
+        ("one", "other", "maps"), ("third", "other", "maps"), ("one", "other", "logos"),
+    ]  # fmt: skip
+    corrected = holm([pair.p for pair in found.pairs if pair.p is not None])  # by three comparisons, not by four
+    assert [pair.p_holm for pair in found.pairs] == corrected
+    assert [(pair.first, pair.test) for pair in compare(everything, against="third").pairs] == [
+        ("one", "maps"), ("other", "maps"),
+    ]  # fmt: skip
+    with pytest.raises(DrexcacheError, match="no predictions of svr; there are: one, other, third"):
+        compare(everything, against="svr")
+    alone = Predictions([first, second, replace(third, test="photos")])
+    with pytest.raises(DrexcacheError, match="no other regressor predicts a test set of third"):
+        compare(alone, against="third")
+
+
+def test_latex_for_a_paper() -> None:
+    text = compare(simulated(np.random.default_rng(4), 50)).latex()
+    lines = text.splitlines()
+    assert lines[:3] == [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\begin{tabular}{llllllll}"]
+    assert r"art $\rightarrow$ maps" in text
+    assert r"one $-$ other" in text
+    assert lines[-1] == "% one seed each: how much seeds alone move a score is not known; evaluate with several"

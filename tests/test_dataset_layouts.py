@@ -115,7 +115,8 @@ def test_savoias_problems(tmp_path: Path) -> None:
     assert refusal(root) == f"{root}: images of the same number: 1 (2.jpg and 2.png)"
     workbook(gt, [["score"], [1]])
     assert refusal(root) == (
-        f"{gt}: no column 'gt' of ratings; the header row has: score; name one with --rating-column"
+        f"{gt}: no column 'gt' of ratings; the header row has: score; name one with --rating-column, or several with "
+        "a pattern such as 'rater*'"
     )
     gt.rename(gt.with_name("global_ranking_vis.xlsx"))
     assert refusal(root) == (

@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from drexcache import metrics
 from drexcache.errors import DrexcacheError
+from drexcache.fusion import AttentionFusionRegressor
 from drexcache.matrix import FeatureMatrix
 from drexcache.studies import evaluate
 from drexcache.studies.folds import hash_folds
@@ -412,3 +413,25 @@ def test_predictions_that_are_none_or_double(tmp_path: Path) -> None:
     path.write_text("\n".join([*lines, lines[-1]]), encoding="utf-8")
     with pytest.raises(DrexcacheError, match=r"ridge predicts image .*\.png twice in one run"):
         Predictions.read_csv(path)
+
+
+def test_fusion_heads_trained_together_are_those_trained_alone() -> None:
+    def small(name: str, matrix: FeatureMatrix, seed: int) -> Any:
+        return AttentionFusionRegressor(matrix.blocks, width=16, epochs=3, random_state=seed, device="cpu")
+
+    steps: list[list[tuple[int, int]]] = [[], []]
+    alone, together = (
+        evaluate(
+            [ART, MAPS, LOGOS], ["fusion"], make=small, folds=3, repeats=2, seeds=(1, 2), leave_one_out=True,
+            together=count, progress=lambda done, total, _, seen=seen: seen.append((done, total)),
+        )
+        for count, seen in zip((1, 7), steps, strict=True)
+    )  # fmt: skip
+    for one, other in zip(alone[1].runs, together[1].runs, strict=True):
+        assert (one.cell, one.seed, one.repeat, one.ids) == (other.cell, other.seed, other.repeat, other.ids)
+        assert other.predicted == pytest.approx(one.predicted, abs=1e-5)
+        assert other.attention["deep"] == pytest.approx(one.attention["deep"], abs=1e-5)
+    # inside a dataset 3 folds x 2 repeats x 2 seeds, across 2 seeds, each with all but one 2 seeds
+    total = 3 * (12 + 2 * 2 + 2)
+    assert steps[0] == [(done, total) for done in range(total)]
+    assert [done for done, _ in steps[1]][:4] == [0, 7, 12, 14]

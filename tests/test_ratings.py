@@ -142,7 +142,7 @@ def test_a_workbook_of_ratings(tmp_path: Path) -> None:
             b"image,beauty\na,1\n",
             Columns(),
             "no column is known by its name to hold ratings; the header row has: image, beauty; "
-            "name one with --rating-column",
+            "name one with --rating-column, or several with a pattern such as 'rater*'",
         ),
         (
             b"image,mos,score\na,1,2\n",

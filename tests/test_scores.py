@@ -23,9 +23,9 @@ def test_csv_there_and_back(tmp_path: Path) -> None:
     TABLE.to_csv(tmp_path / "scores.csv")
     lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
     assert lines[:3] == [
-        "regressor,train,test,kind,seed,repeat,group,metric,calibrated,value,low,high,n,seconds,note",
-        "ridge,art,art,in-domain,42,0,,pearson,False,0.81234567890123,0.7,0.9,60,1.25,",
-        "mean,art,art,in-domain,42,0,,pearson,False,,,,60,,",
+        "regressor,train,test,kind,seed,repeat,group,metric,calibrated,value,low,high,n,seconds,note,ceiling",
+        "ridge,art,art,in-domain,42,0,,pearson,False,0.81234567890123,0.7,0.9,60,1.25,,",
+        "mean,art,art,in-domain,42,0,,pearson,False,,,,60,,,",
     ]
     assert ScoreTable.read_csv(tmp_path / "scores.csv") == TABLE
 
@@ -54,8 +54,8 @@ def change(text: str, old: str, new: str) -> str:
         ("0.81234567890123", "nan", "line 2: value should be a number, found 'nan'"),
         (",60,1.25", ",60.5,1.25", "line 2: n should be a whole number, found '60.5'"),
         ("False", "no", "line 2: calibrated should be True or False, found 'no'"),
-        ("1.25,", "1.25,,surplus", "line 2 has more cells than the header, 15"),
-        ("0.9,60,1.25,", "0.9", "line 2: n should be a number, found ''"),
+        ("1.25,,", "1.25,,,surplus", "line 2 has more cells than the header, 16"),
+        ("0.9,60,1.25,,", "0.9", "line 2: n should be a number, found ''"),
         ("ridge", '"ridge', "not a CSV file"),
     ],
 )
@@ -153,3 +153,43 @@ def test_nothing_to_show() -> None:
         ScoreTable().markdown()
     with pytest.raises(DrexcacheError, match="no scores of metric 'auc'; there are: pearson, rmse"):
         TABLE.markdown("auc")
+
+
+def test_scores_of_earlier_versions_have_no_ceiling(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "scores.csv")
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert all(line.endswith((",", "ceiling")) for line in lines)
+    older = [line.removesuffix(",ceiling").removesuffix(",") for line in lines]
+    (tmp_path / "older.csv").write_text("\n".join(older) + "\n", encoding="utf-8")
+    assert ScoreTable.read_csv(tmp_path / "older.csv") == TABLE
+
+
+def test_shares_of_the_noise_ceiling(tmp_path: Path) -> None:
+    known = replace(ROW, value=0.72, low=0.63, high=0.81, ceiling=0.9)
+    table = ScoreTable([known, replace(known, regressor="mean", value=None, low=None, high=None), CROSS])
+    table.to_csv(tmp_path / "scores.csv")
+    assert ScoreTable.read_csv(tmp_path / "scores.csv") == table
+    assert table.markdown().split("**Share of the noise ceiling")[1].splitlines()[2:5] == [
+        "| train → test    | ceiling   | ridge          | mean                             |",
+        "|-----------------|-----------|----------------|----------------------------------|",
+        "| art (in-domain) | 0.900     | 80% [70%, 90%] | undefined (constant predictions) |",
+    ]
+    assert "noise ceiling" not in TABLE.markdown()
+
+
+def test_latex_for_a_paper() -> None:
+    text = ScoreTable([replace(ROW, regressor="a_b & 50%", note="art: 2 copies")]).latex()
+    assert text.startswith(r"""% needs \usepackage{booktabs}
+\begin{table}
+\caption{Inside a dataset (out of fold): Pearson's r [95\% interval]}
+\begin{tabular}{ll}
+\toprule
+ dataset   & a\_b \& 50\%            \\
+\midrule
+ art       & 0.812 [0.700, 0.900] \\
+\bottomrule
+\end{tabular}
+\end{table}
+""")
+    assert text.endswith("% art: 2 copies\n")
+    assert "→" not in TABLE.latex()

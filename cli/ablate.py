@@ -1,0 +1,62 @@
+"""drexcache ablate"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli import make_room_for, say
+from drexcache.cli.progress import step_bar
+from drexcache.cli.provenance import command_line
+from drexcache.cli.tables import format_option, metric_option
+
+
+@click.command("ablate")
+@click.argument("cache", type=click.Path())
+@click.option(
+    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
+)
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
+@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@click.option("--target", help="Name of the ratings [default: the only ones]")
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds"
+)
+@click.option(
+    "--seed", "seeds", multiple=True, type=int, default=(42,), show_default=True,
+    help="Seed of the regressors (can be repeated)",
+)  # fmt: skip
+@click.option("--split", metavar="LABEL", help="Scores by this split's train and test instead of folds")
+@metric_option
+@format_option
+def command(
+    cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], target: str | None, folds: int,
+    repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
+) -> None:  # fmt: skip
+    """Say what every part of a cache's features is worth: each block and tap alone, and all but each.
+
+    A fusion head is also tried with concatenated features and with fixed weights instead of attention. Scores
+    and predictions are written as by evaluate, so that compare and report take them.
+
+    \b
+    drexcache ablate scenes.h5 -r fusion -o ablation.csv
+    """
+    from drexcache.cache import open_cache
+    from drexcache.studies import ledger
+    from drexcache.studies.ablation import ablate
+    from drexcache.studies.predictions import predictions_beside
+    from drexcache.tables import render
+
+    make_room_for(out)
+    matrix = open_cache(cache).matrix(blocks or None, target)
+    with step_bar("ablate", "training") as progress:
+        found = ablate(matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, progress=progress)
+    found.scores.to_csv(out)
+    beside = predictions_beside(out)
+    found.predictions.to_csv(beside)
+    click.echo(render(found.tables(metric), found.scores.notes, form))
+    record = ledger.append(
+        out, "ablate", command=command_line(), caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
+        scores=ledger.scores_of(found.scores), files=[out, str(beside)],
+    )  # fmt: skip
+    say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")

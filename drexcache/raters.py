@@ -1,0 +1,140 @@
+"""Several raters: their mean, how far they agree, and so how well any prediction of the mean can do at best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drexcache.errors import DrexcacheError
+
+Floats = NDArray[np.float64]
+SPLITS = 200
+MIN_IMAGES = 10  # fewer say next to nothing about agreement
+_NONE = ("", "na", "n/a", "nan", "-")
+
+
+def table_of(
+    names: Sequence[str], raters: Sequence[str], scores: Sequence[str], source: str
+) -> tuple[list[int], Floats]:
+    """One rating per line as one line per image: the first line of each image, and (images, raters) ratings.
+
+    >>> table_of(["a", "b", "a"], ["Ann", "Ann", "Bo"], ["1", "2", "3"], "r.csv")
+    ([0, 1], array([[ 1.,  3.],
+           [ 2., nan]]))
+    """
+    first: dict[str, int] = {}
+    for line, name in enumerate(names):
+        first.setdefault(name, line)
+    rows = {name: row for row, name in enumerate(first)}
+    columns = {rater: column for column, rater in enumerate(dict.fromkeys(raters))}
+    table = np.full((len(rows), len(columns)), np.nan)
+    seen: set[tuple[str, str]] = set()
+    for name, rater, score in zip(names, raters, scores, strict=True):
+        if (name, rater) in seen:
+            raise DrexcacheError(f"{source}: rater {rater!r} rates image {name} twice; keep one of the two lines")
+        seen.add((name, rater))
+        table[rows[name], columns[rater]] = number(score, f"rater {rater} of image {name}", source)
+    return list(first.values()), table
+
+
+def number(text: str, whose: str, source: str) -> float:
+    """A rating, NaN where there is none.
+
+    Raises
+    ------
+    DrexcacheError : a text that is neither.
+    """
+    if text.casefold() in _NONE:
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise DrexcacheError(f"{source}: {whose}: expected a number, or nothing, found {text!r}")
+    return value
+
+
+def means(ratings: Floats) -> tuple[str, ...]:
+    """Each image's mean rating as text, "" where it has none. ratings : (n, raters), NaN where missing."""
+    counts = np.isfinite(ratings).sum(1)
+    sums = np.nansum(ratings, axis=1)
+    return tuple(repr(float(s / c)) if c else "" for s, c in zip(sums, counts, strict=True))
+
+
+def split_half(ratings: Floats) -> float | None:
+    """Reliability of the mean of all raters, from 0 to 1; None where it cannot be told. ratings : (n, raters).
+
+    The raters are split into two halves at random, 200 times; r is the mean correlation between the halves'
+    mean ratings, and Spearman and Brown's formula (1910, Br. J. Psychol. 3, 271-295 and 296-322) gives the
+    reliability of k raters from that of halves of m: f r / (1 + (f - 1) r), f = k / m. With an odd number, one
+    rater is left out of each split. Where not every rater rated every image, each image's own ratings are split
+    instead, and k and m are means over the images; images with one rating are left out.
+
+    >>> truth, rng = np.arange(200.0), np.random.default_rng(0)
+    >>> noise = rng.normal(scale=truth.std() * 2, size=(200, 12))  # reliability 12 / (12 + 4)
+    >>> round(split_half(truth[:, None] + noise), 2)
+    0.75
+    """
+    counts = np.isfinite(ratings).sum(1)
+    ratings, counts = ratings[counts >= 2], counts[counts >= 2]
+    if len(ratings) < MIN_IMAGES:
+        return None
+    halves = _halves_of_raters(ratings) if np.isfinite(ratings).all() else _halves_of_each(ratings, counts)
+    found = [np.corrcoef(one, other)[0, 1] for one, other in halves if np.ptp(one) > 0 and np.ptp(other) > 0]
+    if not found:
+        return None
+    r, f = float(np.mean(found)), float(counts.mean() / (counts // 2).mean())
+    return f * r / (1 + (f - 1) * r) if r > 0 else 0.0
+
+
+def _halves_of_raters(ratings: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """Mean ratings (n,) of one half of the raters and of the other, SPLITS times."""
+    rng, raters = np.random.default_rng(0), ratings.shape[1]
+    for _ in range(SPLITS):
+        order = rng.permutation(raters)
+        one, other = order[: raters // 2], order[raters // 2 : raters // 2 * 2]
+        yield ratings[:, one].mean(1), ratings[:, other].mean(1)
+
+
+def _halves_of_each(ratings: Floats, counts: NDArray[np.intp]) -> Iterator[tuple[Floats, Floats]]:
+    """The same where raters rated some images only: each image's own ratings are split."""
+    # to the left, so that 500 raters of 20 images each stay 20 columns
+    packed = np.argsort(np.isnan(ratings), axis=1, kind="stable")[:, : counts.max()]
+    ratings = np.take_along_axis(ratings, packed, axis=1)
+    rng, half = np.random.default_rng(0), (counts // 2)[:, None]
+    for _ in range(SPLITS):
+        keys = np.where(np.isnan(ratings), np.inf, rng.random(ratings.shape))
+        rank = keys.argsort(axis=1).argsort(axis=1)
+        one = np.where(rank < half, ratings, 0).sum(1, keepdims=True) / half
+        other = np.where((rank >= half) & (rank < 2 * half), ratings, 0).sum(1, keepdims=True) / half
+        yield one[:, 0], other[:, 0]
+
+
+def from_errors(values: Floats, errors: Floats) -> float | None:
+    """Reliability of ratings (n,) with standard errors (n,): the share of their variance that is no error.
+
+    1 - mean(error^2) / variance, the definition of classical test theory (Lord & Novick 1968, chapter 3).
+
+    >>> from_errors(np.arange(10.0), np.full(10, np.var(np.arange(10.0), ddof=1) ** 0.5 / 2))
+    0.75
+    """
+    both = np.isfinite(values) & np.isfinite(errors)
+    if both.sum() < MIN_IMAGES or np.ptp(values[both]) == 0:
+        return None
+    return max(0.0, float(1 - (errors[both] ** 2).mean() / np.var(values[both], ddof=1)))
+
+
+def ceiling(reliability: float) -> float:
+    """The highest Pearson's r that predictions can be expected to have with ratings of that reliability.
+
+    Errors of rating are nothing that an image could tell, so that r is at most the root of the reliability
+    (Spearman 1904, Am. J. Psychol. 15, 72-101).
+
+    >>> ceiling(0.81)
+    0.9
+    """
+    return math.sqrt(reliability)

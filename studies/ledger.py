@@ -1,0 +1,163 @@
+"""The ledger: a line of JSON per evaluation, ablation or search, beside its output, so that it can be found again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from drexcache.errors import DrexcacheError
+from drexcache.matrix import FeatureMatrix
+from drexcache.score_markdown import mean_score
+from drexcache.scores import Score, ScoreTable
+
+NAME = "drexcache-runs.jsonl"
+
+
+def append(out: str | Path, kind: str, **fields: Any) -> Path:
+    """Add one run to the ledger of the folder that its output lies in; the ledger's path.
+
+    Safe for several processes at once: a line is one write to the file's end. A line that an earlier process
+    left torn is closed first, so that it spoils no other.
+
+    Parameters
+    ----------
+    out : the output file, or the output folder. kind : "evaluate", "ablate" or "search".
+    fields : anything that JSON can hold. By convention ``command`` (the command line), ``caches``
+        (`caches_of`), ``regressors`` (names), ``settings``, ``scores`` (`scores_of`), ``files`` (paths written;
+        they are noted from the ledger's folder on, so that the folder can be moved). ``when`` (UTC) and
+        ``version`` are added.
+
+    Raises
+    ------
+    DrexcacheError : the ledger cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = append(f"{folder}/scores.csv", "evaluate", regressors=["ridge"])
+    ...     entries, notes = read(folder)
+    >>> entries[0]["kind"], entries[0]["regressors"], notes
+    ('evaluate', ['ridge'], [])
+    """
+    out = Path(out)
+    path = (out if out.is_dir() else out.parent) / NAME
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    if "files" in fields:
+        fields["files"] = [Path(os.path.relpath(file, path.parent)).as_posix() for file in fields["files"]]
+    entry = {"when": when, "version": version("drexcache"), "kind": kind, **fields}
+    line = json.dumps(entry, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    try:
+        ledger = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size = os.fstat(ledger).st_size
+            torn = size > 0 and os.pread(ledger, 1, size - 1) != b"\n"
+            data = (f"\n{line}" if torn else line).encode()
+            if os.write(ledger, data) != len(data):
+                raise DrexcacheError(f"{path}: this run could not be written down whole; is the disk full?")
+        finally:
+            os.close(ledger)
+    except OSError as error:
+        raise DrexcacheError(f"{path}: this run cannot be written down: {error.strerror}") from error
+    return path
+
+
+def read(folder: str | Path = ".") -> tuple[list[dict[str, Any]], list[str]]:
+    """All runs of a ledger or of every ledger below a folder, newest first, and a note per line left out.
+
+    Each entry gets ``ledger``, the path of the file that it stands in, and its ``files`` are paths from here.
+
+    Raises
+    ------
+    DrexcacheError : no such file or folder, or a ledger that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise DrexcacheError(f"{folder}: no such file or folder to look for runs in")
+    entries: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for path in sorted(folder.rglob(NAME)) if folder.is_dir() else [folder]:
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is not None:
+                files = [str(path.parent / file) for file in entry.get("files", [])]
+                entries.append({**entry, "files": files, "ledger": str(path)})
+            elif line.strip():
+                notes.append(f"{path}: line {number} is not the whole record of a run and was left out")
+    return sorted(entries, key=lambda entry: str(entry["when"]), reverse=True), notes
+
+
+def select(
+    entries: Sequence[Mapping[str, Any]], *, dataset: str | None = None, regressor: str | None = None,
+    kind: str | None = None, metric: str | None = None, since: datetime | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The runs that fit, each with only those of its scores that fit.
+
+    dataset : trained or tested on. since : not before; a time without a zone is local.
+    """
+    chosen = []
+    for entry in entries:
+        late = since is None or _when(entry) >= since.astimezone(UTC)
+        of_dataset = dataset is None or dataset in [cache.get("dataset") for cache in entry.get("caches", ())]
+        of_regressor = regressor is None or regressor in entry.get("regressors", ())
+        if late and of_dataset and of_regressor and kind in (None, entry["kind"]):
+            scores = [
+                score
+                for score in entry.get("scores", ())
+                if dataset in (None, score.get("train"), score.get("test"))
+                and regressor in (None, score.get("regressor"))
+                and metric in (None, score.get("metric"))
+            ]
+            chosen.append({**entry, "scores": scores})
+    return chosen
+
+
+def caches_of(matrices: Mapping[str, FeatureMatrix]) -> list[dict[str, Any]]:
+    """What a run was run on: path, dataset, images, target and each block's fingerprint. matrices : by path."""
+    return [
+        {
+            "path": path, "dataset": matrix.dataset, "images": len(matrix), "target": matrix.target,
+            "fingerprints": dict(matrix.fingerprints),
+        }
+        for path, matrix in matrices.items()
+    ]  # fmt: skip
+
+
+def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
+    """Every metric of every regressor and cell with its interval, the mean over seeds and repeats."""
+    cells: dict[tuple[str, ...], list[Score]] = {}
+    for row in table.rows:
+        if not row.group and not row.calibrated:
+            cells.setdefault((row.regressor, row.kind, row.train, row.test, row.metric), []).append(row)
+    scores = []
+    for key, rows in cells.items():
+        value, low, high = mean_score(rows)
+        named = dict(zip(("regressor", "kind", "train", "test", "metric"), key, strict=True))
+        scores.append({**named, "value": value, "low": low, "high": high, "n": rows[0].n, "runs": len(rows)})
+    return scores
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The run that a line tells of; None where it does not."""
+    try:
+        entry = json.loads(line)
+        _when(entry)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    kinds = {"scores": dict, "caches": dict, "files": str, "regressors": str}
+    whole = isinstance(entry.get("kind"), str) and all(
+        isinstance(entry.get(name, []), list) and all(isinstance(one, kind) for one in entry.get(name, []))
+        for name, kind in kinds.items()
+    )
+    return entry if whole else None
+
+
+def _when(entry: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["when"]).astimezone(UTC)
