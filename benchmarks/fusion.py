@@ -1,7 +1,7 @@
 """The fusion head's training, ours beside the same recipe written plainly, on made-up data of IC9600's size.
 
-python benchmarks/fusion.py                   five seeds of both, in turns: some six minutes on two cores
-python benchmarks/fusion.py --quick           one epoch, two seeds
+python benchmarks/fusion.py                   short pieces in turns, then five seeds of both: some seven minutes
+python benchmarks/fusion.py --quick           the short pieces only, one minute
 python benchmarks/fusion.py --together 100    so many of our trainings at once, too (for a GPU)
 """
 
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
 import torch
+from machine import describe
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,6 +27,8 @@ from drexcache.fusion import AttentionFusionRegressor, fit_many
 
 ARMS = {"dino": slice(0, 384), "resnet": slice(384, 4224)}
 TRAIN, TEST = 6720, 2880
+PIECE = 3200  # rows, 200 steps
+PARAMETERS = 1_782_661
 
 
 class PlainHead(nn.Module):
@@ -83,84 +89,112 @@ def made_up(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return X.astype(np.float32), y
 
 
-def compare(X: np.ndarray, y: np.ndarray, seeds: list[int], epochs: int, device: str) -> None:
-    """Both trainings in turns, one line per seed, and their means."""
+def ours_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) -> AttentionFusionRegressor:
+    """The same recipe, ours."""
+    return AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device).fit(X, y)
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What work returns, and how many seconds it takes."""
+    start = time.perf_counter()
+    result = work(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def pieces(X: np.ndarray, y: np.ndarray, device: str, heads: int = 8, times: int = 7) -> None:
+    """200 steps of the plain loop, of ours, and of ``heads`` of ours in one stack, in turns; the medians per step."""
+    X, y = X[:PIECE], y[:PIECE]
+    stack = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
+    work = {
+        "plain": lambda: plain_fit(X, y, 1, 0, device),
+        "ours": lambda: ours_fit(X, y, 1, 0, device),
+        f"ours, {heads} stacked, per head": lambda: fit_many(stack, X, y, stack=heads),
+    }
+    for one in work.values():
+        one()
+    rounds = np.array([[timed(one)[1] for one in work.values()] for _ in range(times)])
+    rounds[:, 2] /= heads
+    print(f"\n200 steps in turns, {times} times; ratio: the median of the turns' own\n")
+    print(f"{'':32} {'ms a step':>10} {'least':>8} {'ratio':>8}")
+    for i, name in enumerate(work):
+        ms = 1e3 * rounds[:, i] / 200
+        print(f"{name:32} {np.median(ms):10.2f} {ms.min():8.2f} {np.median(rounds[:, i] / rounds[:, 0]):8.3f}")
+    products, memory = floor(device)
+    print(f"\nfloor of a step here, hot: its matrix products {products:.2f} ms; its parameter traffic {memory:.2f} ms")
+    print(f"ours is {np.median(1e3 * rounds[:, 1] / 200) / (products + memory):.2f} times their sum")
+
+
+def floor(device: str) -> tuple[float, float]:
+    """Milliseconds of a step's matrix products alone, and of reading and writing what AdamW and EMA must.
+
+    That is weights and both moments, read and written each step, and the average every second step: seven times
+    the parameters' 7.1 MB, at the rate at which this machine copies memory.
+    """
+
+    def best(work: Callable[[], object]) -> float:
+        work()
+        return min(timed(work)[1] for _ in range(30))
+
+    total = 0.0
+    for fan_in, fan_out in ((384, 384), (3840, 384), (768, 128), (384, 128), (128, 64), (64, 32)):
+        x, d = torch.randn(16, fan_in, device=device), torch.randn(16, fan_out, device=device)
+        w, g = torch.randn(fan_in, fan_out, device=device), torch.empty(fan_in, fan_out, device=device)
+        total += best(lambda x=x, w=w: x @ w) + best(lambda x=x, d=d, g=g: torch.mm(x.T, d, out=g))
+        if fan_out != 384:  # the arms' inputs need no gradient
+            total += best(lambda w=w, d=d: d @ w.T)
+    big = torch.randn(2**25, device=device)
+    out = torch.empty_like(big)
+    bandwidth = 2 * big.nbytes / best(lambda: out.copy_(big))
+    print(f"memory copies at {bandwidth / 1e9:.0f} GB/s", end="")
+    return 1e3 * total, 1e3 * 7 * 4 * PARAMETERS / bandwidth
+
+
+def compare(X: np.ndarray, y: np.ndarray, seeds: list[int], device: str) -> None:
+    """Both trainings whole, in turns: one line per seed, and their means."""
     rows = []
     held_out = torch.from_numpy(X[TRAIN:]).to(device)
-    print(f"{'seed':>4} {'plain s':>8} {'ours s':>8} {'ratio':>6} {'plain r':>8} {'ours r':>8}")
+    print(f"\n10 epochs of {-(-TRAIN // 16)} steps, r on {TEST} other rows\n")
+    print(f"{'seed':>13} {'plain s':>8} {'ours s':>8} {'ratio':>6} {'plain r':>8} {'ours r':>8}")
     for seed in seeds:
-        start = time.perf_counter()
-        plain = plain_fit(X[:TRAIN], y[:TRAIN], epochs, seed, device)
-        middle = time.perf_counter()
-        ours = AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device)
-        ours.fit(X[:TRAIN], y[:TRAIN])
-        end = time.perf_counter()
+        plain, plain_s = timed(plain_fit, X[:TRAIN], y[:TRAIN], 10, seed, device)
+        ours, ours_s = timed(ours_fit, X[:TRAIN], y[:TRAIN], 10, seed, device)
         with torch.inference_mode():
             scores = plain(held_out).cpu().numpy()
         r = [np.corrcoef(s, y[TRAIN:])[0, 1] for s in (scores, ours.predict(X[TRAIN:]))]
-        rows.append((middle - start, end - middle, (end - middle) / (middle - start), *r))
-        print(
-            f"{seed:4d} {rows[-1][0]:8.1f} {rows[-1][1]:8.1f} {rows[-1][2]:6.3f} {r[0]:8.4f} {r[1]:8.4f}",
-            flush=True,
-        )
+        rows.append((plain_s, ours_s, ours_s / plain_s, *r))
+        print(f"{seed:13d} {plain_s:8.1f} {ours_s:8.1f} {ours_s / plain_s:6.3f} {r[0]:8.4f} {r[1]:8.4f}", flush=True)
     mean, std = np.mean(rows, 0), np.std(rows, 0, ddof=1)
-    print(f"mean {mean[0]:8.1f} {mean[1]:8.1f} {mean[1] / mean[0]:6.3f} {mean[3]:8.4f} {mean[4]:8.4f}")
-    print(f"{'sd over seeds':>31} {std[3]:8.4f} {std[4]:8.4f}")
-    steps = epochs * -(-TRAIN // 16)
-    print(f"per step: plain {1e3 * mean[0] / steps:.2f} ms, ours {1e3 * mean[1] / steps:.2f} ms")
-    print(f"floor per step here, arithmetic and memory each alone: {' + '.join(floor(device))}")
+    print(f"{'mean':>13} {mean[0]:8.1f} {mean[1]:8.1f} {mean[1] / mean[0]:6.3f} {mean[3]:8.4f} {mean[4]:8.4f}")
+    print(f"{'sd over seeds':>13} {'':8} {'':8} {'':6} {std[3]:8.4f} {std[4]:8.4f}")
 
 
-def floor(device: str) -> list[str]:
-    """171 MFLOP at this machine's rate for large products, and 100 MB at its copying rate."""
-
-    def seconds(work: Callable[[], object], times: int = 5) -> float:
-        work()
-        best = float("inf")
-        for _ in range(times):
-            start = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    a, big = torch.randn(2048, 2048, device=device), torch.randn(2**25, device=device)
-    out = torch.empty_like(big)
-    flops = 2 * 2048**3 / seconds(lambda: a @ a)
-    bandwidth = 2 * big.nbytes / seconds(lambda: out.copy_(big))
-    return [
-        f"{171e9 / flops:.2f} ms ({flops / 1e9:.0f} GFLOP/s)",
-        f"{1e11 / bandwidth:.2f} ms ({bandwidth / 1e9:.0f} GB/s)",
-    ]
-
-
-def together(X: np.ndarray, y: np.ndarray, count: int, epochs: int, device: str) -> None:
+def together(X: np.ndarray, y: np.ndarray, count: int, device: str) -> None:
     """``count`` trainings of the paper's recipe by one call of fit_many."""
-    heads = [AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device) for seed in range(count)]
-    start = time.perf_counter()
-    fit_many(heads, X[:TRAIN], y[:TRAIN])
-    took = time.perf_counter() - start
-    print(f"{count} together: {took:.1f} s, {took / count:.2f} s each")
+    heads = [AttentionFusionRegressor(ARMS, random_state=seed, device=device) for seed in range(count)]
+    _, took = timed(fit_many, heads, X[:TRAIN], y[:TRAIN])
+    print(f"\n{count} together: {took:.1f} s, {took / count:.2f} s each")
 
 
 def main() -> None:
     """Time the plain loop and ours and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--together", type=int, default=0, metavar="K")
+    parser.add_argument("--together", type=int, default=0, metavar="K", help="[default: 100 on a GPU]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    seeds, epochs = ([42, 43], 1) if args.quick else ([42, 43, 44, 45, 46], 10)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {args.threads} threads"
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"torch {torch.__version__}, {name}{load}; {TRAIN} x 4224, {epochs} epochs of {-(-TRAIN // 16)} steps")
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    print(f"{describe()}\non {where}, load {os.getloadavg()[0]:.1f}; {TRAIN} x 4224")
     X, y = made_up(np.random.default_rng(0))
-    compare(X, y, seeds, epochs, args.device)
-    if args.together:
-        together(X, y, args.together, epochs, args.device)
+    pieces(X, y, args.device)
+    if not args.quick:
+        compare(X, y, [42, 43, 44, 45, 46], args.device)
+    count = args.together or (100 if args.device == "cuda" and not args.quick else 0)
+    if count:
+        together(X, y, count, args.device)
 
 
 if __name__ == "__main__":

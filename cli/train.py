@@ -9,38 +9,51 @@ from drexcache.cli import make_room_for, say
 
 @click.command("train")
 @click.argument("cache", type=click.Path())
-@click.option("-r", "--regressor", required=True, help="Name of a regressor (see drexcache regressors)")
+@click.option("-r", "--regressor", help="Name of a regressor (see drexcache regressors)")
+@click.option("--from", "chosen", metavar="FILE", type=click.Path(), help="Regressor and settings, as best.json")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
+@click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
 @click.option("--target", help="Name of the ratings [default: the only ones]")
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
-@click.option("--seed", default=42, show_default=True)
+@click.option("--seed", type=int, help="[default: 42]")
 def command(
     cache: str,
-    regressor: str,
+    regressor: str | None,
+    chosen: str | None,
     out: str,
+    log: str | None,
     blocks: tuple[str, ...],
     target: str | None,
     split: str | None,
-    seed: int,
+    seed: int | None,
 ) -> None:
     """Train a regressor on a cache and save it as one file, without pickle.
 
     \b
-    drexcache train scenes.h5 -r fusion -o scenes.drex
+    drexcache train scenes.h5 -r fusion -o scenes.drex --log training.csv
+    drexcache train scenes.h5 --from found/best.json -o best.drex
     """
     from drexcache.cache import open_cache
     from drexcache.model import train_model
+    from drexcache.settings_file import ChosenSettings, read_settings
 
+    if (regressor is None) == (chosen is None):
+        raise click.UsageError("give either --regressor NAME or --from FILE")
+    start = ChosenSettings(regressor) if regressor else read_settings(chosen or "")
     make_room_for(out)
+    if log:
+        make_room_for(log)
     opened = open_cache(cache)
-    columns = blocks or tuple(opened.blocks)
-    matrix = opened.matrix(columns, target)
+    columns = blocks or start.blocks or tuple(opened.blocks)
+    matrix = opened.matrix(columns, target or start.target)
     if split:
         label, _, value = split.partition("=")
         matrix = matrix.where(label, value)
-    model = train_model(regressor, matrix, opened, columns, seed)
+    first = seed if seed is not None else 42 if start.seed is None else start.seed
+    model = train_model(start.regressor, matrix, opened, columns, first, settings=start.settings, log=log)
     model.save(out)
     left = len(opened) - len(matrix)
-    say(f"{out}: {regressor} trained on {model.trained['images']} rated images of {opened.dataset}" +
-        (f"; {left} images of the cache left out (other split, or without features)" if left else ""))  # fmt: skip
+    say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {opened.dataset}" +
+        (f"; {left} images of the cache left out (other split, or without features)" if left else "") +
+        (f"; its epochs stand in {log}" if log else ""))  # fmt: skip

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from drexcache.fusion_checks import Arms, check_settings, require_finite, resolved_arms
+from drexcache.fusion_fitting import checked, device_of, fit_together, seeds_of
 from drexcache.fusion_head import fuse, parameter_shapes, project
-from drexcache.fusion_plan import Design, HeadSettings
-from drexcache.fusion_training import TrainedHead, train_heads
 
 # name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
 # columns are not among the latter: they cost .08 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
@@ -48,6 +46,11 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
     ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
     standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
+    loss : "huber"; "ccc", one minus the concordance correlation of each batch; or "rank", Huber's loss and a share
+        for every pair of the batch in the wrong order.
+    early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
+        with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
+    fixed_average : whether every arm weighs the same, instead of attention.
     seeds : heads to train, from random_state, random_state + 1, ...; their mean is predicted.
     random_state : seed of the initial weights, the shuffles and the dropout.
     device : "cpu", "cuda", "mps", or "auto" for the best there is.
@@ -58,7 +61,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     arms_ : the arms' names. n_features_in_ : columns of X.
     parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion_head.parameter_shapes`.
     mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
-    log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr.
+    log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr; with early stopping also of
+        validation_loss and validation_r.
+    dataset_scales_ : label -> (scale, offset) from predictions to a dataset's own ratings; empty unless ``fit``
+        was given ``datasets``.
 
     Examples
     --------
@@ -84,6 +90,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ema: float = 0.999,
         ema_horizon: float | None = None,
         standardize: bool = False,
+        loss: str = "huber",
+        early_stopping: int = 0,
+        validation_fraction: float = 0.1,
+        fixed_average: bool = False,
         seeds: int = 1,
         random_state: int | np.random.RandomState | None = 42,
         device: str = "auto",
@@ -101,21 +111,28 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.ema = ema
         self.ema_horizon = ema_horizon
         self.standardize = standardize
+        self.loss = loss
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.fixed_average = fixed_average
         self.seeds = seeds
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> AttentionFusionRegressor:
+    def fit(self, X: np.ndarray, y: np.ndarray, datasets: ArrayLike | None = None) -> AttentionFusionRegressor:
         """Train on X (n, d) and ratings y (n,).
+
+        datasets : (n,) labels, where the rows come from several datasets that rate each on a scale of its own:
+        a scale and an offset of each are learnt too, and predictions are on the datasets' mean scale.
 
         Raises
         ------
         ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not
             fit X, a setting out of range, or a training that diverges.
         """
-        X, y = _checked(self, X, y)
-        _fit_together([self], X, y, [None])
+        X, y = checked(self, X, y)
+        fit_together([self], X, y, [None], datasets)
         return self
 
     @overload
@@ -147,7 +164,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         params = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
         params["arms"] = {name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)}
         params["random_state"] = self.seeds_[0]
-        return arrays, {"params": params, "n_features_in": self.n_features_in_, "log": self.log_}
+        learnt = {"log": self.log_, "dataset_scales": self.dataset_scales_}
+        return arrays, {"params": params, "n_features_in": self.n_features_in_, **learnt}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> AttentionFusionRegressor:
@@ -164,8 +182,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         check_settings(self.get_params())
         self.n_features_in_ = settings["n_features_in"]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_ = _seeds(self)
-        self.log_ = settings["log"]
+        self.seeds_ = seeds_of(self)
+        self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
         if self.standardize:
@@ -185,14 +203,16 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
         require_finite("X", X)
-        device = "cuda" if _device(self.device) == "cuda" else "cpu"  # MPS has no float64
+        device = "cuda" if device_of(self.device) == "cuda" else "cpu"  # MPS has no float64
         p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
         scores, weights = [], []
         for start in range(0, len(X), ROWS_AT_ONCE):
             x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
             if self.mean_ is not None:
                 x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
-            out = fuse(p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_))
+            out = fuse(
+                p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
+            )
             scores.append(out[0].cpu().numpy())
             weights.append(out[1].cpu().numpy())
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
@@ -209,13 +229,15 @@ def fit_many(
     y: np.ndarray,
     rows: Sequence[np.ndarray | None] | None = None,
     *,
+    datasets: ArrayLike | None = None,
     stack: int | None = None,
 ) -> list[AttentionFusionRegressor]:
     """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
 
     X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
-    stack : heads at a time; None for what suits the device. Estimator k's result is that of
-    ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point tolerance.
+    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads at a time; None for what suits the
+    device. Estimator k's result is that of ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point
+    tolerance.
 
     Raises
     ------
@@ -233,81 +255,6 @@ def fit_many(
         raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
     if not models:
         return []
-    X_checked, y_checked = _checked(models[0], X, y)
-    _fit_together(models, X_checked, y_checked, all_rows, stack=stack)
+    X_checked, y_checked = checked(models[0], X, y)
+    fit_together(models, X_checked, y_checked, all_rows, datasets, stack=stack)
     return models
-
-
-def _fit_together(
-    models: Sequence[AttentionFusionRegressor],
-    X: np.ndarray,
-    y: np.ndarray,
-    rows: Sequence[np.ndarray | None],
-    *,
-    stack: int | None = None,
-) -> None:
-    """Train every seed of every model, those of one architecture in one stack, and set what was learnt."""
-    groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
-    for model, own_rows in zip(models, rows, strict=True):
-        check_settings(model.get_params())
-        model.n_features_in_ = X.shape[1]
-        model.arms_, model.columns_ = resolved_arms(model.arms, X.shape[1])
-        arms = tuple((cols.start, cols.stop) for cols in model.columns_)
-        design = Design(arms, model.width, model.batch_size, _device(model.device))
-        groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y), len(y))))
-    for design, members in groups.items():
-        heads = [head for _, own in members for head in own]
-        show = any(model.verbose for model, _ in members)
-        trained = iter(train_heads(X, y, heads, design, verbose=show, stack=stack))
-        for model, own in members:
-            _set_learnt(model, [next(trained) for _ in own])
-
-
-def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:
-    """One `HeadSettings` per seed."""
-    steps_per_epoch = math.ceil((n if rows is None else len(rows)) / model.batch_size)
-    model.seeds_ = _seeds(model)
-    shared = {f.name: getattr(model, f.name) for f in fields(HeadSettings) if f.name not in ("seed", "rows")}
-    shared["epochs"] = max(model.epochs, math.ceil(model.min_steps / steps_per_epoch))
-    return [HeadSettings(**shared, seed=seed, rows=rows) for seed in model.seeds_]
-
-
-def _seeds(model: AttentionFusionRegressor) -> list[int]:
-    """random_state, random_state + 1, ...; the first is drawn where random_state is no number."""
-    first = model.random_state
-    if not isinstance(first, int | np.integer):
-        first = check_random_state(first).randint(2**31 - 1)
-    return [int(first) + i for i in range(model.seeds)]
-
-
-def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
-    model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
-    model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
-    epochs = zip(*[head.log for head in heads], strict=True)
-    model.log_ = [{key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for rows in epochs]
-    for row in model.log_:
-        row["epoch"] = int(row["epoch"])
-
-
-def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """X as float32 (n, d) and y as float64 (n,), both finite."""
-    X, y = validate_data(model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True)
-    require_finite("X", X)
-    return X, y.astype(np.float64)
-
-
-def _checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
-    picked = y if rows is None else y[np.asarray(rows)]
-    if len(picked) < 2:
-        raise ValueError(f"a fusion head needs at least 2 rows to train on, found {len(picked)}")
-    if np.ptp(picked) == 0:
-        raise ValueError(f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn")
-    return None if rows is None else np.arange(len(y))[np.asarray(rows)]
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

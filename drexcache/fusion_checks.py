@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from drexcache.fusion_loss import LOSSES
 
 Arms = Mapping[str, slice | Sequence[int]]
 
+COUNTS = {"width": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "min_steps": 0, "early_stopping": 0}  # at least
 RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, np.inf),
     "weight_decay": (0, np.inf),
@@ -16,6 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip": (0, np.inf),
     "ema": (0, 1),
     "ema_horizon": (1e-6, np.inf),
+    "validation_fraction": (1e-6, 0.9),
 }
 
 
@@ -49,9 +54,22 @@ def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
     return list(arms), columns
 
 
+def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.ndarray | None]:
+    """The labels, sorted, and each row's number among them; none where all rows are of one dataset."""
+    if datasets is None:
+        return [], None
+    found = np.asarray(datasets)
+    if found.shape != (n,):
+        raise ValueError(f"datasets must give a label to each of {n} rows, found shape {found.shape}")
+    labels, codes = np.unique(found.astype(str), return_inverse=True)
+    return (labels.tolist(), codes) if len(labels) > 1 else ([], None)
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for the first setting out of its range."""
-    for name, least in (("width", 1), ("epochs", 1), ("batch_size", 1), ("seeds", 1), ("min_steps", 0)):
+    if settings["loss"] not in ("huber", *LOSSES):
+        raise ValueError(f"loss must be one of huber, {', '.join(LOSSES)}; found {settings['loss']!r}")
+    for name, least in COUNTS.items():
         if not isinstance(settings[name], int | np.integer) or settings[name] < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")
     for name, (low, high) in RANGES.items():

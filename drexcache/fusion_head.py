@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 ATTENTION_WIDTH = 128
+NORM_EPS = 1e-5  # torch.nn.LayerNorm's default
 HIDDEN = (128, 64, 32)  # the head is width -> 128 -> 64 -> 32 -> 1
 
 Shapes = dict[str, tuple[int, ...]]
@@ -63,35 +65,61 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Te
     return flat[0]
 
 
+class Activations(NamedTuple):
+    """What a forward pass leaves for the way back; B rows through K heads."""
+
+    scores: Tensor  # (K, B)
+    weights: Tensor  # (K, B, n_arms): attention, each row sums to 1
+    projections: tuple[Tensor, ...]  # (K, B, n_arms, width) with bias, the same after layer norm, its statistics
+    scaled: Tensor  # (K, B, n_arms, width): after the layer norm's scale and shift, before GELU
+    arms: Tensor  # (K, B, n_arms, width)
+    hidden: Tensor  # (K, B, 128): inside the attention
+    logits: Tensor  # (K, B, n_arms): after division by the temperature
+    fused: tuple[Tensor, ...]  # (K, B, width): the weighted sum of the arms, and its layer norm's statistics
+    inputs: list[Tensor]  # of the head's four layers, (K, B, 384 -> 128 -> 64 -> 32)
+    outputs: list[Tensor]  # of its three hidden layers before GELU
+
+
 def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor:
     """Each arm's features to a common width, without bias: x (K, B, d) -> (K, B, n_arms, width)."""
     return torch.stack([torch.bmm(x[..., cols], p[f"arm.{i}.weight"]) for i, cols in enumerate(arms)], dim=2)
 
 
-def fuse(p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def fuse(
+    p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None, *, fixed_average: bool = False
+) -> Activations:
     """Fuse projected arms by attention and score them (DReX, arXiv 2511.16991).
 
     projected : (K, B, n_arms, width), from `project`.
     masks : (K, B, 128 + 64 + 32) dropout factors, 0 or 1 / (1 - rate); None when predicting.
-    Returns the scores (K, B) and the attention weights (K, B, n_arms), which sum to 1.
+    fixed_average : every arm weighs the same.
     """
     width = projected.shape[-1:]
-    a = functional.layer_norm(projected + p["arm.bias"][:, None], width)
-    a = functional.gelu(
-        torch.addcmul(p["arm.norm.bias"][:, None], a, p["arm.norm.weight"][:, None])
-    )  # (K, B, n_arms, width)
+    biased = projected + p["arm.bias"][:, None]
+    normed, *statistics = torch.native_layer_norm(biased, width, None, None, NORM_EPS)
+    scaled = torch.addcmul(p["arm.norm.bias"][:, None], normed, p["arm.norm.weight"][:, None])
+    arms = gelu(scaled)  # (K, B, n_arms, width)
     # (K, B, n_arms * width) -> (K, B, 128) -> (K, B, n_arms)
-    logits = _linear(p, "attention.1", torch.tanh(_linear(p, "attention.0", a.flatten(2))))
-    weights = torch.softmax(logits / p["temperature"][:, None, None], dim=-1)
+    hidden = torch.tanh(_linear(p, "attention.0", arms.flatten(2)))
+    logits = _linear(p, "attention.1", hidden) / p["temperature"][:, None, None]
+    weights = torch.softmax(torch.zeros_like(logits) if fixed_average else logits, dim=-1)
     # sum_i w_i a_i + alpha sum_i a_i = sum_i (w_i + alpha) a_i
-    z = ((weights + p["alpha"][:, None, None])[..., None] * a).sum(2)  # (K, B, width)
-    z = functional.layer_norm(z, width)
+    fused = ((weights + p["alpha"][:, None, None])[..., None] * arms).sum(2)  # (K, B, width)
+    z, *fused_statistics = torch.native_layer_norm(fused, width, None, None, NORM_EPS)
+    inputs, outputs = [z], []
     dropout = masks.split(HIDDEN, dim=-1) if masks is not None else None
     for i in range(len(HIDDEN)):
-        z = functional.gelu(_linear(p, f"head.{i}", z))
-        if dropout is not None:
-            z = z * dropout[i]
-    return _linear(p, f"head.{len(HIDDEN)}", z).squeeze(-1), weights
+        outputs.append(_linear(p, f"head.{i}", inputs[-1]))
+        z = gelu(outputs[-1])
+        inputs.append(z if dropout is None else z * dropout[i])
+    scores = _linear(p, f"head.{len(HIDDEN)}", inputs[-1]).squeeze(-1)
+    before, mixed = (biased, normed, *statistics), (fused, *fused_statistics)
+    return Activations(scores, weights, before, scaled, arms, hidden, logits, mixed, inputs, outputs)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU, by torch's own loop: its transposed view keeps out oneDNN's, which takes 20 us more to start."""
+    return functional.gelu(x.mT).mT
 
 
 def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

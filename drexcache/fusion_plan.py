@@ -16,7 +16,10 @@ SPAN = 64  # dropout masks are drawn for so many steps at a time
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How one head is trained; the defaults are the paper's. ``rows``: its rows of X (None: all)."""
+    """How one head is trained; the defaults are the paper's.
+
+    ``rows``: its rows of X (None: all). ``validation``: rows to watch, ``patience`` epochs without a better loss.
+    """
 
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -28,6 +31,8 @@ class HeadSettings:
     standardize: bool = False
     seed: int = 42
     rows: np.ndarray | None = None
+    validation: np.ndarray | None = None
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Design:
     arms: tuple[tuple[int, int], ...]
     width: int = 384
     batch_size: int = 16
+    loss: str = "huber"
+    fixed_average: bool = False
     device: str = "cpu"
 
     @property

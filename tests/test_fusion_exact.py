@@ -109,10 +109,10 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
             np.testing.assert_allclose(head.parameters[name], value.numpy(), atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("tile", [24 * 5, 2**18])
+@pytest.mark.parametrize("tile", [24 * 5, 24 * 100, 2**19])
 def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ema=0 the result is the last step's parameters: EMA's slow weights hide no difference."""
-    monkeypatch.setattr("drexcache.fusion_update.TILE", tile)  # five rows of weights, so many tiles; or one per arm
+    monkeypatch.setattr("drexcache.fusion_update.TILE", tile)  # many tiles, one per arm, or none
     X, y = problem(n=75)
     head = HeadSettings(dropout=0.0, ema=0.0)
     plan = make_plan(len(X), [head], DESIGN)
@@ -140,6 +140,10 @@ def test_size_and_default_settings_are_the_papers() -> None:
         "ema": 0.999,
         "ema_horizon": None,
         "standardize": False,
+        "loss": "huber",
+        "early_stopping": 0,
+        "validation_fraction": 0.1,
+        "fixed_average": False,
         "seeds": 1,
         "random_state": 42,
         "device": "auto",
