@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from drexcache.cli import say
 from drexcache.cli.images import image_options
+
+if TYPE_CHECKING:
+    from drexcache.features import Summary
 
 
 @click.command("extract")
@@ -18,11 +21,7 @@ from drexcache.cli.images import image_options
 @click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Keep a block under a name of its own")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: what the recipe says]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    help="Arithmetic of the backbones [default: the recipe's]",
-)
+@click.option("--precision", metavar="fp32|bf16", help="Arithmetic of the backbones [default: the recipe's]")
 @click.option(
     "--alpha",
     type=click.Choice(["drop", "white"]),
@@ -34,16 +33,33 @@ from drexcache.cli.images import image_options
     help="EXIF rotation: ignored as the reference does, or applied",
 )
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Compile the backbones: when the number of images pays for it, or as you say",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass [default: 8, on a GPU 64]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads [default: one per core]")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process, or all nodes of a Ray cluster",
+)
+@click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster [default: one of this machine alone]")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the image list, into a cache of its own")
 @click.option("--prune", is_flag=True, help="Drop rows of the cache whose images are gone")
+@click.option("--dry-run", is_flag=True, help="Say what would be computed, how long and how large; write nothing")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
 @image_options
 def command(
     images: str, out: str, recipe_name: str, blocks: tuple[str, ...], renames: tuple[str, ...], weights: str | None,
-    device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, batch_size: int,
-    workers: int | None, shard: str | None, prune: bool, allow_failures: bool, **reading: Any,
+    device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, compile: str,
+    batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
+    dry_run: bool, allow_failures: bool, **reading: Any,
 ) -> None:  # fmt: skip
     """Compute the features of IMAGES (a folder or a zip) into a cache; only what is missing is computed.
 
@@ -51,8 +67,11 @@ def command(
     drexcache extract photos/ --ratings photos.csv --range 0 100 -o photos.h5
     drexcache extract savoias/Images/Scenes --recipe offline -o scenes.h5
     drexcache extract IC9600.zip --device cuda --precision bf16 -o ic9600.h5
+    drexcache extract IC9600.zip --dry-run -o ic9600.h5
+    drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """
     from drexcache.features import extract
+    from drexcache.features.dry_run import plan
     from drexcache.images import read_images
     from drexcache.recipes import recipe
 
@@ -63,22 +82,42 @@ def command(
         table = table.shard(*shard_of(shard))
     for note in table.notes:
         say(note)
+    options: Any = {"weights": weights, "device": device, "workers": workers, "store": store, "prune": prune}
+    if dry_run:
+        planned = plan(table, chosen, out, **options)
+        for line in planned.lines():
+            say(line)
+        raise SystemExit(1 if planned.trouble else 0)
+    options |= {"batch_size": batch_size, "compile": compile, "say": say}
     try:
-        summary = extract(
-            table, chosen, out, weights=weights, device=device, batch_size=batch_size, workers=workers, store=store,
-            prune=prune, say=say,
-        )  # fmt: skip
+        if engine == "ray":
+            from drexcache.features.ray_engine import extract_on_ray
+
+            summary = extract_on_ray(table, chosen, out, address=address, **options)
+        else:
+            summary = extract(table, chosen, out, **options)
     except KeyboardInterrupt:
         say("\nstopped; what was committed is kept. Run the same command again to go on.")
         raise SystemExit(130) from None
-    rate = f", {summary.computed / summary.seconds:.1f} images/s with loading" if summary.computed else ""
-    say(f"{out}: {summary.images} images, {summary.computed} computed, {summary.reused} already there{rate}")
+    show(summary)
+    if summary.failures and not allow_failures:
+        raise SystemExit(1)
+
+
+def show(summary: Summary) -> None:
+    """Say what a run did: counts, speed and what bounded it, size, and which images failed."""
+    say(
+        f"{summary.path}: {summary.images} images, {summary.computed} computed, {summary.reused} already there, "
+        f"{len(summary.failures)} failed; {summary.bytes / 1e6:,.1f} MB"
+    )
+    if summary.computed:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary.shares.items())
+        rate = summary.computed / summary.computing
+        say(f"{rate:.1f} images/s, {summary.seconds - summary.computing:.0f} s to get ready; time went to {shares}")
     if summary.failures:
         say(f"{len(summary.failures)} images could not be read, their rows are marked failed:")
         for image, reason in list(summary.failures.items())[:10]:
             say(f"  {image}: {reason}")
-        if not allow_failures:
-            raise SystemExit(1)
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -77,6 +77,9 @@ def read_images(
     rating_column: str | None = None,
     split_column: str | None = None,
     group_columns: Sequence[str] = (),
+    rater_column: str | None = None,
+    error_column: str | None = None,
+    raters: int | None = None,
     value_range: tuple[float, float] | None = None,
     higher_is: str = "more",
     target: str = "rating",
@@ -91,6 +94,8 @@ def read_images(
         ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
     layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
         "savoias" (one category's folder, .../Images/Scenes; ratings on 0..100), or "auto".
+    rating_column : may be a pattern for several columns, one per rater, such as "rater_*".
+    rater_column, error_column, raters : see `drexcache.ratings.Columns`; they tell how reliable the ratings are.
     value_range : lowest and highest rating that the scale allows.
     higher_is : "more" or "less" of what is rated.
     target : name of the ratings.
@@ -109,7 +114,8 @@ def read_images(
     >>> table.ids, table.targets["rating"].values
     (('a.PNG', 'b.jpg'), array([3., 5.]))
     """
-    columns = Columns(image_column, rating_column, split_column, tuple(group_columns))
+    groups = tuple(group_columns)
+    columns = Columns(image_column, rating_column, split_column, groups, rater_column, error_column, raters)
     found = list_dataset(Path(source), ratings, layout, columns)
     if found.ratings is None and value_range is not None:
         raise DrexcacheError(f"{source}: --range given, but there are no ratings")

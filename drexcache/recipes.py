@@ -20,6 +20,7 @@ NUMERICS = 1
 RESIZES = ("pil-bilinear", "pil-bicubic", "tensor-bilinear")
 POOLS = ("cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value")
 PRECISIONS = ("fp32", "bf16")
+OPTIONS = {"precision": PRECISIONS, "alpha": ("drop", "white"), "exif": ("ignore", "apply")}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -110,12 +111,14 @@ class Recipe:
         return None if None in dims else sum(d for d in dims if d is not None)
 
     def with_options(self, **options: Any) -> Recipe:
-        """The same recipe with ``precision``, ``alpha`` or ``exif`` changed in every block it applies to.
+        """The same recipe with ``precision``, ``alpha`` or ``exif`` changed in every block it applies to, if not None.
 
         >>> {b.precision for b in recipe("drex").with_options(precision="bf16").blocks}
         {'bf16'}
         """
         given = {key: value for key, value in options.items() if value is not None}
+        for key in given:
+            _choice(given, key, f"recipe {self.name}", OPTIONS[key], None)
         return replace(self, blocks=tuple(replace(block, **given) for block in self.blocks))
 
     def select(self, names: Sequence[str]) -> Recipe:

@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ def writer_lock(path: Path) -> Iterator[None]:
     lock, note = FileLock(f"{path}.lock", blocking=False), Path(f"{path}.writer")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder in which no file can be made, such as one of /proc, looks to FileLock like a lock that is held.
+        tempfile.TemporaryFile(dir=path.parent).close()
         lock.acquire()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
@@ -178,7 +181,8 @@ def start(
     The writer, and for each source the number of its rows whose checksum did not hold.
     """
     partials = [cache for cache in sources if cache.path in partial_paths(final)]
-    fitting = [cache for cache in partials if _same(cache.contents, contents)]
+    wanted = contents.attributes(), contents.datasets()
+    fitting = [cache for cache in partials if (cache.contents.attributes(), cache.contents.datasets()) == wanted]
     writer = CacheWriter(fitting[-1].path if fitting else _new_partial(final, contents))
     damaged = {}
     try:
@@ -312,10 +316,6 @@ def _mend_length(path: Path) -> None:
                 file.truncate(end)
 
 
-def _same(old: Contents, new: Contents) -> bool:
-    return old.attributes() == new.attributes() and old.datasets() == new.datasets()
-
-
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
     """Positions (start, stop) of stretches of consecutive row numbers."""
     cuts = np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1
@@ -333,7 +333,7 @@ def no_space(error: OSError, final: Path, needed: int | None = None) -> Drexcach
         size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
         what = f"no space left on the disk{size}; free some"
     else:
-        what = f"writing failed ({error.strerror or error}); mend the disk"
+        what = f"writing failed ({error.strerror or error}) in {final.absolute().parent}; mend the disk or take another"
     return DrexcacheError(f"{final}: {what} and run the same command again, rows already committed are kept")
 
 

@@ -2,5 +2,6 @@
 
 from drexcache.features.extraction import Summary, extract
 from drexcache.features.prediction import predict
+from drexcache.features.reference import import_reference
 
-__all__ = ["Summary", "extract", "predict"]
+__all__ = ["Summary", "extract", "import_reference", "predict"]

@@ -1,11 +1,10 @@
-"""Frozen backbones and their taps: pixels in, one vector per image out, one forward pass for all taps."""
+"""Frozen backbones on a device: batches of pixels in, features out, however much of a batch its memory holds."""
 
 from __future__ import annotations
 
-import difflib
+import time
 from collections.abc import Callable
 
-import numpy as np
 import timm
 import torch
 from torch import nn
@@ -13,10 +12,12 @@ from torch import nn
 from drexcache.errors import DrexcacheError
 from drexcache.features.hub import known_backbone
 from drexcache.features.pixels import normalise
+from drexcache.features.taps import TappedBackbone
 from drexcache.features.weights import Weights, load_weights
-from drexcache.recipes import Block, Tap
+from drexcache.recipes import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BATCH = {"cuda": 64, "mps": 16, "cpu": 8}  # images per forward pass
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,80 +41,77 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def bf16_is_slow(device: torch.device) -> bool:
+    """Whether bf16 is emulated there, and so many times slower than fp32: a CPU without AVX-512 or its like."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Backbone:
     """One block's frozen model on a device.
 
     Attributes
     ----------
     block : the definition; weights : what was loaded; dims : length of each tap's vector.
+    batch : images per forward pass at most. compiled : whether `drexcache.features.compiled` compiled it.
     """
 
-    def __init__(self, block: Block, source: str, device: torch.device) -> None:
-        self.block, self.device = block, device
+    def __init__(
+        self, block: Block, source: str, device: torch.device,
+        batch: int | None = None, say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
+        self.block, self.device, self.say = block, device, say
+        self.batch = batch or BATCH.get(device.type, 8)
+        if device.type == "cuda" and block.precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # else cuDNN's convolutions keep 10 bits of fp32's 23
         model = build_model(block)
         self.weights: Weights = load_weights(model, block.backbone, block.tag, source)
-        self.model = model.eval().requires_grad_(False)
-        self.model.to(device=device, dtype=DTYPES[block.precision])
-        self.model.to(memory_format=torch.channels_last)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = model.forward_features  # type: ignore[assignment]
-        self._captured: dict[str, torch.Tensor] = {}
-        modules = dict(self.model.named_modules())
-        for layer in {tap.layer for tap in block.taps}:
-            if layer not in modules:
-                raise DrexcacheError(_no_layer(block, layer, list(modules)))
-            modules[layer].register_forward_hook(self._keep(layer))
-        self.dims = self._measure()
+        model.eval().requires_grad_(False).to(device=device, dtype=DTYPES[block.precision])
+        self.tapped = TappedBackbone(model.to(memory_format=torch.channels_last), block).eval()
+        self.dims = self.tapped.dims
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.tapped
+        self.compiled = False
+        self.mean, self.std = (torch.tensor(values, device=device) for values in (block.mean, block.std))
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-            self._captured[layer] = output
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features float32 (B, d), on the device, of pixels (B, 3, H, W), uint8 or float on [0, 1].
 
-        return hook
+        What a GPU's memory does not hold is done in halves, from then on.
 
-    def _measure(self) -> tuple[int, ...]:
-        height, width = self.block.size
-        vectors = self._vectors(torch.zeros(1, 3, height, width, dtype=torch.uint8))
-        for tap, vector in zip(self.block.taps, vectors, strict=True):
-            if tap.dim is not None and vector.shape[1] != tap.dim:
-                raise DrexcacheError(
-                    f"block {self.block.name}, tap {tap.name}: the recipe says dim {tap.dim}, "
-                    f"{self.block.backbone} gives {vector.shape[1]}"
-                )
-        return tuple(vector.shape[1] for vector in vectors)
-
-    def __call__(self, pixels: torch.Tensor) -> np.ndarray:
-        """Features float32 (B, d) of pixels (B, 3, H, W), uint8 or float on [0, 1].
-
-        When a GPU's memory does not hold the batch, it is done in halves.
+        Raises
+        ------
+        DrexcacheError : out of memory with a single image.
         """
-        try:
-            return torch.cat(self._vectors(pixels), dim=1).cpu().numpy()
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise DrexcacheError(f"{self.device}: out of memory with a single image; try --device cpu") from None
-        torch.cuda.empty_cache()
-        half = len(pixels) // 2
-        return np.concatenate([self(pixels[:half]), self(pixels[half:])])
+        while True:
+            try:
+                return torch.cat([self._features(part) for part in pixels.split(self.batch)])
+            except torch.OutOfMemoryError:
+                tried = self.batch if self.compiled else min(self.batch, len(pixels))
+                if tried == 1:
+                    raise DrexcacheError(
+                        f"{self.device}: out of memory with a single image; try --device cpu"
+                    ) from None
+            self.batch = tried // 2
+            torch.cuda.empty_cache()
+            self.say(f"block {self.block.name}: {self.device} is out of memory, going on with batches of {self.batch}")
+
+    def seconds_per_image(self) -> float:
+        """Measured: one forward pass, the second of two, of a single image on a CPU and of a full batch elsewhere."""
+        pixels = torch.zeros(1 if self.device.type == "cpu" else self.batch, 3, *self.block.size, dtype=torch.uint8)
+        for _ in range(2):
+            started = time.perf_counter()
+            self(pixels).cpu()  # waits for the device
+        return (time.perf_counter() - started) / len(pixels)
 
     @torch.inference_mode()
-    def _vectors(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        x = normalise(pixels.to(self.device, non_blocking=True), self.block.mean, self.block.std)
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = normalise(pixels.to(self.device, non_blocking=True), self.mean, self.std)
         x = x.to(dtype=DTYPES[self.block.precision], memory_format=torch.channels_last)  # (B, 3, H, W)
-        vectors = self._pooled(x)
-        if self.block.flip:
-            vectors = [(a + b) / 2 for a, b in zip(vectors, self._pooled(x.flip(3)), strict=True)]
-        return vectors
-
-    def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        self._forward(x)
-        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
-        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        vectors = []
-        for tap in self.block.taps:
-            output = self._captured[tap.layer].float()
-            vectors.append(pool(output.permute(0, 3, 1, 2) if last and output.ndim == 4 else output, tap, prefix))
-        self._captured.clear()
-        return vectors
+        if not self.compiled:
+            return self.forward(x)
+        # One shape, one compilation: a batch that is not full is filled up with zeros, whose features are dropped.
+        filled = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - len(x)))
+        filled = filled.contiguous(memory_format=torch.channels_last)
+        return self.forward(filled)[: len(x)].clone()  # the next run of a CUDA graph writes over its output
 
 
 def build_model(block: Block) -> nn.Module:
@@ -130,43 +128,3 @@ def build_model(block: Block) -> nn.Module:
         return timm.create_model(block.backbone, pretrained=False, num_classes=0)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
-
-
-def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
-    """A layer's output, tokens (B, T, C) with ``prefix`` class and register tokens or maps (B, C, H, W), as vectors.
-
-    ``gem`` is the generalised mean with p = 3 (Radenovic et al. 2018); ``grid2`` the means of a 2x2 grid, flattened.
-
-    Raises
-    ------
-    DrexcacheError : a pooling that this kind of output does not have.
-    """
-    if x.ndim == 3:
-        patches = x[:, prefix:]
-        if tap.pool == "cls" and prefix >= 1:
-            return x[:, 0]
-        if tap.pool == "registers" and prefix >= 2:
-            return x[:, 1:prefix].mean(1)
-        if tap.pool == "patch_mean":
-            return patches.mean(1)
-        x = patches.transpose(1, 2)[..., None]  # (B, T, C) -> (B, C, T, 1), pooled like a map
-    if x.ndim == 4 and tap.pool in ("mean", "std", "max", "gem"):
-        flat = x.flatten(2)  # (B, C, H, W) -> (B, C, HW)
-        if tap.pool == "gem":
-            return flat.clamp(min=1e-6).pow(3).mean(2).pow(1 / 3)
-        return flat.amax(2) if tap.pool == "max" else flat.std(2) if tap.pool == "std" else flat.mean(2)
-    if x.ndim == 4 and tap.pool == "grid2" and x.shape[3] > 1:
-        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-    raise DrexcacheError(
-        f"tap {tap.name}: pooling {tap.pool!r} does not fit the output of layer {tap.layer} "
-        f"(shape {tuple(x.shape)}, {prefix} class and register tokens)"
-    )
-
-
-def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
-    shallow = [name for name in modules if name and name.count(".") <= 1 and not name.endswith((".act", ".drop"))]
-    shown = difflib.get_close_matches(layer, modules, n=3) + shallow
-    return (
-        f"block {block.name}: {block.backbone} has no layer named {layer}; "
-        f"it offers {', '.join(dict.fromkeys(shown[:40]))}{', ...' if len(shown) > 40 else ''}"
-    )

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from drexcache import writer as cache_writer
 from drexcache.cache import FeatureCache
-from drexcache.features.backbones import Backbone, resolve_device
+from drexcache.errors import DrexcacheError
+from drexcache.features.backbones import Backbone, bf16_is_slow, resolve_device
+from drexcache.features.compiled import CHOICES, settle
+from drexcache.features.engine import Job, compute_rows
 from drexcache.features.memory import keep_freed_memory
-from drexcache.features.planning import current_files, refuse_conflicts, wanted_contents
+from drexcache.features.meter import Meter
+from drexcache.features.planning import (
+    current_files,
+    missing_rows,
+    refuse_conflicts,
+    setting,
+    stored_blocks,
+    wanted_contents,
+)  # fmt: skip
 from drexcache.features.probe import probe
-from drexcache.features.reading import ReadImage, read_ahead
+from drexcache.features.reading import default_workers
 from drexcache.features.weights import check_weights, licence_notice
 from drexcache.images import ImageTable
-from drexcache.layout import DONE, Contents
+from drexcache.layout import Contents, StoredBlock
 from drexcache.recipes import Block, Recipe
-from drexcache.writer import CacheWriter
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of `extract` did: image counts, seconds, and why images failed (id -> reason)."""
+    """What a run of `extract` did.
+
+    Attributes
+    ----------
+    images, computed, reused : counts. seconds : of the whole run; failures : id -> why an image could not be read.
+    computing : seconds from the first image read to the last row written.
+    shares : stage -> share of that time, see `drexcache.features.meter.Meter`. bytes : the cache's size.
+    """
 
     path: Path
     images: int
@@ -37,6 +52,9 @@ class Summary:
     reused: int
     seconds: float
     failures: dict[str, str]
+    computing: float = 0.0
+    shares: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
 
 
 def _stderr(line: str) -> None:
@@ -50,10 +68,12 @@ def extract(
     *,
     weights: str | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     workers: int | None = None,
     store: str = "float32",
+    compile: str = "auto",
     prune: bool = False,
+    also: Sequence[str | Path] = (),
     say: Callable[[str], None] = _stderr,
 ) -> Summary:
     """Fill the cache ``out`` with the recipe's features of every image in the table.
@@ -65,9 +85,12 @@ def extract(
     ----------
     weights : "hub", "packaged", "random" (for tests) or a path; default: what the recipe says.
     device : "auto" (CUDA, then MPS, then CPU) or a torch device.
-    batch_size, workers : images per forward pass; decoding threads (default: one per core, at most 16).
+    batch_size, workers : images per forward pass (default: 8 on a CPU, 64 on a GPU); decoding threads (default: one
+        per core, at most 16).
     store : "float32" or "float16", the dtype on disk.
+    compile : compile the backbones "always", "never", or, with "auto", when the number of images pays for it.
     prune : drop rows whose image is no longer in the table; without it they are an error.
+    also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
     say : receives one line for each thing a user should know.
 
     Raises
@@ -75,39 +98,35 @@ def extract(
     DrexcacheError : unreachable weights, another recipe under the same block name, removed images, a cache that
         somebody else is writing, no space. What was committed stays.
     """
-    started, out = time.monotonic(), Path(out)
-    where = resolve_device(device)
+    started, where, source = time.monotonic(), resolve_device(device), weights or recipe.weights
+    if compile not in CHOICES:
+        raise DrexcacheError(f"compile is one of {', '.join(CHOICES)}, not {compile!r}")
     if where.type == "cpu":
         keep_freed_memory()
-    source = weights or recipe.weights
     for block in recipe.blocks:
         if not block.is_classic:
             check_weights(block.backbone, block.tag, source)
-    with cache_writer.writer_lock(out):
-        sources, notes = cache_writer.open_sources(out)
+    with cache_writer.writer_lock(Path(out)):
+        own, notes = cache_writer.open_sources(Path(out))
         for note in notes:
             say(note)
-        backbones = load_backbones(recipe.blocks, source, where, say, known={b for s in sources for b in s.blocks})
-        say(f"device: {where}" + (f" ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else ""))
-        contents = wanted_contents(table, recipe, backbones, sources, where, store)
-        refuse_conflicts(contents, sources, out, prune)
-        threads = workers or min(16, os.cpu_count() or 1)
-        job = _Job(table, list(recipe.blocks), backbones, batch_size, threads, say)
+        known = {name for cache in own for name in cache.blocks}
+        backbones = load_backbones(recipe.blocks, source, where, say, known, batch_size)
+        batch = batch_size or max((backbone.batch for backbone in backbones.values()), default=8)
+        job = Job(table, recipe.blocks, backbones, batch, workers or default_workers(), where, say, Meter())
+        wanted = stored_blocks(recipe.blocks, backbones, store)
+        refuse_conflicts(table, wanted, own, Path(out), prune)
         try:
-            computed, final = _fill(job, contents, sources, current_files(table, sources), out)
+            computed, final = _fill(job, wanted, own + [FeatureCache(Path(path)) for path in also], compile, Path(out))
         except OSError as error:
-            raise cache_writer.no_space(error, out) from error
-    n = len(table.ids)
-    return Summary(out, n, computed, n - computed, time.monotonic() - started, final.failures())
+            raise cache_writer.no_space(error, Path(out)) from error
+    return _summary(job, final, computed, time.monotonic() - started)
 
 
 def load_backbones(
-    blocks: Sequence[Block],
-    source: str,
-    device: torch.device,
-    say: Callable[[str], None],
-    known: frozenset[str] | set[str] = frozenset(),
-) -> dict[str, Backbone]:
+    blocks: Sequence[Block], source: str, device: torch.device, say: Callable[[str], None],
+    known: frozenset[str] | set[str] = frozenset(), batch: int | None = None,
+) -> dict[str, Backbone]:  # fmt: skip
     """Block name -> its loaded model, where it has one; says which weights, and their licence at first use."""
     found = {}
     for block in blocks:
@@ -116,91 +135,46 @@ def load_backbones(
         notice = licence_notice(block.backbone, block.tag)
         if notice and source != "random" and block.name not in known:
             say(notice)
-        backbone = found[block.name] = Backbone(block, source, device)
+        backbone = found[block.name] = Backbone(block, source, device, batch, say)
         say(f"block {block.name}: {block.backbone} with weights from {backbone.weights.source}")
+        if block.precision == "bf16" and bf16_is_slow(device):
+            say(f"block {block.name}: bf16 IS SLOW HERE, this processor has no arithmetic for it; fp32 is faster")
         if source == "random":
             say(f"block {block.name}: RANDOM WEIGHTS, the features mean nothing; this is for tests only")
+    say(f"device: {device}" + (f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""))
     return found
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What one run computes and how: ``blocks`` are the recipe's."""
-
-    table: ImageTable
-    blocks: list[Block]
-    backbones: dict[str, Backbone]
-    batch_size: int
-    workers: int
-    say: Callable[[str], None]
-
-
 def _fill(
-    job: _Job, contents: Contents, sources: list[FeatureCache], files: tuple[np.ndarray, np.ndarray], out: Path
+    job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], compile: str, out: Path
 ) -> tuple[int, FeatureCache]:
     """Take over what is there, compute the rest, publish; the number of images computed, and the finished cache."""
-    if len(sources) == 1 and sources[0].path == out and _up_to_date(sources[0], contents, files):
+    files = current_files(job.table, sources)
+    missing = missing_rows(job.table, wanted, sources, files[0])
+    for name, backbone in job.backbones.items():
+        settle(backbone, int(missing[name].sum()), compile, job.say)
+    settings = {name: setting(job.device, job.backbones.get(name)) for name in wanted if missing[name].any()}
+    contents = wanted_contents(job.table, wanted, settings, sources)
+    if not settings and len(sources) == 1 and sources[0].path == out and _as_wanted(sources[0], contents, files):
         return 0, sources[0]
     writer, damaged = cache_writer.start(out, contents, sources, files)
     with writer:
         for path, count in damaged.items():
             job.say(f"{path}: {count} rows did not match their checksum and are computed again")
-        probe(job.table, writer, job.backbones, contents, job.say)
-        missing = {block.name: ~writer.done(block.name) for block in job.blocks}
-        rows = np.flatnonzero(np.any(list(missing.values()), axis=0))
-        for batch in _batches(job, rows, writer):
-            _compute(job, batch, writer, missing)
-            writer.tick()
+        probe(job.table, writer, job.backbones, contents, settings, job.say)
+        computed = compute_rows(job, writer)
         writer.finish(out)
-    return len(rows), FeatureCache(out)
+    return computed, FeatureCache(out)
 
 
-def _up_to_date(cache: FeatureCache, contents: Contents, files: tuple[np.ndarray, np.ndarray]) -> bool:
-    if not cache.complete or cache.contents.attributes() != contents.attributes():
-        return False
-    whole = all((cache.status(name) == DONE).all() and cache.intact(name).all() for name in cache.blocks)
-    return whole and bool((cache.hashes() == files[0]).all())
+def _as_wanted(cache: FeatureCache, contents: Contents, files: tuple[np.ndarray, np.ndarray]) -> bool:
+    same = cache.complete and cache.contents.attributes() == contents.attributes()
+    return same and bool((cache.hashes() == files[0]).all())
 
 
-def _batches(job: _Job, rows: np.ndarray, writer: CacheWriter) -> Iterator[list[ReadImage]]:
-    """Readable images in batches, with a progress bar; unreadable ones are written down as failed."""
-    ahead = 2 * job.batch_size + job.workers
-    images = read_ahead(job.table.files, rows.tolist(), job.blocks, job.workers, ahead)
-    batch: list[ReadImage] = []
-    failed = 0
-    with tqdm(total=len(rows), unit="image", desc="extract", disable=None, dynamic_ncols=True) as bar:
-        for image in images:
-            if image.failure:
-                failed += 1
-                _put_failure(job, image, writer)
-                bar.set_postfix(failed=failed)
-                bar.update()
-                continue
-            batch.append(image)
-            if len(batch) == job.batch_size:
-                yield batch
-                bar.update(len(batch))
-                batch = []
-        if batch:
-            yield batch
-            bar.update(len(batch))
-
-
-def _put_failure(job: _Job, image: ReadImage, writer: CacheWriter) -> None:
-    row = np.array([image.row])
-    writer.put_files(row, np.frombuffer(image.sha256, "u1")[None], np.array([image.stat]), [image.failure])
-    for block in job.blocks:
-        writer.put_failed(block.name, row)
-
-
-def _compute(job: _Job, batch: list[ReadImage], writer: CacheWriter, missing: dict[str, np.ndarray]) -> None:
-    """Run every block over one batch and write its rows; a block leaves rows alone that it already has."""
-    rows = np.array([image.row for image in batch])
-    hashes = np.frombuffer(b"".join(image.sha256 for image in batch), "u1").reshape(len(batch), 32)
-    writer.put_files(rows, hashes, np.array([image.stat for image in batch]), [""] * len(batch))
-    for block in job.blocks:
-        wanted = np.flatnonzero(missing[block.name][rows])
-        if len(wanted):
-            inputs = torch.stack([batch[at].inputs[block.name] for at in wanted])
-            features = inputs.numpy() if block.is_classic else job.backbones[block.name](inputs)
-            writer.put(block.name, rows[wanted], features)
+def _summary(job: Job, final: FeatureCache, computed: int, seconds: float) -> Summary:
+    n = len(job.table)
+    return Summary(
+        final.path, n, computed, n - computed, seconds, final.failures(),
+        computing=job.meter.elapsed, shares=job.meter.shares(), bytes=final.path.stat().st_size,
+    )  # fmt: skip

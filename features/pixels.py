@@ -136,7 +136,9 @@ def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.T
     return pil_to_tensor(image.resize((width, height), filters[resize])).contiguous()
 
 
-def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalise(
+    pixels: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
     """(B, 3, H, W) uint8, or float in [0, 1], to float32: (x - mean) / std for each channel.
 
     Bit for bit torchvision's ToTensor and Normalize on the CPU: /255, subtract, divide, each in float32.
@@ -147,7 +149,7 @@ def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     """
     if pixels.dtype == torch.uint8:
         pixels = pixels.to(torch.float32).div_(255)
-    mean_, std_ = (torch.tensor(v, dtype=torch.float32, device=pixels.device)[:, None, None] for v in (mean, std))
+    mean_, std_ = (torch.as_tensor(v, dtype=torch.float32, device=pixels.device)[:, None, None] for v in (mean, std))
     return pixels.to(torch.float32).sub(mean_).div_(std_)
 
 

@@ -16,15 +16,15 @@ from drexcache.errors import DrexcacheError
 from drexcache.features.backbones import Backbone
 from drexcache.features.reading import read_image
 from drexcache.images import ImageTable
-from drexcache.layout import Contents, StoredBlock, differences, sha256_of_ids
+from drexcache.layout import DONE, Contents, StoredBlock, differences, sha256_of_ids
 from drexcache.matching import Target
-from drexcache.recipes import Block, Recipe
+from drexcache.recipes import Block
 
 
 def stored_blocks(
-    blocks: Sequence[Block], backbones: Mapping[str, Backbone], device: torch.device, store: str = "float32"
+    blocks: Sequence[Block], backbones: Mapping[str, Backbone], store: str = "float32"
 ) -> dict[str, StoredBlock]:
-    """How the cache describes what these backbones compute."""
+    """How the cache describes what these backbones compute, whoever contributes rows."""
     found = {}
     for block in blocks:
         backbone = backbones.get(block.name)
@@ -34,28 +34,51 @@ def stored_blocks(
             backbone.weights.source if backbone else "none, hand-made cues",
             dims=backbone.dims if backbone else (1,) * len(block.taps),
             dtype=store,
-            provenance=(_provenance(device),),
         )
     return found
 
 
-def _provenance(device: torch.device) -> dict[str, Any]:
+def setting(device: torch.device, backbone: Backbone | None) -> dict[str, Any]:
+    """The entry of a block's provenance for the rows that are computed here and now."""
     packages = ("drexcache", "torch", "timm", "pillow", "numpy")
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": where, "mode": "eager", **{package: version(package) for package in packages}}
+    mode = "compiled" if backbone is not None and backbone.compiled else "eager"
+    return {"device": where, "mode": mode, **{package: version(package) for package in packages}}
+
+
+def missing_rows(
+    table: ImageTable, blocks: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], hashes: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Block name -> bool (n,), the rows that no source gives: features of the same file, recipe and weights, intact.
+
+    hashes : SHA-256 (n, 32) of the files as `current_files` gives them.
+    """
+    missing = {name: np.ones(len(table.ids), bool) for name in blocks}
+    rows = {image: row for row, image in enumerate(table.ids)}
+    for cache in sources:
+        place = np.array([rows.get(image, -1) for image in cache.ids], dtype=np.int64)
+        fits = (place >= 0) & (hashes[place] == cache.hashes()).all(axis=1)
+        for name, block in blocks.items():
+            if name in cache.blocks and cache.blocks[name].fingerprint == block.fingerprint:
+                done = np.flatnonzero(cache.status(name) == DONE)
+                missing[name][place[done[fits[done] & cache.intact(name)]]] = False
+    return missing
 
 
 def wanted_contents(
-    table: ImageTable, recipe: Recipe, backbones: Mapping[str, Backbone], sources: Sequence[FeatureCache],
-    device: torch.device, store: str,
+    table: ImageTable, wanted: Mapping[str, StoredBlock], settings: Mapping[str, dict[str, Any]],
+    sources: Sequence[FeatureCache],
 ) -> Contents:  # fmt: skip
-    """What the finished file is to hold: the recipe's blocks, and the other blocks that the cache already has."""
-    blocks = stored_blocks(recipe.blocks, backbones, device, store)
-    for name, block in blocks.items():
+    """What the finished file is to hold: the wanted blocks, and the other blocks that the cache already has.
+
+    settings : block name -> the entry that this run adds to its provenance, for blocks of which it computes rows.
+    """
+    blocks = dict(wanted)
+    for name, block in wanted.items():
         same = [s.blocks[name] for s in sources if name in s.blocks and s.blocks[name].fingerprint == block.fingerprint]
-        entries = [entry for old in same for entry in old.provenance] + list(block.provenance)
+        entries = [entry for old in same for entry in old.provenance] + ([settings[name]] if name in settings else [])
         unique = [entry for at, entry in enumerate(entries) if entry not in entries[:at]]
-        blocks[name] = replace(block, provenance=tuple(unique), dtype=same[0].dtype if same else store)
+        blocks[name] = replace(block, provenance=tuple(unique), dtype=same[0].dtype if same else block.dtype)
     for cache in sources:
         for name, block in cache.blocks.items():
             blocks.setdefault(name, block)
@@ -82,17 +105,19 @@ def _carried(
     return dict(sorted(targets.items())), dict(sorted(labels.items()))
 
 
-def refuse_conflicts(contents: Contents, sources: Sequence[FeatureCache], out: Path, prune: bool) -> None:
+def refuse_conflicts(
+    table: ImageTable, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, prune: bool
+) -> None:
     """Raise where a block was computed otherwise, or where rows would be dropped without ``prune``."""
     for cache in sources:
-        for name, block in contents.blocks.items():
+        for name, block in wanted.items():
             old = cache.blocks.get(name)
             if old is not None and old.fingerprint != block.fingerprint:
                 raise DrexcacheError(
                     f"{cache.path}: block {name} was computed otherwise: {'; '.join(differences(old, block))}. "
                     "Write to another file, or give the block a name of its own with --as OLD=NEW"
                 )
-        removed = sorted(set(cache.ids) - set(contents.ids))
+        removed = sorted(set(cache.ids) - set(table.ids))
         if removed and not prune:
             raise DrexcacheError(
                 f"{cache.path}: holds {len(removed)} images that are not among these images (first: "

@@ -54,10 +54,11 @@ def _extracted(
     model: Model, images: Path, out: Path, weights: str | None, device: str, say: Callable[[str], None]
 ) -> FeatureCache:
     table = one_image(images) if images.is_file() and images.suffix != ".zip" else read_images(images, ratings=False)
-    sources = {block.weights_source.split()[0] for block in model.blocks.values() if not block.definition.is_classic}
+    phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
+    sources = {phrase.split()[0] for phrase in phrases}
     if weights is None and sources - {"hub", "packaged", "random"}:
         raise DrexcacheError(
-            f"the model's features were made with weights from {', '.join(sorted(sources))}; "
+            f"the model's features were made with weights from {', '.join(sorted(phrases))}; "
             "give that file with --weights"
         )
     recipe = Recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,13 +53,20 @@ def read_image(file: ImageFile, row: int, blocks: Sequence[Block]) -> ReadImage:
     return image
 
 
+def default_workers() -> int:
+    """Decoding threads: one for each core that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
+
+
 def read_ahead(
-    files: Sequence[ImageFile], rows: Sequence[int], blocks: Sequence[Block], workers: int, ahead: int
+    files: Sequence[ImageFile], rows: np.ndarray, blocks: Sequence[Block], workers: int, ahead: int
 ) -> Iterator[ReadImage]:
     """The images of these rows, in order, read by ``workers`` threads at most ``ahead`` images before the consumer."""
     waiting: deque[Future[ReadImage]] = deque()
-    remaining = iter(rows)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    remaining = map(int, rows)
+    # Each thread resizes by itself: a team of torch's threads for each would be cores squared, in the models' way.
+    pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
     try:
         while True:
             while len(waiting) < ahead and (row := next(remaining, None)) is not None:
@@ -68,3 +76,4 @@ def read_ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(torch.get_num_threads())  # this thread's own number, again for threads to come

@@ -18,16 +18,16 @@ from conftest import draw, tiny_recipe
 
 from drexcache import DrexcacheError, open_cache, read_images, writer
 from drexcache.cache import FeatureCache
-from drexcache.features import extract, extraction
+from drexcache.features import engine, extract
 from drexcache.features.backbones import Backbone
 from drexcache.layout import DONE
 from drexcache.writer import CacheWriter, partial_paths
 
 
-def arithmetic(self: Backbone, pixels: torch.Tensor) -> np.ndarray:
+def arithmetic(self: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     """Stands in for a backbone where two runs must agree to the last bit: its result does not depend on the batch."""
     flat = pixels.numpy().astype("f4").reshape(len(pixels), -1).cumsum(axis=1)
-    return flat[:, -sum(self.dims) :]
+    return torch.from_numpy(flat[:, -sum(self.dims) :])
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int = 8) 
     images, out = draw(tmp_path / "pictures", 20), tmp_path / "c.h5"
     count = 0
 
-    original = extraction._compute
+    original = engine._compute
 
     def limited(*args: object) -> None:
         nonlocal count
@@ -131,7 +131,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int = 8) 
         original(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "_compute", limited)
+        patch.setattr(engine, "_compute", limited)
         with pytest.raises(KeyboardInterrupt):
             extract(read_images(images), tiny_recipe(), out, batch_size=2, say=lambda line: None)
     assert len(committed(out)["vit"]) == rows
@@ -251,3 +251,15 @@ def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert extract(read_images(images), tiny_recipe(), out, say=lambda line: None).computed == 4
+
+
+def test_where_no_lock_file_can_be_made_the_folder_and_the_reason_are_named(tmp_path: Path) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs /proc, in which no file can be made even by root")
+    table = read_images(draw(tmp_path / "pictures", 2))
+    with pytest.raises(DrexcacheError) as caught:
+        extract(table, tiny_recipe(), Path("/proc/c.h5"), say=lambda line: None)
+    assert str(caught.value) == (
+        "/proc/c.h5: writing failed (No such file or directory) in /proc; mend the disk or take another and run the"
+        " same command again, rows already committed are kept"
+    )
