@@ -1,0 +1,159 @@
+"""What a large cache costs at each step, in seconds and in memory, at three sizes: a no-op backbone and made-up rows.
+
+python benchmarks/million.py > benchmarks/results/million.md
+python benchmarks/million.py --rows 1000 10000 100000        smaller
+
+Every step runs in a process of its own, so that its peak memory is its own. Needs about 2 x 2 x 4,224 bytes a row on
+the disk of --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import describe
+from tabulate import tabulate
+
+from drexcache import open_cache
+from drexcache.cache_changes import merge
+from drexcache.images import ImageFile, ImageTable
+from drexcache.layout import Contents, StoredBlock, sha256_of_ids
+from drexcache.matching import Target
+from drexcache.recipes import Block, Tap
+from drexcache.writer import start
+
+SHARDS = 4
+WIDTHS = {"dino": 384, "resnet": 3840}
+BATCH = 256
+
+
+def table(rows: int) -> ImageTable:
+    """``rows`` rated images that are nowhere."""
+    ids = tuple(f"{row:07}.jpg" for row in range(rows))
+    values = np.random.default_rng(0).random(rows)
+    return ImageTable(
+        "made-up", ids, (ImageFile(Path("nowhere")),) * rows, {"rating": Target("rating", values, 0, 1)}, {}, ()
+    )
+
+
+def write_shard(folder: Path, rows: int, number: int) -> None:
+    """What one extraction process writes when its backbones cost nothing."""
+    part = table(rows).shard(number, SHARDS)
+    blocks = {
+        name: StoredBlock(Block(name, "any", (Tap("norm", "cls", "cls"),)), "0" * 64, "none", (width,), "float16")
+        for name, width in WIDTHS.items()
+    }
+    contents = Contents(
+        part.dataset,
+        part.ids,
+        part.targets,
+        part.labels,
+        blocks,
+        part.shard_of,
+        part.table_sha256 or sha256_of_ids(part.ids),
+    )
+    rng = np.random.default_rng(number)
+    features = {name: rng.standard_normal((BATCH, width), "f4").astype("f2") for name, width in WIDTHS.items()}
+    writer, _ = start(folder / f"shard{number}.h5", contents, [])
+    with writer:
+        for first in range(0, len(part), BATCH):
+            at = np.arange(first, min(first + BATCH, len(part)))
+            hashes = np.zeros((len(at), 32), "u1")
+            hashes[:, :8] = at[:, None].view("u1")  # each image's own
+            writer.put_files(at, hashes, np.ones((len(at), 2), "i8"), [""] * len(at))
+            for name, values in features.items():
+                writer.put(name, at, values[: len(at)])
+            writer.tick()
+        writer.finish(folder / f"shard{number}.h5")
+
+
+def write(folder: Path, rows: int) -> None:
+    """All shards, one after the other."""
+    for number in range(1, SHARDS + 1):
+        write_shard(folder, rows, number)
+
+
+def join(folder: Path, rows: int) -> None:
+    """The shards become one cache."""
+    merge([folder / f"shard{number}.h5" for number in range(1, SHARDS + 1)], folder / "whole.h5")
+
+
+def verify(folder: Path, rows: int) -> None:
+    """Every checksum."""
+    assert open_cache(folder / "whole.h5").verify() == []
+
+
+def open_and_tell(folder: Path, rows: int) -> None:
+    """Open the cache and say what it holds."""
+    assert open_cache(folder / "whole.h5").info()["images"] == rows
+
+
+def sample(folder: Path, rows: int) -> None:
+    """100 random batches of 256 rows."""
+    cache, rng = open_cache(folder / "whole.h5"), np.random.default_rng(0)
+    for _ in range(100):
+        pick = np.sort(rng.integers(0, rows, BATCH))
+        assert sum(cache.features(name, pick).shape[1] for name in WIDTHS) == sum(WIDTHS.values())
+
+
+STEPS: dict[str, Callable[[Path, int], None]] = {
+    "write 4 shards": write,
+    "merge them": join,
+    "verify": verify,
+    "open, info": open_and_tell,
+    "100 random batches of 256": sample,
+}
+
+
+def _child(step: str, folder: Path, rows: int, pipe: Any) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    STEPS[step](folder, rows)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send((seconds, (peak - before) / 1024))
+
+
+def measured(step: str, folder: Path, rows: int) -> tuple[float, float]:
+    """Seconds, and MB by which the process's peak grew beyond what importing takes."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(step, folder, rows, theirs))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{step} at {rows} rows failed")
+    return mine.recv()  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Run every step at every size and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--work", type=Path, help="folder for the files [default: the system's, for temporary files]")
+    arguments = parser.parse_args()
+    columns: dict[str, list[str]] = {step: [step] for step in STEPS}
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+            for step in STEPS:
+                seconds, memory = measured(step, Path(folder), rows)
+                columns[step] += [f"{seconds:,.2f} s", f"{memory:,.0f} MB"]
+                if step == "merge them":
+                    for shard in Path(folder).glob("shard*.h5"):
+                        shard.unlink()
+    heads = ["step", *(head for rows in arguments.rows for head in (f"{rows:,} rows", "memory"))]
+    print("# A million images\n\n```\n" + describe() + "\n```\n")
+    print(f"{sum(WIDTHS.values()):,} columns of float16; memory is the peak beyond what importing takes.\n")
+    print(tabulate(list(columns.values()), heads, tablefmt="github", colalign=("left", *["right"] * (len(heads) - 1))))
+
+
+if __name__ == "__main__":
+    main()
