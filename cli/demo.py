@@ -13,7 +13,6 @@ from drexcache.cli.progress import step_bar
 
 if TYPE_CHECKING:
     from drexcache.matrix import FeatureMatrix
-    from drexcache.studies.predictions import Predictions
 
 IMAGES_PER_SET = 60
 
@@ -47,10 +46,8 @@ def command(out: str, device: str) -> None:
     matrices = [open_cache(cache).matrix(["dino", "effnet"]) for cache in caches.values()]
     cues = [open_cache(cache).matrix(["cues"]) for cache in caches.values()]
     score(cues, ["ridge"], folder / "scores-cues.csv", "Hand-made cues")
-    predictions = score(matrices, ["ridge", "fusion"], folder / "scores.csv", "Deep features")
-    from drexcache.studies.plots import scatter
-
-    scatter(predictions, folder / "scatter.png")
+    score(matrices, ["ridge", "fusion"], folder / "scores.csv", "Deep features")
+    make_report(folder, list(caches.values()))
     train_and_predict(caches["leaves"], folder, device)
     epilogue(folder, time.monotonic() - started)
 
@@ -74,8 +71,8 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     return offline.computed + classic.computed
 
 
-def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str) -> Predictions:
-    """Evaluate inside and across the sets, print the table and keep it; the per-image predictions."""
+def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str) -> None:
+    """Evaluate inside and across the sets, print the table and keep it with the per-image predictions."""
     from drexcache.studies import evaluate
     from drexcache.studies.predictions import predictions_beside
 
@@ -85,7 +82,20 @@ def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str
     predictions.to_csv(predictions_beside(out))
     click.echo(f"\n# {title}: {', '.join(names)}\n")
     click.echo(table.markdown())
-    return predictions
+
+
+def make_report(folder: Path, caches: list[Path]) -> None:
+    """The page of what was scored, with the drawn pictures behind its points."""
+    from drexcache.studies import report
+
+    images = [str(cache.with_suffix("")) for cache in caches]
+    with step_bar("report", "figure") as progress:
+        notes = report(
+            [folder / "scores.csv"], folder / "report.html", images=images, caches=caches, progress=progress,
+            command="drexcache demo",
+        )  # fmt: skip
+    for note in notes:
+        say(note)
 
 
 def train_and_predict(cache: Path, folder: Path, device: str) -> None:
@@ -115,7 +125,7 @@ def epilogue(folder: Path, seconds: float) -> None:
         f"Done in {seconds:.0f} s. In {folder}:\n"
         "  shapes/ leaves/ pages/          the drawn images with ratings.csv\n"
         "  shapes.h5 leaves.h5 pages.h5    their feature caches\n"
-        "  scores.csv, scatter.png         how well ratings are predicted, and a picture of it\n"
+        "  scores.csv, report.html         how well ratings are predicted, and a page to look at it\n"
         "  leaves-fusion.drex              a trained model; predictions.csv what it says of new pictures\n\n"
         "Next:\n"
         f"  drexcache cache info {folder / 'leaves.h5'}\n"

@@ -1,0 +1,46 @@
+"""drexcache report"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli import make_room_for, say
+from drexcache.cli.progress import step_bar
+from drexcache.cli.provenance import command_line
+
+
+@click.command("report")
+@click.argument("scores", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The HTML file to write")
+@click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Folder or zip of a dataset's pictures")
+@click.option("--no-thumbnails", is_flag=True, help="Leave the pictures out")
+@click.option(
+    "--cache", "caches", multiple=True, type=click.Path(), help="A cache behind the scores [default: the ledger's]"
+)
+@click.option("--study", "studies", multiple=True, type=click.Path(), help="Folder that drexcache search wrote")
+@click.option("--metric", default="pearson", show_default=True, help="Metric to compare by")
+@click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
+@click.option("--export", type=click.Path(file_okay=False), help="Folder for figures and tables as files, for papers")
+def command(
+    scores: tuple[str, ...], out: str, images: tuple[str, ...], no_thumbnails: bool, caches: tuple[str, ...],
+    studies: tuple[str, ...], metric: str, match: bool, export: str | None,
+) -> None:  # fmt: skip
+    """Make one HTML page of scores, figures and pictures that opens from disk without a network.
+
+    The figures are also written as PNG and SVG and the tables as CSV, markdown and LaTeX where --export says.
+
+    \b
+    drexcache report scores.csv -o report.html
+    drexcache report scores.csv --images photos/ --images art=paintings.zip --export paper/ -o report.html
+    """
+    from drexcache.studies.report import report
+
+    make_room_for(out)
+    with step_bar("report", "figure") as progress:
+        notes = report(
+            scores, out, metric=metric, match=match, images=images, caches=caches, studies=studies,
+            with_thumbnails=not no_thumbnails, export=export, command=command_line(), progress=progress,
+        )  # fmt: skip
+    for note in notes:
+        say(note)
+    say(f"report in {out}" + (f", figures and tables in {export}" if export else ""))
