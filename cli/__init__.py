@@ -20,9 +20,14 @@ COMMANDS = {
     "recipes": "recipes",
     "regressors": "regressors",
     "train": "train",
+    "search": "search",
     "evaluate": "evaluate",
     "compare": "compare",
+    "ablate": "ablate",
+    "report": "report",
+    "runs": "runs",
     "predict": "predict",
+    "import-reference": "import_reference",
 }
 
 
@@ -67,11 +72,16 @@ SUMMARIES = {
     "extract": "Compute an image set's features into a cache.",
     "cache": "Look into, check and change caches.",
     "recipes": "List recipes, or show one.",
-    "regressors": "List the regressors.",
+    "regressors": "List the regressors and what a search may set.",
     "train": "Train a regressor on a cache and save it as one file.",
+    "search": "Search regressors, settings and feature blocks with Optuna.",
     "evaluate": "Score regressors inside and across caches.",
     "compare": "Say which of the evaluated regressors really differ.",
+    "ablate": "Say what every part of the features is worth.",
+    "report": "Make one HTML page of scores, figures and pictures.",
+    "runs": "List what was evaluated and searched, newest first.",
     "predict": "Predict the ratings of new images.",
+    "import-reference": "Make a model of the paper authors' checkpoint.",
 }
 
 

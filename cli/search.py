@@ -1,0 +1,73 @@
+"""drexcache search"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli import say
+from drexcache.cli.progress import step_bar
+from drexcache.cli.provenance import command_line
+
+
+@click.command("search")
+@click.argument("cache", type=click.Path())
+@click.option(
+    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
+)
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder of the search; again: go on")
+@click.option(
+    "--total-trials", default=50, show_default=True, type=click.IntRange(1), help="Trials in all, earlier ones included"
+)
+@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@click.option("--target", help="Name of the ratings [default: the only ones]")
+@click.option("--split", metavar="LABEL", help="Use only the images that this column calls train ('none': all images)")
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat with other folds")
+@click.option("--holdout", is_flag=True, help="Hold out the first fold only: one training per trial")
+@click.option("--metric", default="pearson", show_default=True, help="Metric to search by")
+@click.option("--seed", default=42, show_default=True, help="Seed of the regressors and of the search")
+@click.option("--space", type=click.Path(), help="A TOML file that narrows what is searched")
+@click.option("--storage", metavar="URL", help="Any Optuna storage, to share a study [default: a file in the folder]")
+@click.option("--study", metavar="NAME", help="Name of the study [default: the dataset's]")
+def command(
+    cache: str, regressors: tuple[str, ...], out: str, total_trials: int, blocks: tuple[str, ...], target: str | None,
+    split: str | None, folds: int, repeats: int, holdout: bool, metric: str, seed: int, space: str | None,
+    storage: str | None, study: str | None,
+) -> None:  # fmt: skip
+    """Search the settings and blocks of regressors by k-fold; the same command again goes on.
+
+    Every regressor gets an equal share of the trials. The folder holds best.json, for drexcache train --from,
+    and a table of all regressors, the trials, and plots.
+
+    \b
+    drexcache search scenes.h5 -r fusion -r svr -o search-scenes --total-trials 60
+    drexcache search ic9600.h5 -r fusion --split split -o search --block dino --block resnet/layer4
+    """
+    from drexcache.cache import open_cache
+    from drexcache.studies import ledger
+    from drexcache.studies.search import search
+    from drexcache.studies.search_plots import plot_search
+    from drexcache.studies.search_storage import without_password
+    from drexcache.studies.space import read_narrowed
+    from drexcache.studies.training_rows import training_rows
+
+    matrix = training_rows(open_cache(cache).matrix(blocks or None, target), split, cache)
+    narrowed = read_narrowed(space, regressors) if space else None
+    with step_bar("search", "trial") as progress:
+        found = search(
+            matrix, regressors, out, total_trials=total_trials, folds=folds, repeats=repeats, holdout=holdout,
+            metric=metric, seed=seed, storage=storage, study=study, narrowed=narrowed, progress=progress,
+        )  # fmt: skip
+    click.echo(found.markdown())
+    if found.interrupted:
+        say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
+        raise SystemExit(130)
+    pictures = plot_search(found)
+    command_typed = command_line()
+    if storage:
+        command_typed = command_typed.replace(storage, without_password(storage))
+    record = ledger.append(
+        out, "search", command=command_typed, caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
+        settings=found.best, scores=found.scores(), files=[f"{out}/best.json", f"{out}/trials.csv"],
+    )  # fmt: skip
+    say(f"best settings in {out}/best.json, all trials in {out}/trials.csv; {pictures}; recorded in {record}")
