@@ -6,6 +6,7 @@ shard is written by one process at a time, and goes on where the last one was st
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         raise DrexcacheError("--engine ray needs Ray: pip install 'drexcache[ray]'") from error
     try:
         _knock(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DrexcacheError(

@@ -172,7 +172,7 @@ class _Trainer:
                 self.kept[job.key] = one
 
 
-def _datasets(estimator: Any, train: FeatureMatrix) -> dict[str, list[str]]:
+def _datasets(estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
     """Which dataset each row is from, for a fusion head, which learns a scale and an offset for each."""
     joined = isinstance(estimator, AttentionFusionRegressor) and DATASET in train.labels
     return {"datasets": train.labels[DATASET]} if joined else {}

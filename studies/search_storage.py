@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from optuna import Study, Trial
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,14 +30,16 @@ class _Journal(JournalFileBackend):
     """Optuna's journal, made durable once per finished trial instead of once per line (some 20 a trial)."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.lock = path, JournalFileSymlinkLock(str(path))
-        super().__init__(str(path), self.lock)
+        self.path = path
+        super().__init__(str(path))
         self._drop_torn_line()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append one line per record; what finishes a trial is on the disk when this returns."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._locked(), self.path.open("ab") as file:
+        with self.path.open("ab") as file:
+            # held by the kernel: a killed process lets go at once, where Optuna's own lock would keep others for 30 s
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(text.encode())
             file.flush()
             if any("values" in log for log in logs):
@@ -45,17 +47,10 @@ class _Journal(JournalFileBackend):
 
     def _drop_torn_line(self) -> None:
         """A full disk can leave half a line, after which nothing could be read."""
-        with self._locked(), self.path.open("rb+") as file:
+        with self.path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             data = file.read()
             file.truncate(data.rfind(b"\n") + 1)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.lock.acquire()
-        try:
-            yield
-        finally:
-            self.lock.release()
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
