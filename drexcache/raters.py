@@ -77,7 +77,7 @@ def split_half(ratings: Floats) -> float | None:
     >>> truth, rng = np.arange(200.0), np.random.default_rng(0)
     >>> noise = rng.normal(scale=truth.std() * 2, size=(200, 12))  # reliability 12 / (12 + 4)
     >>> round(split_half(truth[:, None] + noise), 2)
-    0.75
+    0.74
     """
     counts = np.isfinite(ratings).sum(1)
     ratings, counts = ratings[counts >= 2], counts[counts >= 2]

@@ -16,7 +16,7 @@ from drexcache.studies.search_storage import is_void
 from drexcache.studies.space import SearchSpace
 
 STARTUP = 10  # trials before the model of the space takes over
-RECENT, BEST = 75, 25  # trials that the model sees: its time per trial must not grow with the study
+RECENT, BEST = 50, 25  # trials that the model sees: its time per trial must not grow with the study
 ATTEMPTS = 50
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import draw
 
-from drexcache.cli.ablate import command
+from drexcache.cli import main
 from drexcache.errors import DrexcacheError
 from drexcache.estimators import make_regressor
 from drexcache.features import extract
@@ -128,7 +128,7 @@ def test_what_cannot_be_ablated_is_one_sentence() -> None:
 def test_on_the_command_line(tmp_path: Path, tiny: Recipe) -> None:
     images, cache, out = draw(tmp_path / "p", 20), tmp_path / "c.h5", tmp_path / "out" / "ablation.csv"
     extract(read_images(images, value_range=(0, 100)), tiny, cache)
-    result = CliRunner().invoke(command, [str(cache), "-r", "ridge", "--folds", "3", "-o", str(out)])
+    result = CliRunner().invoke(main, ["ablate", str(cache), "-r", "ridge", "--folds", "3", "-o", str(out)])
     assert result.exit_code == 0, result.output
     for name in ("everything", "only vit", "only resnet/layer1", "without resnet/layer4"):
         assert f"| {name} " in result.stdout

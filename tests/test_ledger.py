@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from conftest import draw
 
 from drexcache.cli import main
-from drexcache.cli.runs import command as runs
 from drexcache.cli.tables import METRICS
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS as ALL_METRICS
@@ -120,7 +119,7 @@ def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     arguments = ["evaluate", str(cache), "-r", "ridge", "-r", "mean", "--folds", "4", "-o", str(out)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
-    listed = CliRunner().invoke(runs, [str(tmp_path), "--json"])
+    listed = CliRunner().invoke(main, ["runs", str(tmp_path), "--json"])
     (entry,) = json.loads(listed.stdout)
     options = ["--regressor", "ridge", "--regressor", "mean", "--out", str(out), "--folds", "4"]
     assert entry["command"] == " ".join(["drexcache", "evaluate", f"'{cache}'", *options])
@@ -129,8 +128,8 @@ def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     ]
     assert entry["files"] == [str(out), str(out.with_name("scores-predictions.csv"))]
     values = {score["regressor"]: score["value"] for score in entry["scores"]}
-    text = CliRunner().invoke(runs, [str(tmp_path)]).stdout
+    text = CliRunner().invoke(main, ["runs", str(tmp_path)]).stdout
     assert f"evaluate  p               ridge {values['ridge']:.3f}, mean undefined  {out}" in text
-    assert "mean" not in CliRunner().invoke(runs, [str(tmp_path), "--regressor", "ridge"]).stdout
-    nothing = CliRunner().invoke(runs, [str(tmp_path), "--since", "2126-01-01"])
+    assert "mean" not in CliRunner().invoke(main, ["runs", str(tmp_path), "--regressor", "ridge"]).stdout
+    nothing = CliRunner().invoke(main, ["runs", str(tmp_path), "--since", "2126-01-01"])
     assert (nothing.stdout, nothing.stderr) == ("", "no runs found\n")

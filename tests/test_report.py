@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib, of drexcache[report]
 pytest.importorskip("jinja2", reason="needs Jinja2, of drexcache[report]")
 
 from drexcache.cache import open_cache
-from drexcache.cli.report import command
+from drexcache.cli import main
 from drexcache.errors import DrexcacheError
 from drexcache.features import extract
 from drexcache.images import read_images
@@ -429,6 +429,6 @@ def test_the_calibration_line_is_least_squares() -> None:
 def test_the_command_says_what_is_missing_and_where_the_report_is(tmp_path: Path) -> None:
     scores = save_scores(tmp_path / "s.csv", [run_of("ridge", "art", "art", names(12))])
     out = tmp_path / "folder" / "r.html"
-    done = CliRunner().invoke(command, [str(scores), "-o", str(out)])
+    done = CliRunner().invoke(main, ["report", str(scores), "-o", str(out)])
     assert done.exit_code == 0, done.output
     assert "no pictures; give the folder" in done.stderr and f"report in {out}" in done.stderr and out.is_file()

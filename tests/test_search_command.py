@@ -8,8 +8,7 @@ from click.testing import CliRunner, Result
 from conftest import draw, tiny_recipe
 
 import drexcache
-from drexcache.cli.search import command
-from drexcache.cli.train import command as train
+from drexcache.cli import main
 from drexcache.features import extract
 
 
@@ -23,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, ["search", *map(str, arguments)])
 
 
 def test_search_then_train_from_its_result(cache: Path, tmp_path: Path) -> None:
@@ -40,7 +39,7 @@ def test_search_then_train_from_its_result(cache: Path, tmp_path: Path) -> None:
     assert line["kind"] == "search"
     assert {score["regressor"] for score in line["scores"]} == {"svr", "neighbours"}
     trained = CliRunner().invoke(
-        train, [str(cache), "--from", str(out / "best.json"), "-o", str(tmp_path / "model"), "--split", "split=train"]
+        main, ["train", str(cache), "--from", str(out / "best.json"), "-o", str(tmp_path / "model"), "--split", "split=train"]
     )
     assert trained.exit_code == 0, trained.output
     model = drexcache.load_model(tmp_path / "model")
@@ -59,7 +58,7 @@ def test_taps_are_blocks_to_choose_from(cache: Path, tmp_path: Path) -> None:
 
 def test_a_column_of_splits_must_not_be_overlooked(cache: Path, tmp_path: Path) -> None:
     result = run(cache, "-r", "ridge", "-o", tmp_path)
-    assert "tells training from test images; give --split split" in str(result.exception)
+    assert "tells training from test images; give --split split" in result.stderr
 
 
 def test_a_space_file_narrows(cache: Path, tmp_path: Path) -> None:
