@@ -38,7 +38,7 @@ def settle(backbone: Backbone, images: int, choice: str, say: Callable[[str], No
         say(f"block {name}: eager ({sums})")
         return
     started = time.monotonic()
-    if reason := missing_compiler(backbone.device) or _try_to_compile(backbone):
+    if reason := missing_compiler(backbone.device) or (_try_to_compile(backbone) and _try_anew(backbone)):
         if choice == "always":
             raise DrexcacheError(f"block {name}: cannot be compiled ({reason}); mend it, or give --compile never")
         say(f"block {name}: EAGER, although compiling would pay ({sums}): {reason}")
@@ -73,6 +73,14 @@ def _try_to_compile(backbone: Backbone) -> str:
         backbone.forward, backbone.compiled = eager, False
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return ""
+
+
+def _try_anew(backbone: Backbone) -> str:
+    """As above, without torch's cache of compiled code: a process killed while it compiled left a file cut short."""
+    from torch._inductor.utils import fresh_cache
+
+    with fresh_cache():
+        return _try_to_compile(backbone)
 
 
 def compile_module(module: nn.Module, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:

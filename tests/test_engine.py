@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from test_crash import FORKS
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache_changes import merge
-from drexcache.cli.extract import command
+from drexcache.cli import main
 from drexcache.features import compiled, extract, reading
 from drexcache.features.backbones import Backbone
 from drexcache.features.dry_run import plan
@@ -156,15 +157,15 @@ def test_a_dry_run_tells_of_trouble_and_ends_with_1(pictures: Path, tmp_path: Pa
     (tmp_path / "r.toml").write_text(text + 'taps = [{ layer = "layer1", pool = "mean" }]\n')
     chosen = ["--recipe", str(tmp_path / "r.toml"), "--weights", str(tmp_path / "no")]
     options = ["-o", str(tmp_path / "e.h5"), "--dry-run", *chosen]
-    result = CliRunner().invoke(command, [str(pictures), *options])
+    result = CliRunner().invoke(main, ["extract", str(pictures), *options])
     assert result.exit_code == 1 and "would fail: " in result.output and "20 of 20 rows to compute" in result.output
     assert not list(tmp_path.glob("e.h5*"))
 
 
 def test_the_summary_counts_and_says_what_bounds(pictures: Path, tmp_path: Path) -> None:
     (pictures / "003.png").write_bytes(b"no image")
-    command_line = [str(pictures), "-o", str(tmp_path / "c.h5"), "--recipe", "classic"]
-    result = CliRunner().invoke(command, command_line)
+    command_line = ["extract", str(pictures), "-o", str(tmp_path / "c.h5"), "--recipe", "classic"]
+    result = CliRunner().invoke(main, command_line)
     size = f"{(tmp_path / 'c.h5').stat().st_size / 1e6:,.1f} MB"
     assert f"20 images, 20 computed, 0 already there, 1 failed; {size}" in result.output
     assert "images/s" in result.output and "time went to decode " in result.output
@@ -193,6 +194,32 @@ def test_compiled_or_eager_is_provenance_and_not_another_recipe(
     assert [entry["mode"] for entry in open_cache(out).blocks["vit"].provenance] == ["compiled", "eager"]
     with pytest.raises(DrexcacheError, match="compile is one of auto, always, never, not 'yes'"):
         extract(read_images(images), tiny_recipe(), out, compile="yes", say=quiet)
+
+
+@pytest.mark.thorough
+def test_a_process_killed_while_it_compiled_does_not_harm_the_next(tmp_path: Path) -> None:
+    """Compiled for real; then every library in torch's cache of compiled code is cut short, as a kill leaves it."""
+    if reason := compiled.missing_compiler(torch.device("cpu")):
+        pytest.skip(reason)
+    images, cached = draw(tmp_path / "pictures", 2), tmp_path / "compiled"
+    code = (
+        "import sys; from conftest import tiny_recipe; from drexcache import read_images; "
+        "from drexcache.features import extract; "
+        "extract(read_images(sys.argv[1]), tiny_recipe().select(['vit']), sys.argv[2], compile='always')"
+    )
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cached), "PYTHONPATH": str(Path(__file__).parent)}
+    for turn in ("whole", "cut"):
+        out = tmp_path / f"{turn}.h5"
+        command = [sys.executable, "-c", code, str(images), str(out)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [entry["mode"] for entry in open_cache(out).blocks["vit"].provenance] == ["compiled"]
+        libraries = list(cached.rglob("*.so"))
+        assert libraries
+        for library in libraries:
+            library.write_bytes(library.read_bytes()[:100])
+    whole, cut = (open_cache(tmp_path / f"{turn}.h5").features("vit") for turn in ("whole", "cut"))
+    assert (whole == cut).all()
 
 
 def test_a_picture_of_one_pixel_is_computed_and_a_map_of_one_pixel_has_no_spread(tmp_path: Path) -> None:
