@@ -134,9 +134,9 @@ MODES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
 
 
 def in_a_process(mode: str, folder: Path, out: Path, count: int) -> dict[str, Any]:
-    """One measurement; threads wait asleep in all of them, as in drexcache's own processes."""
+    """One measurement; in ours threads wait asleep, as the command line has it."""
     options = ["--child", mode, "--images", str(folder), "--out", str(out), "--count", str(count)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ if mode == "plain" else {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
         [sys.executable, __file__, *options], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )

@@ -14,9 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
-
 import torch
 from machine import describe
 from torch import nn

@@ -66,7 +66,9 @@ def photographs(folder: Path) -> Path:
 
 def main() -> None:
     """Print the table."""
-    print(f"```\n{describe()}\n```\n\nA million images; GPU: {GPU}, {PEAK['fp32'] / 1e12:.0f} / {PEAK['bf16'] / 1e12:.0f} TFLOP/s\n")
+    print(
+        f"```\n{describe()}\n```\n\nA million images; GPU: {GPU}, {PEAK['fp32'] / 1e12:.0f} / {PEAK['bf16'] / 1e12:.0f} TFLOP/s\n"
+    )
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = photographs(Path(name))

@@ -27,7 +27,9 @@ from drexcache.cli.provenance import command_line
 @click.option("--metric", default="pearson", show_default=True, help="Metric to search by")
 @click.option("--seed", default=42, show_default=True, help="Seed of the regressors and of the search")
 @click.option("--space", type=click.Path(), help="A TOML file that narrows what is searched")
-@click.option("--storage", metavar="URL", help="Any Optuna storage, to share a study [default: a file in the folder]")
+@click.option(
+    "--storage", metavar="URL", help="Database or grpc://HOST:PORT that shares a study [default: a file in the folder]"
+)
 @click.option("--study", metavar="NAME", help="Name of the study [default: the dataset's]")
 def command(
     cache: str, regressors: tuple[str, ...], out: str, total_trials: int, blocks: tuple[str, ...], target: str | None,

@@ -17,6 +17,7 @@ from drexcache.cli import make_room_for, say
 @click.option("--target", help="Name of the ratings [default: the only ones]")
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
 @click.option("--seed", type=int, help="[default: 42]")
+@click.option("--stream", is_flag=True, help="Read features while training: for a cache larger than memory")
 def command(
     cache: str,
     regressor: str | None,
@@ -27,16 +28,19 @@ def command(
     target: str | None,
     split: str | None,
     seed: int | None,
+    stream: bool,
 ) -> None:
     """Train a regressor on a cache and save it as one file, without pickle.
 
     \b
     drexcache train scenes.h5 -r fusion -o scenes.drex --log training.csv
     drexcache train scenes.h5 --from found/best.json -o best.drex
+    drexcache train million.h5 -r fusion --stream -o million.drex
     """
     from drexcache.cache import open_cache
     from drexcache.model import train_model
     from drexcache.settings_file import ChosenSettings, read_settings
+    from drexcache.streaming import train_streamed
 
     if (regressor is None) == (chosen is None):
         raise click.UsageError("give either --regressor NAME or --from FILE")
@@ -46,14 +50,20 @@ def command(
         make_room_for(log)
     opened = open_cache(cache)
     columns = blocks or start.blocks or tuple(opened.blocks)
-    matrix = opened.matrix(columns, target or start.target)
-    if split:
-        label, _, value = split.partition("=")
-        matrix = matrix.where(label, value)
+    ratings = target or start.target
+    label, _, value = (split or "").partition("=")
     first = seed if seed is not None else 42 if start.seed is None else start.seed
-    model = train_model(start.regressor, matrix, opened, columns, first, settings=start.settings, log=log)
+    if stream:
+        model = train_streamed(
+            start.regressor, opened, columns, first, target=ratings, split=(label, value) if split else None,
+            settings=start.settings, log=log,
+        )  # fmt: skip
+    else:
+        matrix = opened.matrix(columns, ratings)
+        matrix = matrix.where(label, value) if split else matrix
+        model = train_model(start.regressor, matrix, opened, columns, first, settings=start.settings, log=log)
     model.save(out)
-    left = len(opened) - len(matrix)
+    left = len(opened) - model.trained["images"]
     say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {opened.dataset}" +
-        (f"; {left} images of the cache left out (other split, or without features)" if left else "") +
+        (f"; {left} images of the cache left out (other split, or without rating or features)" if left else "") +
         (f"; its epochs stand in {log}" if log else ""))  # fmt: skip

@@ -221,7 +221,7 @@ class FeatureCache:
         X = np.empty((int(done.sum()), start), dtype=np.float32)
         for name in needed:
             self._load(name, done, X[:, columns[name]])
-        matrix = self._with_ratings(X, columns, done, self._target(target))
+        matrix = self._with_ratings(X, columns, done, self.target(target))
         return matrix if chosen == needed else matrix.select(chosen)
 
     def _with_ratings(
@@ -298,7 +298,8 @@ class FeatureCache:
 
         return info(self)
 
-    def _target(self, name: str | None) -> Target | None:
+    def target(self, name: str | None = None) -> Target | None:
+        """The target of that name; without a name the only one there is, or None."""
         if name is None:
             if len(self.targets) > 1:
                 raise DrexcacheError(

@@ -20,6 +20,7 @@ from drexcache.ratings import (
     read_bytes,
     read_ratings,
 )
+from drexcache.urls import Url, is_url
 
 LAYOUTS = ("auto", "folder", "ic9600", "savoias")
 _COLUMN_OPTIONS = {  # those that a layout's ratings have a use for
@@ -32,6 +33,7 @@ _COLUMN_OPTIONS = {  # those that a layout's ratings have a use for
 _TEXTS = (".csv", ".tsv", ".txt", ".xlsx", ".md", ".json")  # left out without a word
 
 Files = dict[str, ImageFile]  # by path relative to a root, in the order of the paths' bytes
+Root = Path | Url
 RatingsOption = str | PathLike[str] | Literal[False] | None
 
 
@@ -46,10 +48,9 @@ class Dataset:
     notes: tuple[str, ...]
 
 
-def list_dataset(source: Path, ratings: RatingsOption, layout: str, columns: Columns) -> Dataset:
+def list_dataset(source: str | PathLike[str], ratings: RatingsOption, layout: str, columns: Columns) -> Dataset:
     """List a dataset's images and read its ratings, not matched yet; see `drexcache.images.read_images`."""
-    root = source.absolute()
-    root = root.resolve() if ".." in root.parts else root  # so that the last part is a name
+    root = _root(source)
     files = list_files(root)
     chosen = _guess(root, files) if layout == "auto" else layout
     notes = [f"{source}: read as layout {chosen}" + (" (guessed)" if layout == "auto" else "")]
@@ -76,12 +77,23 @@ def list_dataset(source: Path, ratings: RatingsOption, layout: str, columns: Col
     if unused:
         why = "there are no ratings" if found is None else f"the ratings of layout {chosen} have no such column"
         raise DrexcacheError(f"{source}: {', '.join(unused)} given, but {why}")
-    return Dataset(root.name if root.is_dir() else root.stem, images, found, value_range, tuple(notes))
+    name = root.stem if isinstance(root, Path) and root.is_file() else root.name
+    return Dataset(name, images, found, value_range, tuple(notes))
 
 
-def _guess(root: Path, files: Files) -> str:
+def _root(source: str | PathLike[str]) -> Root:
+    """Where the dataset lies, its last part being a name."""
+    if is_url(source):
+        return Url(str(source))
+    root = Path(source).absolute()
+    return root.resolve() if ".." in root.parts else root
+
+
+def _guess(root: Root, files: Files) -> str:
     if _ic9600_tops(files):
         return "ic9600"
+    if isinstance(root, Url):  # a SAVOIAS's ratings lie outside its folder, where a URL's listing does not reach
+        return "folder"
     return "savoias" if root.parent.name == "Images" and _rankings(root).is_dir() else "folder"
 
 
@@ -101,7 +113,7 @@ def _others(files: Files, images: Files) -> str:
     return ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common())
 
 
-def _folder(root: Path, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
+def _folder(root: Root, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
     """All images; ratings from a table, by default ratings.csv."""
     if ratings is None and "ratings.csv" in files:
         own = parse_ratings(_read(files["ratings.csv"]), f"{root.name}/ratings.csv", columns)
@@ -109,7 +121,7 @@ def _folder(root: Path, files: Files, ratings: RatingsOption, columns: Columns) 
     return _images(files), read_ratings(ratings, columns) if ratings else None
 
 
-def _ic9600(root: Path, files: Files, ratings: RatingsOption) -> tuple[Files, Ratings | None]:
+def _ic9600(root: Root, files: Files, ratings: RatingsOption) -> tuple[Files, Ratings | None]:
     """images/ with train.txt and test.txt beside it, at the root or in one folder below."""
     tops = _ic9600_tops(files)
     if len(tops) != 1:
@@ -140,11 +152,13 @@ def _ic9600_tops(files: Files) -> list[str]:
     ]
 
 
-def _savoias(root: Path, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
+def _savoias(root: Root, files: Files, ratings: RatingsOption, columns: Columns) -> tuple[Files, Ratings | None]:
     """One category's folder, .../Images/Scenes: image i is i.jpg or i.png, its rating row i of a table."""
     images = _images(files)
     if ratings is False:
         return images, None
+    if ratings is None and isinstance(root, Url):
+        raise DrexcacheError(f"{root}: layout savoias at a URL needs its workbook named with --ratings")
     workbook = Path(ratings) if ratings is not None else _ranking(root)
     if workbook.suffix.lower() != ".xlsx":
         raise DrexcacheError(
@@ -186,5 +200,4 @@ def _read(file: ImageFile) -> bytes:
     try:
         return file.read()
     except OSError as error:
-        where = f"{file.path}: {file.member}" if file.member else str(file.path)
-        raise DrexcacheError(f"{where}: cannot be read ({error.strerror or error})") from error
+        raise DrexcacheError(f"{file}: cannot be read ({error.strerror or error})") from error

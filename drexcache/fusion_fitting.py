@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from drexcache.cached_rows import CachedRows
 from drexcache.fusion_checks import check_settings, checked_datasets, require_finite, resolved_arms
 from drexcache.fusion_plan import Design, HeadSettings
 from drexcache.fusion_training import LogRow, TrainedHead, train_heads
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def fit_together(
     models: Sequence[AttentionFusionRegressor],
-    X: np.ndarray,
+    X: np.ndarray | CachedRows,
     y: np.ndarray,
     rows: Sequence[np.ndarray | None],
     datasets: ArrayLike | None,
@@ -40,7 +41,10 @@ def fit_together(
         model.n_features_in_ = X.shape[1]
         model.arms_, model.columns_ = resolved_arms(model.arms, X.shape[1])
         arms = tuple((cols.start, cols.stop) for cols in model.columns_)
-        design = Design(arms, model.width, model.batch_size, model.loss, model.fixed_average, device_of(model.device))
+        design = Design(
+            arms, model.width, model.batch_size, model.loss, model.fixed_average, device_of(model.device),
+            local_shuffle=isinstance(X, CachedRows),
+        )  # fmt: skip
         groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y), len(y))))
     for design, members in groups.items():
         heads = [head for _, own in members for head in own]

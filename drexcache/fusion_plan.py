@@ -12,6 +12,7 @@ from torch import Tensor
 from drexcache.fusion_head import HIDDEN, init_head
 
 SPAN = 64  # dropout masks are drawn for so many steps at a time
+CHUNK, WINDOW = 512, 8192  # rows that stay together in a local shuffle, and rows that it mixes
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Design:
-    """What the heads of one stack have in common. ``arms``: (start, stop) of each arm's columns of X."""
+    """What the heads of one stack have in common. ``arms``: (start, stop) of each arm's columns of X.
+
+    ``local_shuffle``: whether an epoch's order is a `local_permutation`.
+    """
 
     arms: tuple[tuple[int, int], ...]
     width: int = 384
@@ -45,6 +49,7 @@ class Design:
     loss: str = "huber"
     fixed_average: bool = False
     device: str = "cpu"
+    local_shuffle: bool = False
 
     @property
     def columns(self) -> list[slice]:
@@ -100,9 +105,29 @@ def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return factor, beta1
 
 
+def local_permutation(n: int, generator: torch.Generator) -> Tensor:
+    """The rows 0 to n - 1 in an order (n,) that can be read in large pieces; up to WINDOW rows a plain shuffle.
+
+    Chunks of CHUNK consecutive rows come in random order and are mixed within each WINDOW of them. Where the
+    chunks begin is random too, so that other rows stand together in the next epoch; row 0 follows row n - 1.
+
+    >>> order = local_permutation(20_000, torch.Generator().manual_seed(0))
+    >>> len(set(order.tolist())), len(set((order[:8192] // 512).tolist())) < 34
+    (20000, True)
+    """
+    if n <= WINDOW:
+        return torch.randperm(n, generator=generator)
+    rows = torch.arange(n).roll(int(torch.randint(n, (), generator=generator)))
+    *chunks, last = rows.split(CHUNK)  # the last may be short: it stays last, so that windows are whole
+    chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
+    windows = torch.cat([*chunks, last]).split(WINDOW)
+    return torch.cat([window[torch.randperm(len(window), generator=generator)] for window in windows])
+
+
 def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     """Plan the training of K heads on n rows. A head's numbers depend on its own settings and seed alone."""
     B, K = design.batch_size, len(heads)
+    shuffle = local_permutation if design.local_shuffle else _permutation
     counts = [n if head.rows is None else len(head.rows) for head in heads]
     per_epoch = [-(-count // B) for count in counts]  # the last, short batch is kept
     steps = np.array([(s * head.epochs, s) for s, head in zip(per_epoch, heads, strict=True)])
@@ -113,7 +138,7 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     for k, head in enumerate(heads):
         own = torch.Generator().manual_seed(head.seed)
         init.append(init_head(design.dims, design.width, own))
-        order = torch.stack([torch.randperm(counts[k], generator=own) for _ in range(head.epochs)])
+        order = torch.stack([shuffle(counts[k], own) for _ in range(head.epochs)])
         mask_seed = int(torch.randint(2**62, (), generator=own))
         generators.append(torch.Generator(design.device).manual_seed(mask_seed))
 
@@ -137,3 +162,7 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
         generators=generators,
         dropout=[head.dropout for head in heads],
     )
+
+
+def _permutation(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(n, generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from drexcache.cached_rows import CachedRows
 from drexcache.fusion_gradient import backward
 from drexcache.fusion_head import Shapes, fuse, parameter_shapes, parameter_views, project
 from drexcache.fusion_inputs import Inputs, Scaling, TrainingData
 from drexcache.fusion_loss import make_criterion
 from drexcache.fusion_plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion_scales import DatasetScales
-from drexcache.fusion_update import TILE, make_update
+from drexcache.fusion_tiles import TILE
+from drexcache.fusion_update import make_update
 from drexcache.fusion_validation import Validation
 
 STACK = 8  # heads at a time on a CPU: they share the time that calls take
@@ -39,7 +42,7 @@ class TrainedHead:
 
 
 def train_heads(
-    X: np.ndarray,
+    X: np.ndarray | CachedRows,
     y: np.ndarray,
     heads: Sequence[HeadSettings],
     design: Design,
@@ -50,28 +53,45 @@ def train_heads(
 ) -> list[TrainedHead]:
     """Train all heads on X (n, d) and y (n,), ``stack`` of them at a time (None: what suits the device).
 
-    datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
+    X : features, or rows that are read while they are trained on; these one head at a time, as each has its own
+    order. datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
     floating-point tolerance.
     """
     data = TrainingData(
-        torch.from_numpy(np.require(X, np.float32, ["C", "W"])).to(design.device),
+        X if isinstance(X, CachedRows) else torch.from_numpy(np.require(X, np.float32, ["C", "W"])).to(design.device),
         torch.from_numpy(np.require(y, np.float32, ["C", "W"])).to(design.device),
         None if datasets is None else torch.from_numpy(datasets).to(design.device),
     )
-    stack = stack or heads_that_fit(design, X.shape[1])
+    stack = stack or (1 if isinstance(X, CachedRows) else heads_that_fit(design, X.shape[1]))
     trained: list[TrainedHead] = []
-    for start in range(0, len(heads), stack):
-        trained += train_stack(data, heads[start : start + stack], design, verbose=verbose)
+    with _undivided_operations() as threads:
+        for start in range(0, len(heads), stack):
+            trained += train_stack(data, heads[start : start + stack], design, threads, verbose=verbose)
     return trained
+
+
+@contextmanager
+def _undivided_operations() -> Iterator[int]:
+    """Have torch make each operation with one thread; the number of threads to share out whole operations among.
+
+    A step has some hundred operations of few microseconds, and to wake a second thread for one takes longer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
 def train_stack(
-    data: TrainingData, heads: Sequence[HeadSettings], design: Design, *, verbose: bool = False
+    data: TrainingData, heads: Sequence[HeadSettings], design: Design, threads: int = 1, *, verbose: bool = False
 ) -> list[TrainedHead]:
     """Train K heads together. B is the batch size, P one head's parameters, T the steps of the longest."""
-    plan, inputs = make_plan(len(data.X), heads, design), Inputs(data.X, heads)
-    clip = torch.tensor([math.inf if head.clip is None else head.clip for head in heads], device=data.X.device)
+    plan = make_plan(len(data.y), heads, design)
+    inputs = Inputs(data, heads, plan)
+    clip = torch.tensor([math.inf if head.clip is None else head.clip for head in heads], device=data.y.device)
     flat, shapes = plan.init, parameter_shapes(design.dims, design.width)
     ema, p = flat.clone(), parameter_views(flat, shapes)  # (K, P), and name -> (K, *shape)
     small_shapes = dict(list(shapes.items())[len(design.arms) :])  # without the arms' weights
@@ -81,10 +101,10 @@ def train_stack(
     criterion = make_criterion(design.loss, data.y, plan, scales)
     average = design.fixed_average
     validation = Validation(inputs, data.y, scales, heads, plan, design)
-    update = make_update(flat, ema, heads, plan, design)
-    losses = torch.zeros(len(plan.lr), len(heads), device=data.X.device)  # (T, K)
+    update = make_update(flat, ema, heads, plan, design, threads)
+    losses = torch.zeros(len(plan.lr), len(heads), device=data.y.device)  # (T, K)
 
-    x = inputs.batch(plan.index[0])  # (K, B, d)
+    x = inputs.batch(0)  # (K, B, d)
     projected = project(p, x, design.columns)  # (K, B, n_arms, width)
     for t in _progress(losses, plan, validation) if verbose else range(len(losses)):
         if t % SPAN == 0:
@@ -95,7 +115,7 @@ def train_stack(
         factors = _clip_factors(x, d, small_grad, clip, design.columns)  # (K,)
         d *= factors[:, None, None, None]
         small_grad *= factors[:, None]
-        ahead = inputs.batch(plan.index[min(t + 1, len(losses) - 1)])
+        ahead = inputs.batch(min(t + 1, len(losses) - 1))
         projected = update(t, x, d, small_grad, ahead)
         x = ahead
         if validation.after(t, ema):

@@ -51,8 +51,8 @@ class Validation:
     def _look(self, k: int, epoch: int, ema: Tensor) -> None:
         rows = torch.from_numpy(self.heads[k].validation).to(self.y.device)
         p = parameter_views(ema, parameter_shapes(self.design.dims, self.design.width))
-        projected = project(p, self.inputs.of_head(k, rows), self.design.columns)
-        scores = fuse(p, projected, fixed_average=self.design.fixed_average).scores[0]
+        pieces = (project(p, x, self.design.columns) for x in self.inputs.of_head(k, rows))
+        scores = torch.cat([fuse(p, piece, fixed_average=self.design.fixed_average).scores[0] for piece in pieces])
         rated = self.y[rows]
         if self.scales is not None:  # every row's own ratings
             scores = self.scales.rated(scores.expand(len(self.heads), -1), rows.expand(len(self.heads), -1))[k]

@@ -1,4 +1,4 @@
-"""The files of a folder or a zip, and how their bytes are read."""
+"""The files of a folder, a zip or a URL, and how their bytes are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drexcache.errors import DrexcacheError
+from drexcache.urls import Url
 
 _MAX_MEMBER_BYTES = 1 << 30
 _open_zips = threading.local()  # in each thread: path -> (what was opened, its handle)
@@ -18,33 +19,36 @@ _open_zips = threading.local()  # in each thread: path -> (what was opened, its 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image's file: ``path`` itself or, if ``member`` is given, that member of the zip at ``path``.
+    """One image's file at ``location`` or, if ``member`` is given, that member of the zip or the URL there.
 
     A table of a million images keeps a million of these, so that a file's ``location`` is text: a Path takes 500 bytes.
+    ``listed`` is what a URL's listing told: asking a store again for each image would take a request for each.
 
-    >>> ImageFile(Path("photos.zip"), "images/a.jpg").member
-    'images/a.jpg'
+    >>> print(ImageFile(Path("photos.zip"), "images/a.jpg"))
+    photos.zip: images/a.jpg
     """
 
-    location: str | Path
+    location: str | Path | Url
     member: str | None = None
+    listed: tuple[int, int] = (0, 0)
 
-    @property
-    def path(self) -> Path:
-        """Where the file, or the zip, lies."""
-        return Path(self.location)
+    def __str__(self) -> str:
+        return f"{self.location}: {self.member}" if self.member else str(self.location)
 
     def read(self) -> bytes:
         """The file's bytes. Safe to call from several threads; a zip is opened once by each.
 
         Raises
         ------
-        OSError : the file is gone, may not be read, or, in a zip, is damaged, encrypted or larger than 1 GiB.
+        OSError : the file is gone, may not be read, or, in a zip, is damaged, encrypted or larger than 1 GiB; for a
+            URL, whatever its store or the network refuse.
         """
         if self.member is None:
-            return self.path.read_bytes()
+            return self._path.read_bytes()
+        if isinstance(self.location, Url):
+            return self.location.read(self.member)
         try:
-            handle = _opened(self.path)
+            handle = _opened(self._path)
             info = handle.getinfo(self.member)
             if info.file_size > _MAX_MEMBER_BYTES:
                 raise OSError(f"{info.file_size} bytes in the zip, more than {_MAX_MEMBER_BYTES}")
@@ -64,18 +68,27 @@ class ImageFile:
         return data
 
     def stat(self) -> tuple[int, int]:
-        """Size in bytes and time of modification in ns (for a member the zip's); OSError as in `read`."""
-        status = self.path.stat()
+        """Size in bytes and time of modification in ns (for a member the zip's, at a URL a number that stands for it).
+
+        OSError as in `read`.
+        """
+        if isinstance(self.location, Url):
+            return self.listed
+        status = self._path.stat()
         if self.member is None:
             return status.st_size, status.st_mtime_ns
         try:
-            return _opened(self.path).getinfo(self.member).file_size, status.st_mtime_ns
+            return _opened(self._path).getinfo(self.member).file_size, status.st_mtime_ns
         except (zipfile.BadZipFile, KeyError) as error:
             raise OSError(f"zip member cannot be read: {error}") from error
 
+    @property
+    def _path(self) -> Path:
+        return Path(str(self.location))
 
-def list_files(root: Path) -> dict[str, ImageFile]:
-    """All files of a folder or a zip: relative path (POSIX) -> file, in the order of the paths' bytes.
+
+def list_files(root: Path | Url) -> dict[str, ImageFile]:
+    """All files of a folder, a zip or a URL: relative path (POSIX) -> file, in the order of the paths' bytes.
 
     Hidden files and macOS's copies of metadata are left out; linked folders are followed. Members of a zip
     are never extracted, so that a path that leads out of it is only a name.
@@ -84,10 +97,8 @@ def list_files(root: Path) -> dict[str, ImageFile]:
     ------
     DrexcacheError : neither a folder nor a zip, not readable, or a name that is not UTF-8 or not unique.
     """
-    if not root.exists():
-        raise DrexcacheError(f"{root}: no such folder or zip")
     files: dict[str, ImageFile] = {}
-    for name, file in _walk(root) if root.is_dir() else _members(root):
+    for name, file in _entries(root):
         if name in files:
             raise DrexcacheError(f"{root}: holds two files named {name}")
         try:
@@ -96,6 +107,20 @@ def list_files(root: Path) -> dict[str, ImageFile]:
             raise DrexcacheError(f"{root}: the file name {name!r} is not UTF-8; rename the file") from error
         files[name] = file
     return dict(sorted(files.items()))  # the order of characters is the order of their bytes in UTF-8
+
+
+def _entries(root: Path | Url) -> Iterator[tuple[str, ImageFile]]:
+    if isinstance(root, Url):
+        return _listed(root)
+    if not root.exists():
+        raise DrexcacheError(f"{root}: no such folder or zip")
+    return _walk(root) if root.is_dir() else _members(root)
+
+
+def _listed(root: Url) -> Iterator[tuple[str, ImageFile]]:
+    for name, state in root.files().items():
+        if not any(_is_hidden(part) for part in PurePosixPath(name).parts):
+            yield name, ImageFile(root, name, state)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, ImageFile]]:

@@ -1,11 +1,10 @@
-"""Images and ratings come in: a folder or a zip becomes an ImageTable."""
+"""Images and ratings come in: a folder, a zip or a URL becomes an ImageTable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Literal
 
 from drexcache.dataset_layouts import list_dataset
@@ -85,11 +84,11 @@ def read_images(
     target: str = "rating",
     allow_unmatched: bool = False,
 ) -> ImageTable:
-    """List the images of a folder or a zip and match their ratings; no image is opened.
+    """List the images of a folder, a zip or a URL and match their ratings; no image is opened.
 
     Parameters
     ----------
-    source : folder or .zip.
+    source : folder or .zip, or a folder's URL such as s3://bucket/photos, read through fsspec.
     ratings : table of ratings (see `drexcache.ratings.read_ratings`); None takes what the layout brings (a
         ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
     layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
@@ -106,6 +105,7 @@ def read_images(
     DrexcacheError : no images, no such layout, or ratings that are not readable or do not match.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for name in ("b.jpg", "a.PNG"):
     ...         _ = (Path(folder) / name).write_bytes(b"")
@@ -116,7 +116,7 @@ def read_images(
     """
     groups = tuple(group_columns)
     columns = Columns(image_column, rating_column, split_column, groups, rater_column, error_column, raters)
-    found = list_dataset(Path(source), ratings, layout, columns)
+    found = list_dataset(source, ratings, layout, columns)
     if found.ratings is None and value_range is not None:
         raise DrexcacheError(f"{source}: --range given, but there are no ratings")
     ids = tuple(found.images)

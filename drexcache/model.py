@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -226,13 +226,19 @@ def train_model(
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
         write_log(estimator, log)
+    return as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+
+
+def as_model(
+    regressor: str, estimator: Any, cache: FeatureCache, columns: Sequence[str], target: str, images: int, seed: int
+) -> Model:
+    """The model that a regressor has become by training on ``images`` rows of those columns of a cache."""
     names = dict.fromkeys(name.split("/")[0] for name in columns)
+    rated = cache.targets[target]
     trained = {
-        "dataset": matrix.dataset, "images": len(rated), "seed": seed, "cache": cache.path.name,
+        "dataset": cache.dataset, "images": images, "seed": seed, "cache": cache.path.name,
         "settings": {key: repr(value) for key, value in estimator.get_params().items() if not _is_made_of(value)},
         "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
     }  # fmt: skip
-    return Model(
-        regressor, estimator, columns, {name: cache.blocks[name] for name in names}, matrix.target, matrix.low,
-        matrix.high, matrix.higher_is, trained,
-    )  # fmt: skip
+    blocks = {name: cache.blocks[name] for name in names}
+    return Model(regressor, estimator, tuple(columns), blocks, target, rated.low, rated.high, rated.higher_is, trained)

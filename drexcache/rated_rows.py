@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from drexcache.errors import DrexcacheError
@@ -23,18 +25,28 @@ def rated_rows(matrix: FeatureMatrix, where: str) -> FeatureMatrix:
     """
     rated = matrix.rows(~np.isnan(matrix.y))
     infinite = [name for name, value in zip(rated.ids, rated.y, strict=True) if np.isinf(value)]
-    if infinite:
-        raise DrexcacheError(f"{where}: infinite ratings of {_list(infinite)}")
+    refuse_infinite_ratings(infinite, where)
     for block, columns in rated.blocks.items():
-        finite = np.isfinite(rated.X[:, columns]).all(axis=1)
-        if not finite.all():
-            bad = [name for name, good in zip(rated.ids, finite, strict=True) if not good]
-            raise DrexcacheError(
-                f"{where}: NaN or infinite features in block {block} of {_list(bad)}; "
-                "extract these images again or leave them out"
-            )
+        refuse_unusable_features(rated.X[:, columns], rated.ids, block, where)
     return rated
 
 
-def _list(names: list[str]) -> str:
+def refuse_infinite_ratings(ids: Sequence[str], where: str) -> None:
+    """Raise DrexcacheError if any image has an infinite rating; names the first."""
+    if ids:
+        raise DrexcacheError(f"{where}: infinite ratings of {_list(ids)}")
+
+
+def refuse_unusable_features(X: np.ndarray, ids: Sequence[str], block: str, where: str) -> None:
+    """Raise DrexcacheError if the features X (n, d) of the n images are not all finite; names the first."""
+    finite = np.isfinite(X).all(axis=1)
+    if not finite.all():
+        bad = [name for name, good in zip(ids, finite, strict=True) if not good]
+        raise DrexcacheError(
+            f"{where}: NaN or infinite features in block {block} of {_list(bad)}; "
+            "extract these images again or leave them out"
+        )
+
+
+def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

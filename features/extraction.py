@@ -74,6 +74,7 @@ def extract(
     compile: str = "auto",
     prune: bool = False,
     also: Sequence[str | Path] = (),
+    backbones: Mapping[str, Backbone] | None = None,
     say: Callable[[str], None] = _stderr,
 ) -> Summary:
     """Fill the cache ``out`` with the recipe's features of every image in the table.
@@ -91,6 +92,7 @@ def extract(
     compile : compile the backbones "always", "never", or, with "auto", when the number of images pays for it.
     prune : drop rows whose image is no longer in the table; without it they are an error.
     also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
+    backbones : what `load_backbones` gave for the same recipe, weights, device and batch size, to be used again.
     say : receives one line for each thing a user should know.
 
     Raises
@@ -103,15 +105,15 @@ def extract(
         raise DrexcacheError(f"compile is one of {', '.join(CHOICES)}, not {compile!r}")
     if where.type == "cpu":
         keep_freed_memory()
-    for block in recipe.blocks:
-        if not block.is_classic:
-            check_weights(block.backbone, block.tag, source)
+    if backbones is None:
+        check_reach(recipe.blocks, source)
     with cache_writer.writer_lock(Path(out)):
         own, notes = cache_writer.open_sources(Path(out))
         for note in notes:
             say(note)
-        known = {name for cache in own for name in cache.blocks}
-        backbones = load_backbones(recipe.blocks, source, where, say, known, batch_size)
+        if backbones is None:
+            known = {name for cache in own for name in cache.blocks}
+            backbones = load_backbones(recipe.blocks, source, where, say, known, batch_size)
         batch = batch_size or max((backbone.batch for backbone in backbones.values()), default=8)
         job = Job(table, recipe.blocks, backbones, batch, workers or default_workers(), where, say, Meter())
         wanted = stored_blocks(recipe.blocks, backbones, store)
@@ -121,6 +123,13 @@ def extract(
         except OSError as error:
             raise cache_writer.no_space(error, Path(out)) from error
     return _summary(job, final, computed, time.monotonic() - started)
+
+
+def check_reach(blocks: Sequence[Block], source: str) -> None:
+    """Raise DrexcacheError if any block's weights cannot be had, before the first are loaded."""
+    for block in blocks:
+        if not block.is_classic:
+            check_weights(block.backbone, block.tag, source)
 
 
 def load_backbones(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.errors import DrexcacheError
-from drexcache.features.extraction import extract
+from drexcache.features.backbones import resolve_device
+from drexcache.features.extraction import check_reach, extract, load_backbones
+from drexcache.features.planning import stored_blocks
 from drexcache.images import ImageFile, ImageTable, read_images
 from drexcache.model import Model, Prediction
 from drexcache.recipes import Recipe
+from drexcache.urls import is_url
 
 
 def predict(
@@ -22,7 +25,7 @@ def predict(
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> tuple[Prediction, dict[str, str]]:
-    """Predict the rating of every image in a folder, a zip, a single file, or a cache.
+    """Predict the rating of every image in a folder (or its URL), a zip, a single file, or a cache.
 
     Parameters
     ----------
@@ -36,24 +39,24 @@ def predict(
     ------
     DrexcacheError : a cache of other features, other weights than in training, or no images.
     """
-    path = Path(images)
-    if path.suffix == ".h5":
-        cache = open_cache(path)
+    if not is_url(images) and Path(images).suffix == ".h5":
+        cache = open_cache(images)
         return model.predict(cache), cache.failures()
     with tempfile.TemporaryDirectory(prefix="drexcache-") as folder:
-        cache = _extracted(model, path, Path(folder) / "images.h5", weights, device, say)
+        cache = _extracted(model, images, Path(folder) / "images.h5", weights, device, say)
         failures = cache.failures()
         if len(failures) == len(cache):
             raise DrexcacheError(
-                f"{path}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})"
+                f"{images}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})"
             )
         return model.predict(cache), failures
 
 
 def _extracted(
-    model: Model, images: Path, out: Path, weights: str | None, device: str, say: Callable[[str], None]
+    model: Model, images: str | Path, out: Path, weights: str | None, device: str, say: Callable[[str], None]
 ) -> FeatureCache:
-    table = one_image(images) if images.is_file() and images.suffix != ".zip" else read_images(images, ratings=False)
+    alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
+    table = one_image(Path(images)) if alone else read_images(images, ratings=False)
     phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
     sources = {phrase.split()[0] for phrase in phrases}
     if weights is None and sources - {"hub", "packaged", "random"}:
@@ -66,7 +69,11 @@ def _extracted(
         tuple(block.definition for block in model.blocks.values()),
         weights=min(sources, default="hub"),
     )
-    extract(table, recipe, out, weights=weights, device=device, say=say)
+    source = weights or recipe.weights
+    check_reach(recipe.blocks, source)
+    backbones = load_backbones(recipe.blocks, source, resolve_device(device), say)
+    model.check(stored_blocks(recipe.blocks, backbones), f"weights {source}")  # before images are computed in vain
+    extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
     return open_cache(out)
 
 

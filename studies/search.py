@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna import Study
+from optuna.storages import BaseStorage
 
 from drexcache.errors import DrexcacheError
 from drexcache.matrix import FeatureMatrix
@@ -22,11 +22,21 @@ from drexcache.studies.interruption import Interruption
 from drexcache.studies.search_outcome import SearchResult, conclude
 from drexcache.studies.search_pool import Pool, make_pruner, stack_size
 from drexcache.studies.search_sampler import SpaceSampler
-from drexcache.studies.search_storage import Direction, counted, finished, open_storage, open_study
+from drexcache.studies.search_storage import (
+    JOURNAL,
+    STORAGE_ERRORS,
+    Direction,
+    counted,
+    finished,
+    open_storage,
+    open_study,
+    usable,
+)
 from drexcache.studies.space import SearchSpace, make_space
 from drexcache.studies.trials import Task, make_task
 
 ProgressCall = Callable[[int, int, str], None]
+LOOK = 1.0  # seconds between two looks at what all processes have done: each costs a database some ten queries
 
 
 def search(
@@ -47,7 +57,8 @@ def search(
     total_trials : in all, over all regressors and runs, those of earlier runs included.
     folds, repeats : k-fold, repeated with other folds. holdout : hold out the first fold only.
     metric : what to search by. seed : of the regressors and of the search.
-    storage : any Optuna URL; many processes may share it. Default: a journal file in the folder.
+    storage : the URL of a database, as Optuna takes it, or of its proxy, ``grpc://HOST:PORT``; any number of processes
+        may share it. Default: a journal file in the folder.
     study : its name; default: the dataset's. narrowed : see `drexcache.studies.space.read_narrowed`.
     progress : called with (trials done, trials in all, what comes next).
 
@@ -68,25 +79,13 @@ def search(
     )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    opened, name = open_storage(storage, folder), study or plan.task.matrix.dataset
-    direction: Direction = "maximize" if higher_is_better(metric) else "minimize"
-    studies = [
-        open_study(opened, f"{name}/{space.regressor}", direction, plan.made_for(space)) for space in plan.spaces
-    ]
-    totals = shares(plan.spaces, total_trials, [counted(one) for one in studies])
-    if sum(totals) > total_trials:
-        raise DrexcacheError(
-            f"{out}: {sum(totals)} trials are done already and --total-trials counts all of them; "
-            f"give {sum(totals)} or more"
-        )
-    running: dict[int, Any] = {}
-    pools = [
-        _pool(one, space, plan.task, total, folder, running)
-        for one, space, total in zip(studies, plan.spaces, totals, strict=True)
-    ]
-    with beating(running), Interruption() as interruption:
-        _run(pools, interruption, progress)
-    return conclude(plan.task, pools, folder, plan.notes, interrupted=interruption.asked)
+    opened = open_storage(storage, folder)
+    with usable(storage or folder / JOURNAL):
+        running: dict[int, Any] = {}
+        pools = _pools(plan, opened, study or plan.task.matrix.dataset, total_trials, folder, running)
+        with beating(running), Interruption() as interruption:
+            _run(pools, interruption, progress)
+        return conclude(plan.task, pools, folder, plan.notes, interrupted=interruption.asked)
 
 
 @dataclass(frozen=True)
@@ -140,23 +139,39 @@ def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> li
     return given
 
 
-def _pool(study: Study, space: SearchSpace, task: Task, total: int, folder: Path, running: dict[int, Any]) -> Pool:
-    """The pool of a study, whose sampler and pruner are set explicitly and with a seed."""
-    study.sampler = SpaceSampler(space, space.start(task.matrix), task.seed)
-    study.pruner = make_pruner(task)
-    return Pool(study, space, task, total, folder, running, stack_size(space, task))
+def _pools(
+    plan: _Plan, storage: BaseStorage, name: str, total: int, folder: Path, running: dict[int, Any]
+) -> list[Pool]:
+    """A study for every space and its share of the trials; sampler and pruner are set explicitly and with a seed."""
+    direction: Direction = "maximize" if higher_is_better(plan.task.metric) else "minimize"
+    studies = [
+        open_study(storage, f"{name}/{space.regressor}", direction, plan.made_for(space)) for space in plan.spaces
+    ]
+    totals = shares(plan.spaces, total, [counted(study) for study in studies])
+    if sum(totals) > total:
+        raise DrexcacheError(
+            f"{folder}: {sum(totals)} trials are done already and --total-trials counts all of them; "
+            f"give {sum(totals)} or more"
+        )
+    pools = []
+    for study, space, share in zip(studies, plan.spaces, totals, strict=True):
+        study.sampler = SpaceSampler(space, space.start(plan.task.matrix), plan.task.seed)
+        study.pruner = make_pruner(plan.task)
+        pools.append(Pool(study, space, plan.task, share, folder, running, stack_size(space, plan.task)))
+    return pools
 
 
 def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCall | None) -> None:
     """Step every pool in turn until all have their trials, waiting for what other processes still work on."""
-    total = sum(pool.total for pool in pools)
+    total, look = sum(pool.total for pool in pools), 0.0
     try:
         for pool in pools:
             pool.wait()  # what dead processes left
         while not interruption.asked:
             worked = False
             for pool in pools:
-                if progress:
+                if progress and time.monotonic() >= look:
+                    look = time.monotonic() + LOOK
                     progress(sum(len(finished(p.study)) for p in pools), total, _label(pool))
                 if pool.refill():
                     with interruption.allowed():
@@ -170,6 +185,10 @@ def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCa
                 time.sleep(0.5)
     except KeyboardInterrupt:
         interruption.asked = True
+    except STORAGE_ERRORS:
+        for pool in pools:
+            pool.members = []  # nobody to give them up to: other processes will miss this one's signs of life
+        raise
     finally:
         for pool in pools:
             pool.leave()

@@ -27,8 +27,12 @@ SECONDARY = ("pearson", "spearman", "rmse", "mae")
 
 def make_pruner(task: Task) -> PercentilePruner:
     """Judges after every fold, by the pooled predictions so far: all candidates are compared on the same images."""
-    images = np.bincount(task.folds[0]).min()  # of a fold
-    return PercentilePruner(KEEP, n_startup_trials=5, n_warmup_steps=math.ceil(SURE / images) - 1)
+    return PercentilePruner(KEEP, n_startup_trials=5, n_warmup_steps=_unjudged(task))
+
+
+def _unjudged(task: Task) -> int:
+    """Stages after which too few images have been held out to judge by."""
+    return math.ceil(SURE / np.bincount(task.folds[0]).min()) - 1
 
 
 def stack_size(space: SearchSpace, task: Task) -> int:
@@ -110,7 +114,8 @@ class Pool:
             return TrialState.FAIL
         if score is not None:
             trial.report(score, stage - 1)
-        pruned = stage < last and score is not None and trial.should_prune()
+        # asking the pruner reads all trials: not where it would say no without looking at them
+        pruned = _unjudged(self.task) < stage < last and score is not None and trial.should_prune()
         if stage < last and not pruned:
             return None
         self._describe(trial, progress)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna import Study, Trial
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from drexcache.errors import DrexcacheError
+from drexcache.studies.search_servers import open_database, open_proxy, reason
 
 JOURNAL = "trials.journal"
 MADE_FOR, ERROR = "made for", "error"  # user attributes: of a study, of a trial whose candidate could not be trained
 Direction = Literal["minimize", "maximize"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # of a server that is gone, or refuses
 
 
 class _Journal(JournalFileBackend):
@@ -54,7 +58,7 @@ class _Journal(JournalFileBackend):
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage at an Optuna URL, by default a journal file in the folder.
+    """The storage at a URL, a database's or ``grpc://HOST:PORT``; by default a journal file in the folder.
 
     Raises
     ------
@@ -62,15 +66,25 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if url is None:
-            return JournalStorage(_Journal(folder / JOURNAL))
-        return RDBStorage(url)
-    except (SQLAlchemyError, ImportError, ValueError, OSError, KeyError, RuntimeError) as error:
-        shown = url or folder / JOURNAL
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DrexcacheError(
-            f"{without_password(str(shown))}: the storage of trials cannot be used: {reason}"
-        ) from error
+        with usable(url or folder / JOURNAL):
+            if url is None:
+                return JournalStorage(_Journal(folder / JOURNAL))
+            return open_proxy(url) if url.startswith("grpc://") else open_database(url)
+    except (ImportError, ValueError, OSError, KeyError, RuntimeError) as error:
+        raise _unusable(url or folder / JOURNAL, error) from error
+
+
+@contextmanager
+def usable(place: str | Path) -> Iterator[None]:
+    """A context in which a storage that is gone, or refuses, is told in one sentence."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise _unusable(place, error) from error
+
+
+def _unusable(place: str | Path, error: BaseException) -> DrexcacheError:
+    return DrexcacheError(f"{without_password(str(place))}: the storage of trials cannot be used: {reason(error)}")
 
 
 def open_study(storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any]) -> Study:
@@ -81,11 +95,10 @@ def open_study(storage: BaseStorage, name: str, direction: Direction, made_for: 
     DrexcacheError : it was made for something else; the message says what differs.
     """
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-    old = study.user_attrs.get(MADE_FOR)
-    if old is None:
+    if MADE_FOR not in study.user_attrs:
         study.set_user_attr(MADE_FOR, dict(made_for))
-        return study
-    lines = list(_differences(old, made_for))
+    # read again: another process may have been quicker
+    lines = _differences(study.user_attrs[MADE_FOR], made_for)
     if lines:
         raise DrexcacheError(
             f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); "
@@ -147,9 +160,9 @@ def _short(value: Any) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL to show: ``postgresql://user:secret@host/db`` without the secret."""
-    scheme, found, rest = url.partition("://")
+    """A URL to show: without the secret of ``postgresql://user:secret@host/db`` or of ``...?password=secret``."""
+    scheme, found, rest = re.sub(r"([?&]\w*password)=[^&]*", r"\1", url).partition("://")
     if not found or "@" not in rest:
-        return url
+        return scheme + found + rest
     user, _, place = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}@{place}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 USER = "postgres"
+GUARDED = "guarded"  # the only role that has to give a password; a test makes it
 
 
 @contextmanager
@@ -42,6 +43,8 @@ def postgres() -> Iterator[str]:
     data = str(folder / "data")
     try:
         run("initdb", "-D", data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8")
+        rules = Path(data, "pg_hba.conf")
+        rules.write_text(f"host all {GUARDED} all scram-sha-256\n{rules.read_text()}")
         options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
         run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
         try:

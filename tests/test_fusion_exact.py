@@ -112,7 +112,7 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
 @pytest.mark.parametrize("tile", [24 * 5, 24 * 100, 2**19])
 def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ema=0 the result is the last step's parameters: EMA's slow weights hide no difference."""
-    monkeypatch.setattr("drexcache.fusion_update.TILE", tile)  # many tiles, one per arm, or none
+    monkeypatch.setattr("drexcache.fusion_tiles.TILE", tile)  # many tiles, one per arm, or none
     X, y = problem(n=75)
     head = HeadSettings(dropout=0.0, ema=0.0)
     plan = make_plan(len(X), [head], DESIGN)

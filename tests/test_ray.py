@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +26,7 @@ from drexcache.images import read_images
 
 ray = pytest.importorskip("ray", reason="needs Ray (pip install 'drexcache[ray]')")
 
-IMAGES, PER_SHARD = 240, 20
+IMAGES, PER_SHARD = 300, 25
 RECIPE = tiny_recipe()
 
 
@@ -55,6 +59,13 @@ def kill_in_the_middle(cluster: Any, folder: Path, seen: list[str]) -> None:
     seen.append("node")
 
 
+def logs(cluster: Any) -> list[str]:
+    """What the worker processes said, of each one that loaded a backbone."""
+    folder = Path(cluster.head_node.get_session_dir_path()) / "logs"
+    texts = [path.read_text(errors="replace") for path in folder.glob("worker-*.err")]
+    return [text for text in texts if "with weights from" in text]
+
+
 def test_a_lost_process_and_a_lost_node_change_nothing(cluster: Any, tmp_path: Path) -> None:
     table = read_images(draw(tmp_path / "pictures", IMAGES))
     alone = tmp_path / "alone.h5"
@@ -76,19 +87,90 @@ def test_a_lost_process_and_a_lost_node_change_nothing(cluster: Any, tmp_path: P
     assert any("3 nodes, 3 cores" in line for line in lines)
     assert (summary.images, summary.computed + summary.reused) == (IMAGES, IMAGES)
     assert not (tmp_path / "many.h5.shards").exists()
+    workers = logs(cluster)  # one for each node, and those in place of the lost process
+    assert 3 <= len(workers) < IMAGES // PER_SHARD
+    for text in workers:
+        assert [text.count(f"block {name}: test_{name} with weights") for name in one.blocks] == [1, 1]
+        # Whether compiling pays is decided once, by the images that a worker gets of all, not by those of a shard.
+        assert re.findall(r"block (\w+): eager \((\d+) images at", text) == [("vit", "100"), ("resnet", "100")]
 
 
-def test_new_images_alone_are_computed(cluster: Any, tmp_path: Path) -> None:
+def test_new_images_alone_are_computed_at_a_url_too(cluster: Any, tmp_path: Path) -> None:
     out = tmp_path / "features.h5"
     extract(read_images(draw(tmp_path / "pictures", 10)), RECIPE, out, say=lambda line: None)
     kept = open_cache(out).features("vit")
-    table = read_images(draw(tmp_path / "pictures", 30))
-    extract_on_ray(table, RECIPE, out, address=cluster.address, images_per_shard=15, say=lambda line: None)
+    table = read_images(f"file://{draw(tmp_path / 'pictures', 30)}")
+    summary = extract_on_ray(table, RECIPE, out, address=cluster.address, images_per_shard=15, say=lambda line: None)
     cache = open_cache(out)
-    assert len(cache) == 30 and cache.verify() == []
+    assert len(cache) == 30 and cache.verify() == [] and cache.failures() == {}
+    assert (summary.computed, summary.reused) == (20, 10)
     assert (cache.features("vit", slice(0, 10)) == kept).all()
 
 
 def test_no_cluster_there() -> None:
     with pytest.raises(DrexcacheError, match=r"no Ray cluster answers at 127.0.0.1:1 .*leave --address out"):
         extract_on_ray(None, RECIPE, "out.h5", address="127.0.0.1:1")  # type: ignore[arg-type]
+
+
+def other_version(folder: Path) -> dict[str, str]:
+    """The environment of a node on which another version of drexcache is installed, as its metadata says."""
+    metadata = folder / "drexcache-9.9.9.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: drexcache\nVersion: 9.9.9\n")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+@pytest.fixture
+def head() -> Iterator[Any]:
+    """A cluster of a single node."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def test_a_node_of_another_version_is_refused(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # Ray's processes look for packages in the folder where this one works, too
+    table = read_images(draw(tmp_path / "pictures", 2))
+    head.add_node(num_cpus=1, env_vars=other_version(tmp_path / "packages"))
+    with pytest.raises(DrexcacheError) as caught:
+        extract_on_ray(table, RECIPE, tmp_path / "c.h5", address=head.address)
+    assert re.fullmatch(
+        r"node \S+ has drexcache 9\.9\.9, this process drexcache \S+; install the same version on all nodes",
+        str(caught.value),
+    )
+
+
+@pytest.fixture
+def blind_node(head: Any, tmp_path: Path) -> Iterator[None]:
+    """One more node, for which another file system, an empty one, is mounted where the pictures are."""
+    pictures = draw(tmp_path / "pictures", 2)
+    mount = f"mount -t tmpfs none {pictures}"
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("needs the right to mount file systems for a process alone (root, on Linux)")
+    start = f"{Path(sys.executable).with_name('ray')} start --address {head.address} --num-cpus 1 --block"
+    node = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {start}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    yield
+    os.killpg(node.pid, signal.SIGTERM)
+    node.wait(30)
+
+
+@pytest.mark.usefixtures("blind_node")
+def test_a_node_that_does_not_see_the_images_is_refused(head: Any, tmp_path: Path) -> None:
+    ray.init(address=head.address, logging_level="ERROR")
+    while len([node for node in ray.nodes() if node["Alive"]]) < 2:
+        time.sleep(0.1)
+    ray.shutdown()
+    with pytest.raises(DrexcacheError) as caught:
+        extract_on_ray(read_images(tmp_path / "pictures"), RECIPE, tmp_path / "c.h5", address=head.address)
+    assert re.fullmatch(
+        rf"node \S+ does not see {tmp_path}/pictures/000.png \(No such file or directory\); mount the same file system "
+        "at the same path on all nodes, or name the images by a URL that all nodes can read, such as s3://bucket/folder",
+        str(caught.value),
+    )
+    assert not (tmp_path / "c.h5").exists()

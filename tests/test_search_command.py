@@ -39,7 +39,17 @@ def test_search_then_train_from_its_result(cache: Path, tmp_path: Path) -> None:
     assert line["kind"] == "search"
     assert {score["regressor"] for score in line["scores"]} == {"svr", "neighbours"}
     trained = CliRunner().invoke(
-        main, ["train", str(cache), "--from", str(out / "best.json"), "-o", str(tmp_path / "model"), "--split", "split=train"]
+        main,
+        [
+            "train",
+            str(cache),
+            "--from",
+            str(out / "best.json"),
+            "-o",
+            str(tmp_path / "model"),
+            "--split",
+            "split=train",
+        ],
     )
     assert trained.exit_code == 0, trained.output
     model = drexcache.load_model(tmp_path / "model")

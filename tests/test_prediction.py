@@ -1,0 +1,48 @@
+"""Predictions are made of the very features that the model was trained on, or refused before any are computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from safetensors.torch import save_file
+
+from drexcache import DrexcacheError, open_cache, read_images
+from drexcache.features import extract, predict
+from drexcache.features.backbones import Backbone, build_model
+from drexcache.images import ImageFile
+from drexcache.model import train_model
+from drexcache.recipes import Recipe
+
+
+def weights_of(recipe: Recipe, folder: Path, seed: int) -> Path:
+    """A folder of weights for the recipe's backbones, random but well-formed."""
+    folder.mkdir()
+    torch.manual_seed(seed)
+    for block in recipe.blocks:
+        save_file(build_model(block).state_dict(), folder / f"{block.backbone}.safetensors")
+    return folder
+
+
+def test_other_weights_are_refused_before_any_image_is_read(
+    pictures: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = weights_of(tiny, tmp_path / "mine", 1), weights_of(tiny, tmp_path / "others", 2)
+    extract(read_images(pictures, value_range=(0, 100)), tiny, tmp_path / "c.h5", weights=str(mine))
+    cache = open_cache(tmp_path / "c.h5")
+    model = train_model("ridge", cache.matrix(), cache, tuple(cache.blocks), seed=0)
+    passes, reads = [], []
+    forward, read = Backbone.__call__, ImageFile.read
+    monkeypatch.setattr(Backbone, "__call__", lambda self, x: passes.append(self.block.name) or forward(self, x))
+    monkeypatch.setattr(ImageFile, "read", lambda self: reads.append(self) or read(self))
+    new = draw(tmp_path / "new", 4, start=20)
+    with pytest.raises(DrexcacheError, match=r"others: block \w+ is not what the model was trained on: weights"):
+        predict(model, new, weights=str(others))
+    assert (passes, reads) == ([], [])
+    prediction, failures = predict(model, new, weights=str(mine))
+    assert failures == {} and len(reads) == 4 and set(passes) == {"vit", "resnet"}
+    extract(read_images(new, ratings=False), tiny, tmp_path / "new.h5", weights=str(mine))
+    np.testing.assert_array_equal(prediction.value, model.predict(open_cache(tmp_path / "new.h5")).value)
