@@ -61,13 +61,14 @@ def command(
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
     dry_run: bool, allow_failures: bool, **reading: Any,
 ) -> None:  # fmt: skip
-    """Compute the features of IMAGES (a folder or a zip) into a cache; only what is missing is computed.
+    """Compute the features of IMAGES (a folder, a zip, or a folder's URL) into a cache; only what is missing is computed.
 
     \b
     drexcache extract photos/ --ratings photos.csv --range 0 100 -o photos.h5
     drexcache extract savoias/Images/Scenes --recipe offline -o scenes.h5
     drexcache extract IC9600.zip --device cuda --precision bf16 -o ic9600.h5
     drexcache extract IC9600.zip --dry-run -o ic9600.h5
+    drexcache extract s3://bucket/photos --ratings photos.csv --range 1 7 -o photos.h5
     drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """
     from drexcache.features import extract

@@ -157,9 +157,12 @@ def _savoias(root: Root, files: Files, ratings: RatingsOption, columns: Columns)
     images = _images(files)
     if ratings is False:
         return images, None
-    if ratings is None and isinstance(root, Url):
+    if ratings is not None:
+        workbook = Path(ratings)
+    elif isinstance(root, Url):
         raise DrexcacheError(f"{root}: layout savoias at a URL needs its workbook named with --ratings")
-    workbook = Path(ratings) if ratings is not None else _ranking(root)
+    else:
+        workbook = _ranking(root)
     if workbook.suffix.lower() != ".xlsx":
         raise DrexcacheError(
             f"{root}: layout savoias has its ratings in an .xlsx, not in {workbook}; or give --layout folder"

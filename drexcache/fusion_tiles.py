@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def _cuts(design: Design, arm: int) -> list[slice]:
     first, last = design.arms[arm]
     count = -(-(last - first) * design.width // TILE)
     edges = np.linspace(first, last, count + 1).round().astype(int).tolist()
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [slice(start, stop) for start, stop in pairwise(edges) if stop > start]
 
 
 def _lanes(tiles: Sequence[Tile], threads: int) -> list[list[Tile]]:

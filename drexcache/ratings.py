@@ -18,6 +18,7 @@ import openpyxl
 from drexcache import raters
 from drexcache.errors import DrexcacheError
 from drexcache.raters import Floats
+from drexcache.urls import Url, is_url
 
 # Column names that are understood without being told (see _plain). For images and splits the first that is
 # there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
@@ -201,11 +202,14 @@ def parse_savoias(data: bytes, source: str, column: str | None) -> tuple[str, ..
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
-    """A whole file, or one sentence on why not."""
+    """A whole file, or one sentence on why not; the path may be a URL."""
     try:
+        if is_url(path):
+            folder, _, name = str(path).rpartition("/")
+            return Url(folder).read(name)
         return Path(path).read_bytes()
     except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _table(data: bytes, source: str) -> list[list[str]]:

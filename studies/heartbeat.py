@@ -32,6 +32,8 @@ def beating(running: dict[int, Trial]) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(EVERY):
             for trial in list(running.values()):
+                if over.is_set():  # a storage that hangs takes its time for each sign
+                    return
                 try:
                     trial.set_user_attr(BEAT, time.time())
                 except (OptunaError, OSError, RuntimeError):  # it has just ended, or the storage is away for a moment

@@ -211,7 +211,7 @@ def test_a_process_killed_while_it_compiled_does_not_harm_the_next(tmp_path: Pat
     for turn in ("whole", "cut"):
         out = tmp_path / f"{turn}.h5"
         command = [sys.executable, "-c", code, str(images), str(out)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert [entry["mode"] for entry in open_cache(out).blocks["vit"].provenance] == ["compiled"]
         libraries = list(cached.rglob("*.so"))

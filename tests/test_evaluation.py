@@ -379,7 +379,7 @@ def test_regressors_that_fail_are_one_sentence() -> None:
     with pytest.raises(DrexcacheError, match=r"nan \(seed 42\), art → art: predicted values that are not 12 finite"):
         evaluate([ART], ["nan"], make=make)
     broken = replace(ART, X=np.where(ART.X[3, 0] == ART.X, np.nan, ART.X))
-    with pytest.raises(DrexcacheError, match="art: NaN or infinite features in block .*; extract these images again"):
+    with pytest.raises(DrexcacheError, match=r"art: NaN or infinite features in block .*; extract these images again"):
         evaluate([broken], ["ridge"], make=make)
 
 

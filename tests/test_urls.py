@@ -56,6 +56,9 @@ def test_a_url_is_the_local_folder(pictures: Path, tiny: Recipe, memory: MemoryF
         np.testing.assert_array_equal(found.matrix().X, expected.matrix().X)
         np.testing.assert_array_equal(found.matrix().y, expected.matrix().y)
         found.path.unlink()
+    table = read_images(pictures, "memory://bucket/pictures/ratings.csv", value_range=(0, 100))
+    assert table.targets["rating"].values.tolist() == local.targets["rating"].values.tolist()
+    assert "memory://bucket/none.csv: cannot be read" in refusal(pictures, "memory://bucket/none.csv")
 
 
 def test_from_a_url_to_predictions(pictures: Path, memory: MemoryFileSystem, tmp_path: Path) -> None:
