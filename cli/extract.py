@@ -61,7 +61,7 @@ def command(
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
     dry_run: bool, allow_failures: bool, **reading: Any,
 ) -> None:  # fmt: skip
-    """Compute the features of IMAGES (a folder, a zip, or a folder's URL) into a cache; only what is missing is computed.
+    """Compute the features of IMAGES (a folder, its URL, or a zip) into a cache; only what is missing is computed.
 
     \b
     drexcache extract photos/ --ratings photos.csv --range 0 100 -o photos.h5

@@ -15,7 +15,7 @@ from drexcache.cli import make_room_for, say
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
 def command(model: str, images: str, out: str, weights: str | None, device: str, allow_failures: bool) -> None:
-    """Predict the ratings of IMAGES (a folder or its URL, a zip, one image, or a cache) in the training ratings' own range.
+    """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) in the training ratings' own range.
 
     Images are prepared exactly as in training: the model file says how.
 
