@@ -78,12 +78,12 @@ def check_options(line: str) -> None:
     if "drexcache" not in words:
         return
     words = words[words.index("drexcache") + 1 :]
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     command = main.get_command(context, words[0])
     while isinstance(command, click.Group):
         command, words = command.get_command(context, words[1]), words[1:]
     assert command is not None, line
-    command.make_context(words[0], words[1:])
+    command.make_context(words[0], words[1:], parent=context)
 
 
 def script(name: str) -> ModuleType:
