@@ -10,6 +10,7 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesRegressor,
@@ -23,7 +24,7 @@ from sklearn.linear_model import BayesianRidge, ElasticNet, LinearRegression
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
@@ -53,9 +54,15 @@ def _scaled(*steps: BaseEstimator) -> BaseEstimator:
     return make_pipeline(StandardScaler(), *steps)
 
 
+def _reducible(*steps: BaseEstimator) -> BaseEstimator:
+    """Standardised columns, their principal components where the setting "pca" asks for some, then the steps."""
+    named = [(type(step).__name__.lower(), step) for step in steps]
+    return Pipeline([("standardscaler", StandardScaler()), ("pca", "passthrough"), *named])
+
+
 def _centred(*steps: BaseEstimator) -> BaseEstimator:
     """For regressors without an intercept or a scale of their own: standardised ratings, too."""
-    return TransformedTargetRegressor(_scaled(*steps), transformer=StandardScaler())
+    return TransformedTargetRegressor(_reducible(*steps), transformer=StandardScaler())
 
 
 def _network(epochs: int, **settings: Any) -> BaseEstimator:
@@ -70,6 +77,7 @@ def _stack() -> BaseEstimator:
 
 
 _GAMMA = Range(1e-6, 0.1, log=True)  # of RBF kernels; `make_regressor` starts from WIDTH / columns
+_PCA = Choice((0, 16, 32, 64, 128, 256))  # principal components to keep; 0 keeps the columns as they are
 _TREE_SPACE: Space = {
     "max_features": Range(0.005, 1.0, log=True),
     "min_samples_leaf": Range(1, 20, log=True, integer=True),
@@ -103,24 +111,30 @@ _REGRESSORS: dict[str, _Named] = {
     "kernel-ridge": _Named(
         "ridge with an RBF kernel, penalty 0.1",
         lambda: _centred(KernelRidge(kernel="rbf", alpha=0.1)),
-        {"regressor__kernelridge__alpha": Range(1e-4, 10.0, log=True), "regressor__kernelridge__gamma": _GAMMA},
+        {
+            "regressor__kernelridge__alpha": Range(1e-4, 10.0, log=True),
+            "regressor__kernelridge__gamma": _GAMMA,
+            "regressor__pca": _PCA,
+        },
     ),
     "svr": _Named(
         "support vectors, RBF kernel, C=1, epsilon=0.02",
-        lambda: _scaled(SVR(C=1.0, epsilon=0.02)),
+        lambda: _reducible(SVR(C=1.0, epsilon=0.02)),
         {
             "svr__C": Range(1e-2, 100.0, log=True),
             "svr__epsilon": Range(1e-3, 0.2, log=True),
             "svr__gamma": _GAMMA,
+            "pca": _PCA,
         },
     ),
     "neighbours": _Named(
         "mean rating of the 20 nearest images by cosine, the nearer the more",
-        lambda: _scaled(KNeighborsRegressor(n_neighbors=20, weights="distance", metric="cosine")),
+        lambda: _reducible(KNeighborsRegressor(n_neighbors=20, weights="distance", metric="cosine")),
         {
             "kneighborsregressor__n_neighbors": Range(1, 50, log=True, integer=True),
             "kneighborsregressor__weights": Choice(("uniform", "distance")),
             "kneighborsregressor__metric": Choice(("euclidean", "cosine")),
+            "pca": _PCA,
         },
     ),
     "random-forest": _Named(
@@ -148,8 +162,12 @@ _REGRESSORS: dict[str, _Named] = {
     ),
     "gaussian-process": _Named(
         "RBF kernel, noise by evidence; beyond 1,000 rows by Nystroem on 1,000 of them",
-        lambda: _scaled(Nystroem(n_components=1000), BayesianRidge()),
-        {"nystroem__gamma": _GAMMA, "nystroem__n_components": Range(50, 2000, log=True, integer=True)},
+        lambda: _reducible(Nystroem(n_components=1000), BayesianRidge()),
+        {
+            "nystroem__gamma": _GAMMA,
+            "nystroem__n_components": Range(50, 2000, log=True, integer=True),
+            "pca": _PCA,
+        },
     ),
     "mlp": _Named(
         "a network with one hidden layer of 128, 40 epochs, strong weight decay",
@@ -159,6 +177,7 @@ _REGRESSORS: dict[str, _Named] = {
             "regressor__mlpregressor__alpha": Range(1e-2, 100.0, log=True),
             "regressor__mlpregressor__learning_rate_init": Range(1e-4, 1e-2, log=True),
             "regressor__mlpregressor__n_iter_no_change": Range(10, 200, log=True, integer=True),
+            "regressor__pca": _PCA,
         },
     ),
     "fusion-paper": _Named(
@@ -223,18 +242,19 @@ def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: M
     DrexcacheError : an unknown name or setting (the message names the nearest), a setting out of its range, or an
         import path that leads to no regressor.
     """
-    if is_import_path(name):
-        estimator, suited = regressor_at(name), {}
-    else:
-        estimator = _named(name).make()
-        suited = _suited(estimator, *matrix.X.shape)
+    estimator = regressor_at(name) if is_import_path(name) else _named(name).make()
+    given = _checked(name, estimator, settings or {})
+    estimator.set_params(**given)
+    if not is_import_path(name):
+        columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have others, too
+        estimator.set_params(**_suited(estimator, given, len(matrix), columns))
+    own = {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
     if isinstance(estimator, AttentionFusionRegressor):
-        suited["arms"] = dict(matrix.blocks)
-    suited |= {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
-    return estimator.set_params(**(suited | _checked(name, estimator, settings or {})))
+        own["arms"] = dict(matrix.blocks)
+    return estimator.set_params(**{key: value for key, value in own.items() if key not in given})
 
 
-def _suited(estimator: BaseEstimator, n: int, d: int) -> dict[str, Any]:
+def _suited(estimator: BaseEstimator, given: Mapping[str, Any], n: int, d: int) -> dict[str, Any]:
     """Parameters that depend on the n rows and d columns: four fifths of the rows are left in the folds of a stack."""
     rows = 4 * n // 5
     limits = {
@@ -248,8 +268,10 @@ def _suited(estimator: BaseEstimator, n: int, d: int) -> dict[str, Any]:
         for limited, most in limits.items():
             if key.endswith(limited):
                 suited[key] = max(1, min(value, most))
-        if _last(key) == "gamma":
+        if _last(key) == "gamma" and key not in given:
             suited[key] = WIDTH / d
+        if _last(key) == "pca" and key in given:
+            suited[key] = PCA(min(value, rows, d)) if value else "passthrough"
     return suited
 
 

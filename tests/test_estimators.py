@@ -16,9 +16,11 @@ import skops.io
 from click.testing import CliRunner
 from conftest import draw
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
 from drexcache import DrexcacheError, FeatureMatrix, load_model, open_cache, read_images, recipe, regressors
@@ -98,7 +100,13 @@ def test_what_a_search_may_set_can_be_set(name: str) -> None:
             key: one.values[end] if isinstance(one, Choice) else (one.low, one.high)[end] for key, one in space.items()
         }
         made = make_regressor(name, matrix, settings=settings)
-        assert {key: made.get_params()[key] for key in space} == settings
+        params = made.get_params()
+        limits = {"nystroem__n_components": 72, "plsregression__n_components": 60}  # four fifths of the rows; columns
+        for key, value in settings.items():
+            if key.rpartition("__")[2] == "pca":
+                assert getattr(params[key], "n_components", params[key]) == (60 if value else "passthrough"), key
+            else:
+                assert params[key] == min([value, *(most for end, most in limits.items() if key.endswith(end))]), key
         clone(made)
 
 
@@ -108,6 +116,18 @@ def test_few_rows_and_columns_limit_neighbours_and_components() -> None:
         assert quick(name, matrix).fit(matrix.X, matrix.y).predict(matrix.X).shape[0] == 10, name
     assert make_regressor("neighbours", matrix)[-1].n_neighbors == 8
     assert make_regressor("stack", matrix).get_params()["pls__plsregression__n_components"] == 3
+
+
+def test_principal_components_are_scikit_learns(cache: Path, tmp_path: Path) -> None:
+    opened = open_cache(cache)
+    matrix = opened.matrix()
+    ours = make_regressor("svr", matrix, 1, {"pca": 16, "svr__C": 2.0}).fit(matrix.X, matrix.y)
+    parts = StandardScaler(), PCA(16, random_state=1), SVR(C=2.0, epsilon=0.02, gamma=0.25 / matrix.X.shape[1])
+    theirs = make_pipeline(*parts).fit(matrix.X, matrix.y)
+    np.testing.assert_array_equal(ours.predict(matrix.X), theirs.predict(matrix.X))
+    loaded = load_estimator(dump_estimator(ours))
+    np.testing.assert_array_equal(loaded.predict(matrix.X), theirs.predict(matrix.X))
+    assert make_regressor("neighbours", problem(n=10, d=3), settings={"pca": 64})["pca"].n_components == 3
 
 
 def test_ridge_is_scikit_learns_behind_a_scaler() -> None:

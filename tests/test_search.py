@@ -111,9 +111,8 @@ def test_the_first_trial_is_the_defaults_with_all_blocks(tmp_path: Path) -> None
     params = study_of(tmp_path, "neighbours").trials[0].params
     defaults = make_regressor("neighbours", toy()).get_params()
     assert set(params) == {"block:deep", "block:noise", *search_space("neighbours")}
-    assert params == {"block:deep": True, "block:noise": True} | {
-        name: defaults[name] for name in params if name in defaults
-    }
+    settings = {name: defaults[name] for name in params if name in defaults} | {"pca": 0}  # no components: all columns
+    assert params == {"block:deep": True, "block:noise": True} | settings
 
 
 def test_fusion_trials_are_trained_together_and_scored_as_if_alone(tmp_path: Path) -> None:
@@ -264,7 +263,7 @@ def test_a_space_file(tmp_path: Path) -> None:
     path = tmp_path / "space.toml"
     path.write_text(
         "[svr]\nsvr__C = { low = 0.5, high = 2.0 }\nsvr__epsilon = [0.01, 0.02]\nsvr__gamma = 1e-3\n"
-        "[blocks]\nnoise = false\n"
+        "pca = 64\n[blocks]\nnoise = false\n"
     )
     space = make_space("svr", toy(), read_narrowed(path, ["svr"]))
     assert space.describe() == {
@@ -272,6 +271,7 @@ def test_a_space_file(tmp_path: Path) -> None:
         "svr__C": "0.5 to 2, log",
         "svr__epsilon": "0.01 or 0.02",
         "svr__gamma": "0.001",
+        "pca": "64",
     }
     path.write_text("[ridge]\n")
     with pytest.raises(DrexcacheError, match=r"\[ridge\] is no table of this search; there are: blocks, svr"):
