@@ -17,7 +17,8 @@ from sklearn.utils.validation import validate_data
 from drexcache.cached_rows import CachedRows
 from drexcache.fusion_checks import check_settings, checked_datasets, require_finite, resolved_arms
 from drexcache.fusion_plan import Design, HeadSettings
-from drexcache.fusion_training import LogRow, TrainedHead, train_heads
+from drexcache.fusion_stacks import train_heads
+from drexcache.fusion_training import LogRow, TrainedHead
 from drexcache.fusion_validation import inner_split
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def fit_together(
     *,
     stack: int | None = None,
 ) -> None:
-    """Train every seed of every model, those of one architecture in one stack, and set what was learnt."""
+    """Train every seed of every model, those of one design in stacks, and set what was learnt."""
     labels, codes = checked_datasets(datasets, len(y))
     groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
     for model, own_rows in zip(models, rows, strict=True):
@@ -46,12 +47,12 @@ def fit_together(
             local_shuffle=isinstance(X, CachedRows),
         )  # fmt: skip
         groups.setdefault(design, []).append((model, _head_settings(model, _checked_rows(own_rows, y), len(y))))
-    for design, members in groups.items():
-        heads = [head for _, own in members for head in own]
-        show = any(model.verbose for model, _ in members)
-        trained = iter(train_heads(X, y, heads, design, datasets=codes, verbose=show, stack=stack))
+    heads = [(design, [head for _, own in members for head in own]) for design, members in groups.items()]
+    show = any(model.verbose for model in models)
+    trained = train_heads(X, y, heads, datasets=codes, verbose=show, stack=stack)
+    for members, learnt in zip(groups.values(), map(iter, trained), strict=True):
         for model, own in members:
-            _set_learnt(model, [next(trained) for _ in own], labels)
+            _set_learnt(model, [next(learnt) for _ in own], labels)
 
 
 def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from drexcache.fusion_head import HIDDEN, Activations
 
-tanh_backward = torch.ops.aten.tanh_backward
-norm_backward = torch.ops.aten.native_layer_norm_backward
+# named down to the overload, which torch would look for at every call
+gelu_backward = torch.ops.aten.gelu_backward.default
+tanh_backward = torch.ops.aten.tanh_backward.default
+norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
 
 def backward(
@@ -63,7 +65,7 @@ def _linear_backward(p: Mapping[str, Tensor], name: str, x: Tensor, d: Tensor, g
 
 
 def _gelu_backward(d: Tensor, x: Tensor) -> Tensor:
-    return torch.ops.aten.gelu_backward(d.mT, x.mT).mT  # transposed as in `gelu`
+    return gelu_backward(d.mT, x.mT).mT  # transposed as in `gelu`
 
 
 def _norm_backward(d: Tensor, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Training of K fusion heads in one loop: the paper's recipe, with each head's own settings and rows."""
+"""Training of K fusion heads of one design in one loop: the paper's recipe, with each head's own settings and rows."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +13,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from drexcache.cached_rows import CachedRows
 from drexcache.fusion_gradient import backward
 from drexcache.fusion_head import Shapes, fuse, parameter_shapes, parameter_views, project
 from drexcache.fusion_inputs import Inputs, Scaling, TrainingData
 from drexcache.fusion_loss import make_criterion
 from drexcache.fusion_plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion_scales import DatasetScales
-from drexcache.fusion_tiles import TILE
 from drexcache.fusion_update import make_update
 from drexcache.fusion_validation import Validation
-
-STACK = 8  # heads at a time on a CPU: they share the time that calls take
 
 LogRow = dict[str, float | None]
 
@@ -41,54 +38,20 @@ class TrainedHead:
     dataset_scales: np.ndarray | None = None
 
 
-def train_heads(
-    X: np.ndarray | CachedRows,
-    y: np.ndarray,
-    heads: Sequence[HeadSettings],
-    design: Design,
-    *,
-    datasets: np.ndarray | None = None,
-    verbose: bool = False,
-    stack: int | None = None,
-) -> list[TrainedHead]:
-    """Train all heads on X (n, d) and y (n,), ``stack`` of them at a time (None: what suits the device).
-
-    X : features, or rows that are read while they are trained on; these one head at a time, as each has its own
-    order. datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
-    floating-point tolerance.
-    """
-    data = TrainingData(
-        X if isinstance(X, CachedRows) else torch.from_numpy(np.require(X, np.float32, ["C", "W"])).to(design.device),
-        torch.from_numpy(np.require(y, np.float32, ["C", "W"])).to(design.device),
-        None if datasets is None else torch.from_numpy(datasets).to(design.device),
-    )
-    stack = stack or (1 if isinstance(X, CachedRows) else heads_that_fit(design, X.shape[1]))
-    trained: list[TrainedHead] = []
-    with _undivided_operations() as threads:
-        for start in range(0, len(heads), stack):
-            trained += train_stack(data, heads[start : start + stack], design, threads, verbose=verbose)
-    return trained
-
-
-@contextmanager
-def _undivided_operations() -> Iterator[int]:
-    """Have torch make each operation with one thread; the number of threads to share out whole operations among.
-
-    A step has some hundred operations of few microseconds, and to wake a second thread for one takes longer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
 @torch.no_grad()
 def train_stack(
-    data: TrainingData, heads: Sequence[HeadSettings], design: Design, threads: int = 1, *, verbose: bool = False
+    data: TrainingData,
+    heads: Sequence[HeadSettings],
+    design: Design,
+    threads: int,
+    stop: threading.Event,
+    *,
+    verbose: bool = False,
 ) -> list[TrainedHead]:
-    """Train K heads together. B is the batch size, P one head's parameters, T the steps of the longest."""
+    """Train K heads together. B is the batch size, P one head's parameters, T the steps of the longest.
+
+    threads : how many work on it, on a CPU. stop : set by another thread, it ends the training with CancelledError.
+    """
     plan = make_plan(len(data.y), heads, design)
     inputs = Inputs(data, heads, plan)
     clip = torch.tensor([math.inf if head.clip is None else head.clip for head in heads], device=data.y.device)
@@ -107,6 +70,8 @@ def train_stack(
     x = inputs.batch(0)  # (K, B, d)
     projected = project(p, x, design.columns)  # (K, B, n_arms, width)
     for t in _progress(losses, plan, validation) if verbose else range(len(losses)):
+        if stop.is_set():
+            raise CancelledError
         if t % SPAN == 0:
             masks = plan.draw_masks()  # (SPAN, K, B, 224)
         state = fuse(p, projected, masks[t % SPAN], fixed_average=average)
@@ -136,17 +101,6 @@ def _clip_factors(x: Tensor, d: Tensor, small_grad: Tensor, clip: Tensor, column
         xi, di = x[..., cols], d[:, :, i]
         square += (torch.bmm(xi, xi.mT) * torch.bmm(di, di.mT)).sum((1, 2))
     return (clip / (square.clamp(min=0).sqrt() + 1e-6)).clamp(max=1)
-
-
-def heads_that_fit(design: Design, d: int) -> int:
-    """How many heads to train at once: what free GPU memory allows; on a CPU as many as stay in its cache."""
-    size = sum(math.prod(shape) for shape in parameter_shapes(design.dims, design.width).values())
-    if torch.device(design.device).type != "cuda":
-        return max(STACK, TILE // size)  # small heads run three times as fast stacked
-    floats = 8 * size  # parameters, gradient, m, v, ema, and room for temporaries
-    floats += design.batch_size * (8 * d + 4 * 224 * SPAN + 40 * design.width * len(design.arms))
-    free, _ = torch.cuda.mem_get_info(design.device)
-    return max(1, int(0.8 * free / (4 * floats)))
 
 
 def _progress(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:

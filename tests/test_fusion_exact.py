@@ -14,7 +14,7 @@ from torch.nn import functional
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
 from drexcache.fusion_head import init_head, parameter_shapes, parameter_views
 from drexcache.fusion_plan import Design, HeadSettings, make_plan, one_cycle
-from drexcache.fusion_training import train_heads
+from drexcache.fusion_stacks import train_heads
 from drexcache.fusion_update import adamw_and_ema
 
 DESIGN = Design(((0, 12), (12, 40)), width=24, batch_size=16)
@@ -98,7 +98,7 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
     y = 4 * y  # errors beyond Huber's delta and gradients beyond the clipping norm
     heads = [HeadSettings(dropout=0.0, seed=3), HeadSettings(dropout=0.0, seed=4)][:stack]
     plan = make_plan(len(X), heads, DESIGN)
-    trained = train_heads(X, y, heads, DESIGN, stack=stack)
+    (trained,) = train_heads(X, y, [(DESIGN, heads)], stack=stack)
     for k, head in enumerate(trained):
         model = PlainHead([12, 28], 24, 0.0)
         model.load_ours({name: view[k] for name, view in parameter_views(plan.init, SHAPES).items()})
@@ -119,7 +119,7 @@ def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypa
     model = PlainHead([12, 28], 24, 0.0)
     model.load_ours({name: view[0] for name, view in parameter_views(plan.init.clone(), SHAPES).items()})
     plain_training(model, X, y, [plan.index[t, 0][plan.weight[t, 0] > 0].numpy() for t in range(50)])
-    (trained,) = train_heads(X, y, [head], DESIGN)
+    ((trained,),) = train_heads(X, y, [(DESIGN, [head])])
     for name, value in model.by_our_names().items():
         np.testing.assert_allclose(trained.parameters[name], value.detach().numpy(), atol=1e-5, err_msg=name)
 

@@ -19,8 +19,9 @@ from drexcache.cli import main
 from drexcache.fusion import AttentionFusionRegressor
 from drexcache.fusion_fitting import fit_together
 from drexcache.fusion_plan import CHUNK, WINDOW, Design, HeadSettings, local_permutation, make_plan
+from drexcache.fusion_stacks import train_heads
 from drexcache.fusion_stream import StreamedRows
-from drexcache.fusion_training import TrainedHead, train_heads
+from drexcache.fusion_training import TrainedHead
 from drexcache.layout import Contents, StoredBlock, sha256_of_ids
 from drexcache.matching import Target
 from drexcache.metrics import pearson
@@ -129,9 +130,9 @@ def test_the_stream_trains_the_head_that_memory_trains_in_the_same_order(many: P
     rows = None if "validation" not in settings else np.setdiff1d(np.arange(MANY), settings["validation"])
     head = HeadSettings(epochs=2, rows=rows, **settings)
     design = replace(DESIGN, batch_size=100, local_shuffle=True)
-    (expected,) = train_heads(X, y, [head], design)
+    ((expected,),) = train_heads(X, y, [(design, [head])])
     cached = rated_rows_of(open_cache(many))
-    (found,), (again,) = (train_heads(cached, y, [head], design) for _ in range(2))
+    ((found,),), ((again,),) = (train_heads(cached, y, [(design, [head])]) for _ in range(2))
     assert_same_head(found, expected, atol=1e-4 if "standardize" in settings else 1e-6)
     for name, value in found.parameters.items():
         assert_array_equal(value, again.parameters[name])
