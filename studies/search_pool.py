@@ -20,13 +20,17 @@ from drexcache.studies.search_storage import ERROR, claim, give_up
 from drexcache.studies.space import SearchSpace
 from drexcache.studies.trials import Progress, Task, advance, start
 
-KEEP = 33.0  # a trial goes on while it is in the best third of the completed ones at the same stage
+KEEP = 20.0  # a trial goes on while it is in the best fifth of the completed ones at the same stage
 SURE = 100  # held-out images before a trial is judged
 SECONDARY = ("pearson", "spearman", "rmse", "mae")
 
 
 def make_pruner(task: Task) -> PercentilePruner:
-    """Judges after every fold, by the pooled predictions so far: all candidates are compared on the same images."""
+    """Judges after every fold, by the pooled predictions so far: all candidates are compared on the same images.
+
+    Not after every epoch: under a one-cycle schedule, what a training is worth half-way tells little about its end
+    (benchmarks/results/early-scores.md).
+    """
     return PercentilePruner(KEEP, n_startup_trials=5, n_warmup_steps=_unjudged(task))
 
 
@@ -36,11 +40,11 @@ def _unjudged(task: Task) -> int:
 
 
 def stack_size(space: SearchSpace, task: Task) -> int:
-    """Trials that are trained together: 1, or for a fusion head what a stack takes well."""
+    """Trials that are trained together: 1, or for a fusion head what stacks and threads take well."""
     estimator = task.estimator(space.candidate(space.start(task.matrix)))
     if not isinstance(estimator, AttentionFusionRegressor):
         return 1
-    return 32 if torch.cuda.is_available() else 4
+    return 32 if torch.cuda.is_available() else 8
 
 
 @dataclass
