@@ -1,4 +1,4 @@
-"""CachedRows: the rated rows of a cache whose features stay on disk until they are asked for."""
+"""CachedRows: rows of a cache whose features stay on disk until they are asked for."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ GAP = 4  # rows not asked for that are cheaper to read along than to leave out
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Rows of a cache as a regressor sees them; `rated_rows_of` makes one.
+    """Rows of a cache as a regressor sees them; `rated_rows_of` and `featured_rows_of` make one.
 
     Attributes
     ----------
-    cache : where the features are. places : (n,) their rows in the cache, ascending. y : float64 (n,) on [0, 1].
+    cache : where the features are. places : (n,) their rows in the cache, ascending. y : float64 (n,) on [0, 1],
+        NaN where there is no rating.
     blocks : block or "block/tap" name -> its columns; together they cover the d columns in order.
-    target : the ratings' name.
+    target : the ratings' name; empty where none were asked for.
 
     Safe to read from several threads.
     """
@@ -97,16 +98,12 @@ def rated_rows_of(
     ------
     DrexcacheError : an unknown block, tap, target, label or value, no target at all, or infinite ratings.
     """
-    blocks, end = {}, 0
-    for name in columns or cache.blocks:
-        blocks[name] = slice(end, end := end + _width(cache, name))
+    blocks, done = _chosen(cache, columns)
     rated = cache.target(target)
     if rated is None:
         raise DrexcacheError(f"{cache.path}: it holds no ratings to train on; add them with drexcache cache rate")
     y = rated.unit()
-    wanted = ~np.isnan(y)
-    for block in {name.partition("/")[0] for name in blocks}:
-        wanted &= cache.status(block) == DONE
+    wanted = done & ~np.isnan(y)
     if split is not None:
         wanted &= _labelled(cache, *split)
     places = np.flatnonzero(wanted)
@@ -114,6 +111,33 @@ def rated_rows_of(
     if infinite.any():
         refuse_infinite_ratings([cache.ids[place] for place in places[infinite].tolist()], str(cache.path))
     return CachedRows(cache, places, y[places], blocks, rated.name)
+
+
+def featured_rows_of(cache: FeatureCache, columns: Sequence[str] = ()) -> CachedRows:
+    """The rows of a cache that have all the blocks, rated or not; no feature is read.
+
+    columns : block or "block/tap" names; default: all blocks.
+
+    Raises
+    ------
+    DrexcacheError : an unknown block or tap, or no image that has all the blocks.
+    """
+    blocks, done = _chosen(cache, columns)
+    places = np.flatnonzero(done)
+    if not len(places):
+        raise DrexcacheError(f"{cache.path}: no image has features in {', '.join(blocks)}")
+    return CachedRows(cache, places, np.full(len(places), np.nan), blocks, "")
+
+
+def _chosen(cache: FeatureCache, columns: Sequence[str]) -> tuple[dict[str, slice], np.ndarray]:
+    """The columns of each block or tap, and bool (n,): the images that have all the blocks."""
+    blocks, end = {}, 0
+    for name in columns or cache.blocks:
+        blocks[name] = slice(end, end := end + _width(cache, name))
+    done = np.ones(len(cache.ids), bool)
+    for block in {name.partition("/")[0] for name in blocks}:
+        done &= cache.status(block) == DONE
+    return blocks, done
 
 
 def _width(cache: FeatureCache, name: str) -> int:

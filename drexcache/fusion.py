@@ -143,7 +143,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
-        scores, _ = self._forward(X)
+        scores, _ = self.each_seed(X)
         mean = scores.mean(0)
         if not return_std:
             return mean
@@ -153,7 +153,30 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
     def attention(self, X: np.ndarray) -> np.ndarray:
         """Attention weights (n, n_arms) in the order of ``arms_``, mean over seeds; each row sums to 1."""
-        return self._forward(X)[1].mean(0)
+        return self.each_seed(X)[1].mean(0)
+
+    @torch.inference_mode()
+    def each_seed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (seeds, n) and attention weights (seeds, n, n_arms) of X (n, d), in one pass over it.
+
+        In float64: what else is in X does not matter.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
+        require_finite("X", X)
+        device = "cuda" if device_of(self.device) == "cuda" else "cpu"  # MPS has no float64
+        p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
+        scores, weights = [], []
+        for start in range(0, len(X), ROWS_AT_ONCE):
+            x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
+            if self.mean_ is not None:
+                x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
+            out = fuse(
+                p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
+            )
+            scores.append(out[0].cpu().numpy())
+            weights.append(out[1].cpu().numpy())
+        return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by name and JSON-able settings: all that `from_state` needs."""
@@ -196,26 +219,6 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.parameters_ = {name: arrays[name] for name in shapes}
         self.mean_, self.scale_ = arrays.get("mean"), arrays.get("scale")
         return self
-
-    @torch.inference_mode()
-    def _forward(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (seeds, n) and attention (seeds, n, n_arms); float64: the batch does not matter."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
-        require_finite("X", X)
-        device = "cuda" if device_of(self.device) == "cuda" else "cpu"  # MPS has no float64
-        p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
-        scores, weights = [], []
-        for start in range(0, len(X), ROWS_AT_ONCE):
-            x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
-            if self.mean_ is not None:
-                x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
-            out = fuse(
-                p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
-            )
-            scores.append(out[0].cpu().numpy())
-            weights.append(out[1].cpu().numpy())
-        return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

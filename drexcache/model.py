@@ -16,6 +16,7 @@ import safetensors
 from safetensors.numpy import save
 
 from drexcache.cache import FeatureCache
+from drexcache.cached_rows import featured_rows_of
 from drexcache.errors import DrexcacheError
 from drexcache.fusion import AttentionFusionRegressor
 from drexcache.fusion_log import write_log
@@ -25,6 +26,7 @@ from drexcache.rated_rows import rated_rows
 from drexcache.saving import dump_estimator, load_estimator
 
 VERSION = 1
+ROWS_AT_ONCE = 4096  # of a cache to predict
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,16 @@ class Model:
                 )
 
     def predict(self, cache: FeatureCache) -> Prediction:
-        """Predictions for every image of a cache that has the model's features."""
+        """Predictions for every image of a cache that has the model's features, which are read a piece at a time.
+
+        Raises
+        ------
+        DrexcacheError : as `check`; no image has the features, or one of them is NaN or infinite (of which images).
+        """
         self.check(cache.blocks, str(cache.path))
-        target = None if len(cache.targets) != 1 else next(iter(cache.targets))
-        return self.predict_matrix(cache.matrix(self.columns, target or next(iter(cache.targets), None)))
+        rows = featured_rows_of(cache, self.columns)
+        parts = [self._outputs(X) for X, _ in rows.pieces(size=ROWS_AT_ONCE)]
+        return self._prediction([cache.ids[place] for place in rows.places.tolist()], parts)
 
     def predict_matrix(self, matrix: FeatureMatrix) -> Prediction:
         """Predictions for the rows of a matrix with the model's columns; its fingerprints must be the model's."""
@@ -101,14 +109,24 @@ class Model:
                 raise DrexcacheError(
                     f"{matrix.dataset}: features of {name} are not of the model's fingerprint {mine[:12]}"
                 )
-        unit, spread, attention = np.asarray(self.estimator.predict(matrix.X), dtype=np.float64), None, {}
+        return self._prediction(list(matrix.ids), [self._outputs(matrix.X)])
+
+    def _outputs(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """For X (n, d) predictions on [0, 1] of each seed (seeds, n), and a fusion head's attention (n, n_arms)."""
         if isinstance(self.estimator, AttentionFusionRegressor):
-            weights = self.estimator.attention(matrix.X)
-            attention = dict(zip(self.estimator.arms_, weights.T, strict=True))
-            if self.estimator.seeds > 1:
-                spread = self.estimator.predict(matrix.X, return_std=True)[1] * (self.high - self.low)
-        value = self.low + (self.high - self.low) * (unit if self.higher_is == "more" else 1.0 - unit)
-        return Prediction(list(matrix.ids), value, spread, attention)
+            scores, weights = self.estimator.each_seed(X)
+            return scores, weights.mean(0)
+        return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, -1), None
+
+    def _prediction(self, ids: list[str], parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Prediction:
+        """In the target's own range."""
+        scores = np.concatenate([part for part, _ in parts], axis=1)  # (seeds, n)
+        unit, width = scores.mean(0), self.high - self.low
+        value = self.low + width * (unit if self.higher_is == "more" else 1.0 - unit)
+        spread = scores.std(0, ddof=1) * width if len(scores) > 1 else None
+        weights = [part for _, part in parts if part is not None]
+        attention = dict(zip(self.estimator.arms_, np.concatenate(weights).T, strict=True)) if weights else {}
+        return Prediction(ids, value, spread, attention)
 
     def save(self, path: str | Path) -> None:
         """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON."""

@@ -10,7 +10,7 @@ import torch
 from conftest import draw
 from safetensors.torch import save_file
 
-from drexcache import DrexcacheError, open_cache, read_images
+from drexcache import DrexcacheError, FeatureCache, open_cache, read_images, recipe
 from drexcache.features import extract, predict
 from drexcache.features.backbones import Backbone, build_model
 from drexcache.images import ImageFile
@@ -46,3 +46,23 @@ def test_other_weights_are_refused_before_any_image_is_read(
     assert failures == {} and len(reads) == 4 and set(passes) == {"vit", "resnet"}
     extract(read_images(new, ratings=False), tiny, tmp_path / "new.h5", weights=str(mine))
     np.testing.assert_array_equal(prediction.value, model.predict(open_cache(tmp_path / "new.h5")).value)
+
+
+def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract(read_images(draw(tmp_path / "p", 20), value_range=(0, 100)), recipe("classic"), tmp_path / "c.h5")
+    cache = open_cache(tmp_path / "c.h5")
+    settings = {"width": 128, "epochs": 5, "min_steps": 0}
+    model = train_model("fusion", cache.matrix(), cache, tuple(cache.blocks), seed=0, settings=settings)
+    model.estimator.set_params(seeds=2).fit(cache.matrix().X, cache.matrix().y)
+    whole = model.predict(cache)
+    np.testing.assert_array_equal(model.predict_matrix(cache.matrix()).value, whole.value)
+    matrices: list[str] = []
+    monkeypatch.setattr(FeatureCache, "matrix", lambda self: matrices.append("all of it"))
+    monkeypatch.setattr("drexcache.model.ROWS_AT_ONCE", 7)
+    pieces = model.predict(cache)
+    assert pieces.ids == whole.ids == list(cache.ids) and matrices == []
+    assert pieces.spread is not None and whole.spread is not None
+    np.testing.assert_allclose(pieces.value, whole.value, rtol=1e-12)
+    np.testing.assert_allclose(pieces.spread, whole.spread, rtol=1e-9)
+    for arm in model.estimator.arms_:
+        np.testing.assert_allclose(pieces.attention[arm], whole.attention[arm], rtol=1e-12)
