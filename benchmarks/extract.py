@@ -56,7 +56,7 @@ def plain(folder: Path, out: Path, count: int) -> dict[str, Any]:
     normalise = transforms.Normalize(MEAN, STD)
     for_resnet = transforms.Compose([transforms.Resize((512, 512)), transforms.ToTensor(), normalise])
     for_dino = transforms.Compose([transforms.ToTensor(), transforms.Resize((224, 224), antialias=True), normalise])
-    rows, paths = [], [file.path for file in read_images(folder, ratings=False).files][:count]
+    rows, paths = [], [folder / name for name in read_images(folder, ratings=False).ids[:count]]
     with torch.no_grad():
         for path in [paths[0], *paths]:
             if len(rows) == 1:
