@@ -1,7 +1,7 @@
 """Every regressor at its default settings: score, time to train and predict, size of the model.
 
-python benchmarks/regressors.py CACHE.h5...    five folds inside each cache
 python benchmarks/regressors.py                made-up data, 600 x 4,224: what `drexcache evaluate` takes for all
+python benchmarks/regressors.py CACHE.h5...    before that, five folds inside each cache
 """
 
 from __future__ import annotations
@@ -55,23 +55,31 @@ def measure(name: str, matrices: list[FeatureMatrix]) -> tuple[list[str], float]
     return [name, mean, *scores, f"{training:.2f}", f"{predicting:.3f}", f"{size:.2f}"], took
 
 
+def table(matrices: list[FeatureMatrix], names: list[str]) -> None:
+    """Measure and print."""
+    measured = []
+    for name in names:
+        measured.append(measure(name, matrices))
+        print(f"{name}: {measured[-1][1]:.1f} s", file=sys.stderr, flush=True)
+    lines, seconds = [line for line, _ in measured], sum(took for _, took in measured)
+    datasets = [f"{m.dataset} ({len(m)} x {m.X.shape[1]})" for m in matrices]
+    headers = ["regressor", "mean r", *datasets, "s per training", "s per 1,000 predictions", "MB"]
+    print(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
+    print(f"\nevaluating them all by five folds: {seconds:.0f} s", flush=True)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="*", type=Path)
     parser.add_argument("-r", "--regressor", action="append")
     arguments = parser.parse_args()
-    matrices = [open_cache(path).matrix() for path in arguments.caches] or [made_up()]
-    print(describe())
-    measured = []
-    for name in arguments.regressor or regressors():
-        measured.append(measure(name, matrices))
-        print(f"{name}: {measured[-1][1]:.1f} s", file=sys.stderr, flush=True)
-    lines, seconds = [line for line, _ in measured], sum(took for _, took in measured)
-    names = [f"{m.dataset} ({len(m)} x {m.X.shape[1]})" for m in matrices]
-    headers = ["regressor", "mean r", *names, "s per training", "s per 1,000 predictions", "MB"]
-    print(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
-    print(f"\nevaluating them all by five folds: {seconds:.0f} s")
+    names = arguments.regressor or list(regressors())
+    print(f"# Regressors at their defaults\n\n```\n{describe()}\n```\n")
+    if arguments.caches:
+        table([open_cache(path).matrix() for path in arguments.caches], names)
+        print()
+    table([made_up()], names)
 
 
 if __name__ == "__main__":
