@@ -2,7 +2,6 @@
 
     python benchmarks/extract.py > benchmarks/results/extract.md          on drawn pictures
     python benchmarks/extract.py --images FOLDER                          on your own
-    python benchmarks/extract.py --ratings photos.csv --images photos     and what bf16 does to ridge's r (offline)
 
 The plain loop opens each picture with Pillow, sends it through two torchvision transforms and both models with forward
 hooks, one picture at a time, fp32. Each measurement is a process of its own, plain and ours in turns; model loading
@@ -32,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from drexcache import open_cache, read_images, recipe
-from drexcache.estimators import regressors
 from drexcache.features import extract
 from drexcache.features.backbones import Backbone, bf16_is_slow, resolve_device
 from drexcache.features.drawn import draw_set
@@ -210,29 +208,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> str:
     return f"{found.mean():.6f} on average, {found.min():.6f} at worst"
 
 
-def effect_on_ridge(folder: Path, ratings: Path, work: Path) -> None:
-    """What bf16 changes in the offline recipe's features and in ridge's out-of-fold r on rated pictures."""
-    from sklearn.model_selection import KFold, cross_val_predict
-
-    table = read_images(folder, ratings, allow_unmatched=True)
-    matrices = []
-    for precision in GOALS:
-        out = work / f"offline-{precision}.h5"
-        extract(table, recipe("offline").with_options(precision=precision), out)
-        matrices.append(open_cache(out).matrix())
-    for block, columns in matrices[0].blocks.items():
-        print(f"bf16 against fp32, block {block}: cosine {cosine(*(m.X[:, columns] for m in matrices))}")
-    folds = KFold(5, shuffle=True, random_state=42)
-    found = [cross_val_predict(regressors()["ridge"], m.X, m.y, cv=folds) for m in matrices]
-    r = [np.corrcoef(scores, m.y)[0, 1] for scores, m in zip(found, matrices, strict=True)]
-    print(f"ridge, 5-fold, {len(matrices[0])} pictures: r {r[0]:.4f} with fp32, {r[1]:.4f} with bf16")
-
-
 def main() -> None:
-    """Print the header, the rates, the bounds, and bf16's error."""
+    """Print the header, the rates and the bounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of pictures [default: drawn ones]")
-    parser.add_argument("--ratings", type=Path, help="ratings of --images: bf16's effect on ridge as well")
     count = 512 if torch.cuda.is_available() else 32
     parser.add_argument("--count", type=int, default=count, help="pictures per measurement [default: 32, on a GPU 512]")
     parser.add_argument("--repeats", type=int, default=2)
@@ -251,8 +230,6 @@ def main() -> None:
             for kind in ("shapes", "leaves"):
                 draw_set(kind, -(-args.count // 2), work / "pictures", seed=0)
         rates(args.images or work / "pictures", work, args.count, args.repeats)
-        if args.ratings:
-            effect_on_ridge(args.images, args.ratings, work)
     print("```")
 
 
