@@ -117,6 +117,7 @@ def _checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
 
 
 def device_of(name: str) -> str:
+    """What "auto" means here: "cuda", else "mps", else "cpu"; any other name as it is."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
