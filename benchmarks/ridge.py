@@ -32,6 +32,7 @@ def made_up(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How many seconds the work takes, and what it returns."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result

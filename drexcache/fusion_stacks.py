@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 
@@ -94,9 +94,12 @@ def _run(work: Sequence[Job], costs: Sequence[float], side_by_side: int) -> list
     with ThreadPoolExecutor(side_by_side) as pool:
         futures = {i: pool.submit(work[i], stop) for i in sorted(range(len(work)), key=lambda i: -costs[i])}
         try:
+            for ended in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                ended.result()  # raises, where this is the one that failed
             return [futures[i].result() for i in range(len(work))]
         except BaseException:
             stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
