@@ -16,7 +16,7 @@ from drexcache.cached_rows import CachedRows
 from drexcache.fusion_head import parameter_shapes
 from drexcache.fusion_inputs import TrainingData
 from drexcache.fusion_plan import SPAN, Design, HeadSettings
-from drexcache.fusion_tiles import TILE
+from drexcache.fusion_compiled import TILE
 from drexcache.fusion_training import TrainedHead, train_stack
 
 STACK = 8  # heads at a time on a CPU: they share the time that calls take

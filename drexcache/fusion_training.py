@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from drexcache.fusion_gradient import backward
-from drexcache.fusion_head import Shapes, fuse, parameter_shapes, parameter_views, project
+from drexcache.fusion_head import Shapes, parameter_shapes, parameter_views
 from drexcache.fusion_inputs import Inputs, Scaling, TrainingData
 from drexcache.fusion_loss import make_criterion
 from drexcache.fusion_plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion_scales import DatasetScales
-from drexcache.fusion_update import make_update
+from drexcache.fusion_step import make_step
 from drexcache.fusion_validation import Validation
 
 LogRow = dict[str, float | None]
@@ -54,53 +52,26 @@ def train_stack(
     """
     plan = make_plan(len(data.y), heads, design)
     inputs = Inputs(data, heads, plan)
-    clip = torch.tensor([math.inf if head.clip is None else head.clip for head in heads], device=data.y.device)
-    flat, shapes = plan.init, parameter_shapes(design.dims, design.width)
-    ema, p = flat.clone(), parameter_views(flat, shapes)  # (K, P), and name -> (K, *shape)
-    small_shapes = dict(list(shapes.items())[len(design.arms) :])  # without the arms' weights
-    small_grad = flat.new_empty(len(heads), sum(map(math.prod, small_shapes.values())))
-    grads = parameter_views(small_grad, small_shapes)
+    flat = plan.init
+    ema = flat.clone()  # (K, P)
     scales = None if data.datasets is None else DatasetScales(data.datasets, data.y, heads, plan)
     criterion = make_criterion(design.loss, data.y, plan, scales)
-    average = design.fixed_average
     validation = Validation(inputs, data.y, scales, heads, plan, design)
-    update = make_update(flat, ema, heads, plan, design, threads)
+    step = make_step(flat, ema, heads, plan, design, inputs.batch(0), threads)
     losses = torch.zeros(len(plan.lr), len(heads), device=data.y.device)  # (T, K)
 
-    x = inputs.batch(0)  # (K, B, d)
-    projected = project(p, x, design.columns)  # (K, B, n_arms, width)
     for t in _progress(losses, plan, validation) if verbose else range(len(losses)):
         if stop.is_set():
             raise CancelledError
         if t % SPAN == 0:
             masks = plan.draw_masks()  # (SPAN, K, B, 224)
-        state = fuse(p, projected, masks[t % SPAN], fixed_average=average)
-        losses[t], d_scores = criterion(t, state.scores)
-        d = backward(p, state, d_scores, masks[t % SPAN], grads, fixed_average=average)  # shaped as projected
-        factors = _clip_factors(x, d, small_grad, clip, design.columns)  # (K,)
-        d *= factors[:, None, None, None]
-        small_grad *= factors[:, None]
-        ahead = inputs.batch(min(t + 1, len(losses) - 1))
-        projected = update(t, x, d, small_grad, ahead)
-        x = ahead
+        losses[t], d_scores = criterion(t, step.forward(masks[t % SPAN]))
+        step.backward(t, d_scores, inputs.batch(min(t + 1, len(losses) - 1)))
         if validation.after(t, ema):
             break
 
+    shapes = parameter_shapes(design.dims, design.width)
     return [_result(k, ema, losses, inputs, plan, validation, scales, shapes) for k in range(len(heads))]
-
-
-def _clip_factors(x: Tensor, d: Tensor, small_grad: Tensor, clip: Tensor, columns: Sequence[slice]) -> Tensor:
-    """What to multiply each head's gradient with to clip its norm, (K,), as torch's clip_grad_norm_.
-
-    x (K, B, d), d (K, B, n_arms, width): the arms' inputs, and the loss's gradient by their projections. The
-    norm of an arm's gradient is known before that gradient exists, |x.T d|^2 = sum((x x.T) * (d d.T)): nine
-    tenths of the gradient are written once, already clipped.
-    """
-    square = torch.linalg.vector_norm(small_grad, dim=1).square()  # (K,)
-    for i, cols in enumerate(columns):
-        xi, di = x[..., cols], d[:, :, i]
-        square += (torch.bmm(xi, xi.mT) * torch.bmm(di, di.mT)).sum((1, 2))
-    return (clip / (square.clamp(min=0).sqrt() + 1e-6)).clamp(max=1)
 
 
 def _progress(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:

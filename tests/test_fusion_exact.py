@@ -112,7 +112,7 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
 @pytest.mark.parametrize("tile", [24 * 5, 24 * 100, 2**19])
 def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ema=0 the result is the last step's parameters: EMA's slow weights hide no difference."""
-    monkeypatch.setattr("drexcache.fusion_tiles.TILE", tile)  # many tiles, one per arm, or none
+    monkeypatch.setattr("drexcache.fusion_compiled.TILE", tile)  # many tiles, one per arm, or none
     X, y = problem(n=75)
     head = HeadSettings(dropout=0.0, ema=0.0)
     plan = make_plan(len(X), [head], DESIGN)
@@ -201,7 +201,7 @@ def test_fused_and_stacked_updates_agree() -> None:
         buffers[1].copy_(grad)
         c = math.sqrt(1 - 0.999**t)
         rates = [[1 - a * b, a * c / (1 - 0.9**t), 0.1, 1e-8 * c, 0.5] for a, b in zip(lr, decay, strict=True)]
-        adamw_and_ema(buffers, torch.tensor(rates).T[..., None])
+        adamw_and_ema(buffers, torch.tensor(rates))
         for p, g in zip(rows, grad, strict=True):
             p.grad = g
         optimizer.step()
