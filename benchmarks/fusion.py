@@ -101,13 +101,13 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def pieces(X: np.ndarray, y: np.ndarray, device: str, heads: int = 8, times: int = 7) -> None:
-    """200 steps of the plain loop, of ours, and of ``heads`` of ours in one stack, in turns; the medians per step."""
+    """200 steps of the plain loop, of ours, and of ``heads`` of ours at once, in turns; the medians per step."""
     X, y = X[:PIECE], y[:PIECE]
-    stack = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
+    many = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
     work = {
         "plain": lambda: plain_fit(X, y, 1, 0, device),
         "ours": lambda: ours_fit(X, y, 1, 0, device),
-        f"ours, {heads} stacked, per head": lambda: fit_many(stack, X, y, stack=heads),
+        f"ours, {heads} at once, per head": lambda: fit_many(many, X, y),
     }
     for one in work.values():
         one()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 import click
@@ -32,12 +33,13 @@ COMMANDS = {
 
 
 class OneSentence(click.Group):
-    """A group that turns a DrexcacheError into one line on stderr and exit status 1."""
+    """A group that turns a DrexcacheError into one line on stderr and exit status 1, and a warning into one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's mistake never shows a traceback."""
         from drexcache.errors import DrexcacheError
 
+        warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"
         try:
             return super().invoke(ctx)
         except DrexcacheError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ from drexcache.cached_rows import CachedRows
 from drexcache.fusion_head import parameter_shapes
 from drexcache.fusion_inputs import TrainingData
 from drexcache.fusion_plan import SPAN, Design, HeadSettings
-from drexcache.fusion_compiled import TILE
+from drexcache.fusion_step import has_compiled_step
 from drexcache.fusion_training import TrainedHead, train_stack
 
-STACK = 8  # heads at a time on a CPU: they share the time that calls take
-SIDE_BY_SIDE = 4  # stacks at most: beyond, their threads mostly wait for the interpreter's lock
+STACK = 4  # heads at a time on a CPU: small heads share the time that calls take
+SIDE_BY_SIDE = 8  # stacks at most: beyond, their threads wait for the interpreter's lock
 
 Group = tuple[Design, Sequence[HeadSettings]]
 Job = Callable[[threading.Event], list[TrainedHead]]
@@ -44,8 +45,11 @@ def train_heads(
     streamed = isinstance(X, CachedRows)
     devices = {design.device for design, _ in groups}
     data = {device: _training_data(X, y, datasets, device) for device in devices}
-    with _undivided_operations() as threads:
-        side_by_side = min(threads, SIDE_BY_SIDE) if devices == {"cpu"} and not streamed else 1
+    compiled = all(map(has_compiled_step, devices))
+    if "cpu" in devices and not compiled:
+        _warn_of_slow_steps()
+    with _undivided_operations() if compiled else nullcontext(1) as threads:
+        side_by_side = 1 if streamed else min(threads, SIDE_BY_SIDE)
         stacks = [
             (owner, design, heads[start : start + size])
             for owner, (design, heads) in enumerate(groups)
@@ -72,11 +76,21 @@ def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, datasets: np.ndarr
     )
 
 
+@cache
+def _warn_of_slow_steps() -> None:
+    warnings.warn(
+        "drexcache.fusion_cpu was not built, as where drexcache is installed no C compiler was found: fusion heads "
+        "train by torch's operations, some three times slower",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 @contextmanager
 def _undivided_operations() -> Iterator[int]:
-    """Have torch make each operation with one thread; the number of threads to share out whole operations among.
+    """Have torch make each operation with one thread; the number of threads to share out whole steps among.
 
-    A step has some hundred operations of few microseconds, and to wake a second thread for one takes longer.
+    The operations left to it take few microseconds, and to wake a second thread for one takes longer.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -104,11 +118,13 @@ def _run(work: Sequence[Job], costs: Sequence[float], side_by_side: int) -> list
 
 
 def heads_that_fit(design: Design, d: int, heads: int, side_by_side: int) -> int:
-    """How many heads to train in one stack: what free GPU memory allows; on a CPU as many as stay in its cache."""
-    size = _parameters(design)
-    if torch.device(design.device).type != "cuda":
-        most = max(STACK, TILE // size)  # small heads run three times as fast stacked
-        return min(most, math.ceil(heads / side_by_side))
+    """How many heads to train in one stack: what free GPU memory allows, elsewhere a few.
+
+    One by torch's operations on a CPU: several would push each other out of its cache.
+    """
+    size, kind = _parameters(design), torch.device(design.device).type
+    if kind != "cuda":
+        return 1 if kind == "cpu" and not has_compiled_step("cpu") else min(STACK, math.ceil(heads / side_by_side))
     floats = 8 * size  # parameters, gradient, m, v, ema, and room for temporaries
     floats += design.batch_size * (8 * d + 4 * 224 * SPAN + 40 * design.width * len(design.arms))
     free, _ = torch.cuda.mem_get_info(design.device)
