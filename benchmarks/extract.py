@@ -132,12 +132,9 @@ MODES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
 
 
 def in_a_process(mode: str, folder: Path, out: Path, count: int) -> dict[str, Any]:
-    """One measurement; in ours threads wait asleep, as the command line has it."""
+    """One measurement."""
     options = ["--child", mode, "--images", str(folder), "--out", str(out), "--count", str(count)]
-    environment = os.environ if mode == "plain" else {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        [sys.executable, __file__, *options], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

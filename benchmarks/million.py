@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -21,9 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
-
 from machine import describe
 from tabulate import tabulate
 

@@ -9,10 +9,6 @@ from typing import Any
 
 import click
 
-# Set before torch is loaded. Threads that wait by spinning make small models several times slower as soon as another
-# program wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 # Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
 COMMANDS = {
     "demo": "demo",

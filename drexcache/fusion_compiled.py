@@ -74,7 +74,9 @@ class CompiledStep:
         next_x = ahead.numpy()
         work = (self.rates[t], self.flat, self.m, self.v, self.ema, self.x, next_x, self.d, small, self.parts)
         first, *rest = self.lanes
-        others = [self.pool.submit(fusion_cpu.update, self.shape, lane, *work, t % 2 == 1) for lane in rest if self.pool]
+        others = [
+            self.pool.submit(fusion_cpu.update, self.shape, lane, *work, t % 2 == 1) for lane in rest if self.pool
+        ]
         fusion_cpu.update(self.shape, first, *work, t % 2 == 1)
         for other in others:
             other.result()
@@ -106,7 +108,7 @@ def _lanes(tiles: Sequence[tuple[int, ...]], width: int, threads: int) -> list[n
 
 
 def _average_every_second_step(rates: np.ndarray, heads: Sequence[HeadSettings], plan: Plan) -> None:
-    """Move the average's rate (.., 4) of every other step to the next one's (.., 5); never where somebody looks at it."""
+    """Move the average's rate (.., 4) of every other step to the next (.., 5), but never where somebody looks at it."""
     for k, (steps, per_epoch) in enumerate(plan.steps.tolist()):
         period = steps if heads[k].validation is None else per_epoch
         behind = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,9 @@ from drexcache.fusion_compiled import CompiledStep
 from drexcache.fusion_plan import Design, HeadSettings, make_plan
 from drexcache.fusion_step import TorchStep, make_step
 
-needs_compiled = pytest.mark.skipif(fusion_compiled.fusion_cpu is None, reason="no C compiler was there at installation")
+needs_compiled = pytest.mark.skipif(
+    fusion_compiled.fusion_cpu is None, reason="no C compiler was there at installation"
+)
 
 HEADS = [
     HeadSettings(clip=0.05, weight_decay=0.3, ema=0.9, seed=1),
@@ -66,7 +69,7 @@ def test_it_equals_torchs_operations(
     dims: list[int], width: int, batch_size: int, fixed_average: bool, heads: int
 ) -> None:
     edges = np.cumsum([2, *dims]).tolist()  # the first two columns are no arm's
-    design = Design(tuple(zip(edges, edges[1:], strict=False)), width, batch_size, fixed_average=fixed_average)
+    design = Design(tuple(itertools.pairwise(edges)), width, batch_size, fixed_average=fixed_average)
     plain = trained(TorchStep, design, [HeadSettings(epochs=3)] * heads)
     assert_equal_trainings(trained(CompiledStep, design, [HeadSettings(epochs=3)] * heads, 2), plain)
 
