@@ -50,7 +50,7 @@ class CompiledStep:
         self.small_grad = np.empty((K, flat.shape[1] - sum(design.dims) * design.width), np.float32)
         self.d = np.empty((K, B, n, design.width), np.float32)
 
-        tiles = _tiles(design)
+        tiles = _tiles(design, self.small_grad.shape[1])
         self.ends = np.cumsum([sum(tile[3] == arm for tile in tiles) for arm in range(n)]).tolist()
         self.parts = np.empty((self.ends[-1], K, B, design.width), np.float32)
         self.lanes = _lanes([(k, *tile) for k in range(K) for tile in tiles], design.width, min(threads, LANES))
@@ -85,8 +85,8 @@ class CompiledStep:
         self.x = next_x
 
 
-def _tiles(design: Design) -> list[tuple[int, int, int, int, int]]:
-    """One head's: (place in flat, rows, first column of X, arm, part); the small parameters last, with arm -1."""
+def _tiles(design: Design, small: int) -> list[tuple[int, int, int, int, int]]:
+    """One head's: (place in flat, rows, first column of X, arm, part); last the small parameters, as arm -1."""
     tiles, place = [], 0
     for arm, (first, last) in enumerate(design.arms):
         count = -(-(last - first) * design.width // TILE)
@@ -95,7 +95,7 @@ def _tiles(design: Design) -> list[tuple[int, int, int, int, int]]:
             if stop > start:
                 tiles.append((place, stop - start, start, arm, len(tiles)))
                 place += (stop - start) * design.width
-    return [*tiles, (place, 0, 0, -1, 0)]
+    return [*tiles, (place, -(-small // design.width), 0, -1, 0)]
 
 
 def _lanes(tiles: Sequence[tuple[int, ...]], width: int, threads: int) -> list[np.ndarray]:

@@ -523,7 +523,8 @@ static PyObject *backward(PyObject *self, PyObject *args) {
 }
 
 /* Some weights of head k, from `place` on in its row of flat: `rows` of an arm's, which multiply the columns of X from
-   `column` on and whose share of the projections is number `part`; or, with arm -1, all small parameters. */
+   `column` on and whose share of the projections is number `part`; or, as arm -1, all small parameters, which would
+   fill so many rows. */
 typedef struct {
     int64_t k, place, rows, column, arm, part;
 } Tile;

@@ -92,6 +92,7 @@ def test_wheel_holds_only_drexcache(tmp_path: Path) -> None:
         "drexcache/features/extraction.py",
         "drexcache/recipe_files/drex.toml",
         "drexcache/py.typed",
+        "drexcache/fusion_cpu.pyi",
     ):
         assert any(line.startswith(needed) for line in names), needed
 
