@@ -87,7 +87,8 @@ class CompiledStep:
 
 def _tiles(design: Design, small: int) -> list[tuple[int, int, int, int, int]]:
     """One head's: (place in flat, rows, first column of X, arm, part); last the small parameters, as arm -1."""
-    tiles, place = [], 0
+    tiles: list[tuple[int, int, int, int, int]] = []
+    place = 0
     for arm, (first, last) in enumerate(design.arms):
         count = -(-(last - first) * design.width // TILE)
         edges = np.linspace(first, last, count + 1).round().astype(int).tolist()
