@@ -80,7 +80,7 @@ def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, datasets: np.ndarr
 def _warn_of_slow_steps() -> None:
     warnings.warn(
         "drexcache.fusion_cpu was not built, as where drexcache is installed no C compiler was found: fusion heads "
-        "train by torch's operations, some three times slower",
+        "train by torch's operations, which are slower; install drexcache again where there is gcc or clang",
         RuntimeWarning,
         stacklevel=3,
     )
