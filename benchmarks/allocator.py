@@ -12,7 +12,7 @@ from machine import describe
 
 CODE = """
 import sys, time, torch
-from drexcache.features.backbones import Backbone
+from drexcache.features.backbone import Backbone
 from drexcache.features.memory import keep_freed_memory
 from drexcache.recipes import recipe
 if sys.argv[1] == "kept":

@@ -18,10 +18,10 @@ from machine import describe
 from sklearn.model_selection import KFold, cross_val_predict
 
 from drexcache import open_cache, read_images, recipe
-from drexcache.estimators import regressors
+from drexcache.datasets.table import ImageTable
 from drexcache.features import extract
-from drexcache.images import ImageTable
 from drexcache.recipes import Recipe
+from drexcache.regressors.named import regressors
 
 
 def compare(table: ImageTable, chosen: Recipe, work: Path) -> None:

@@ -23,10 +23,10 @@ import numpy as np
 from machine import describe
 
 from drexcache import open_cache
-from drexcache.layout import Contents, StoredBlock
-from drexcache.matching import Target
+from drexcache.cache.format import Contents, StoredBlock
+from drexcache.cache.writer import start_writer
+from drexcache.datasets.matching import Target
 from drexcache.recipes import Block, Tap
-from drexcache.writer import start
 
 RNG = np.random.default_rng(0)
 
@@ -48,7 +48,7 @@ def write_cache(path: Path, wanted: Contents, batch: int) -> float:
     features = {n: RNG.standard_normal((batch, b.dim), "f4").astype(b.dtype) for n, b in wanted.blocks.items()}
     hashes, stats = RNG.integers(0, 255, (batch, 32), "u1"), np.ones((batch, 2), "i8")
     began = time.perf_counter()
-    writer, _ = start(path, wanted, [])
+    writer, _ = start_writer(path, wanted, [])
     with writer:
         for first in range(0, rows, batch):
             at = np.arange(first, min(first + batch, rows))
@@ -160,7 +160,7 @@ def halving(folder: Path) -> None:
     """Ridge's Pearson's r over 5 folds, with features as stored and rounded to float16."""
     from sklearn.model_selection import KFold, cross_val_predict
 
-    from drexcache.estimators import make_regressor
+    from drexcache.regressors.named import make_regressor
 
     for path in sorted(folder.glob("*.h5")):
         matrix = open_cache(path).matrix()

@@ -18,10 +18,10 @@ from scipy.stats import spearmanr
 from search import NARROWED, data
 from tabulate import tabulate
 
-from drexcache.estimators import make_regressor
-from drexcache.fusion import AttentionFusionRegressor, fit_many
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies.space import make_space
+from drexcache.cache.matrix import FeatureMatrix
+from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
+from drexcache.regressors.named import make_regressor
+from drexcache.studies.searching.space import make_space
 
 PARTS = (0.25, 0.5, 0.75, 0.9)
 TOP = 5  # of the heads, which share of them is called the best

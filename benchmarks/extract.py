@@ -32,8 +32,8 @@ from torchvision import transforms
 
 from drexcache import open_cache, read_images, recipe
 from drexcache.features import extract
-from drexcache.features.backbones import Backbone, bf16_is_slow, resolve_device
-from drexcache.features.drawn import draw_set
+from drexcache.features.backbone import Backbone, bf16_is_slow, resolve_device
+from drexcache.features.demo_pictures import draw_set
 from drexcache.features.memory import keep_freed_memory
 from drexcache.features.reading import default_workers, read_ahead
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from drexcache.fusion import AttentionFusionRegressor, fit_many
+from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
 
 ARMS = {"dino": slice(0, 384), "resnet": slice(384, 4224)}
 TRAIN, TEST = 6720, 2880

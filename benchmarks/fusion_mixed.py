@@ -14,7 +14,7 @@ from machine import describe
 from tabulate import tabulate
 
 from drexcache import AttentionFusionRegressor, open_cache
-from drexcache.matrix import FeatureMatrix
+from drexcache.cache.matrix import FeatureMatrix
 
 
 def from_the_others(matrices: Sequence[FeatureMatrix], test: FeatureMatrix, mixed: bool) -> np.ndarray:

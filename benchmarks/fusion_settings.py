@@ -18,9 +18,9 @@ from machine import describe
 from tabulate import tabulate
 
 from drexcache import AttentionFusionRegressor, open_cache
-from drexcache.fusion import PRESETS, fit_many
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies.folds import hash_folds
+from drexcache.cache.matrix import FeatureMatrix
+from drexcache.fusion.estimator import PRESETS, fit_many
+from drexcache.studies.evaluation.folds import hash_folds
 
 FUSION = PRESETS["fusion"]
 SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are compared with

@@ -24,17 +24,18 @@ from machine import describe
 from tabulate import tabulate
 
 from drexcache import open_cache
-from drexcache.cache_changes import merge
-from drexcache.cached_rows import CachedRows, rated_rows_of
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.fusion_fitting import fit_together
-from drexcache.fusion_plan import CHUNK, WINDOW
-from drexcache.images import ImageFile, ImageTable
-from drexcache.layout import Contents, StoredBlock, sha256_of_ids
-from drexcache.matching import Target
+from drexcache.cache.changes import merge
+from drexcache.cache.format import Contents, StoredBlock
+from drexcache.cache.rows import CachedRows, rated_rows_of
+from drexcache.cache.writer import start_writer
+from drexcache.datasets import sha256_of_ids
+from drexcache.datasets.matching import Target
+from drexcache.datasets.table import ImageFile, ImageTable
+from drexcache.fusion.estimator import AttentionFusionRegressor
+from drexcache.fusion.fitting import fit_together
+from drexcache.fusion.plan import CHUNK, WINDOW
 from drexcache.recipes import Block, Tap
-from drexcache.streaming import train_streamed
-from drexcache.writer import start
+from drexcache.regressors.streaming import train_streamed
 
 SHARDS = 4
 WIDTHS = {"dino": 384, "resnet": 3840}
@@ -70,7 +71,7 @@ def write_shard(folder: Path, rows: int, number: int) -> None:
     )
     rng = np.random.default_rng(number)
     features = {name: rng.standard_normal((BATCH, width), "f4").astype("f2") for name, width in WIDTHS.items()}
-    writer, _ = start(folder / f"shard{number}.h5", contents, [])
+    writer, _ = start_writer(folder / f"shard{number}.h5", contents, [])
     with writer:
         for first in range(0, len(part), BATCH):
             at = np.arange(first, min(first + BATCH, len(part)))

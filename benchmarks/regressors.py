@@ -16,8 +16,8 @@ from machine import describe
 from tabulate import tabulate
 
 from drexcache import FeatureMatrix, open_cache, regressors
-from drexcache.estimators import make_regressor
-from drexcache.saving import dump_estimator
+from drexcache.regressors.named import make_regressor
+from drexcache.regressors.saving import dump_estimator
 from drexcache.studies import evaluate
 
 

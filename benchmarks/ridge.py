@@ -18,9 +18,9 @@ from machine import describe
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 
-from drexcache.ridge import PENALTIES, GramRidge, fit_ridge_stream
-from drexcache.ridge_moments import eigenvectors
-from drexcache.ridge_shifts import shifted_solutions
+from drexcache.regressors.ridge import PENALTIES, GramRidge, fit_ridge_stream
+from drexcache.regressors.ridge_moments import eigenvectors
+from drexcache.regressors.ridge_shifts import shifted_solutions
 
 
 def made_up(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,8 @@ from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 from drexcache import read_images, recipe
-from drexcache.features.backbones import Backbone
-from drexcache.features.drawn import draw_set
+from drexcache.features.backbone import Backbone
+from drexcache.features.demo_pictures import draw_set
 from drexcache.features.reading import read_ahead
 from drexcache.recipes import Recipe, recipe_names
 

@@ -29,15 +29,15 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from drexcache import metrics
-from drexcache.estimators import make_regressor
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies import search_pool
-from drexcache.studies.search import search
-from drexcache.studies.search_sampler import SpaceSampler
-from drexcache.studies.search_storage import claim, open_storage, open_study
-from drexcache.studies.space import Candidate, SearchSpace, make_space
-from drexcache.studies.trials import Progress, Task, make_task
+from drexcache.cache.matrix import FeatureMatrix
+from drexcache.fusion.estimator import AttentionFusionRegressor
+from drexcache.regressors.named import make_regressor
+from drexcache.studies.searching import pool as search_pool
+from drexcache.studies.searching.sampler import SpaceSampler
+from drexcache.studies.searching.space import Candidate, SearchSpace, make_space
+from drexcache.studies.searching.storage import claim, open_storage, open_study
+from drexcache.studies.searching.study import search
+from drexcache.studies.searching.trials import Progress, Task, make_task
 
 FOLDS = 4
 # Both preset and space are those of the regressor "fusion", but shorter, so that the plain side ends in minutes.

@@ -42,10 +42,10 @@ def command(
     drexcache ablate scenes.h5 -r fusion -o ablation.csv
     """
     from drexcache.cache import open_cache
+    from drexcache.scores import render
     from drexcache.studies import ledger
-    from drexcache.studies.ablation import ablate
-    from drexcache.studies.predictions import predictions_beside
-    from drexcache.tables import render
+    from drexcache.studies.comparison import ablate
+    from drexcache.studies.evaluation import predictions_beside
 
     make_room_for(out)
     matrix = open_cache(cache).matrix(blocks or None, target)

@@ -79,8 +79,8 @@ def diff(a: str, b: str) -> None:
     \b
     drexcache cache diff old.h5 new.h5
     """
+    from drexcache.cache import diff as differences
     from drexcache.cache import open_cache
-    from drexcache.cache_changes import diff as differences
 
     found = differences(open_cache(a), open_cache(b))
     for line in found:
@@ -99,7 +99,7 @@ def merge(shards: tuple[str, ...], out: str) -> None:
     \b
     drexcache cache merge part1.h5 part2.h5 part3.h5 -o whole.h5
     """
-    from drexcache.cache_changes import merge as merged
+    from drexcache.cache import merge as merged
 
     say(f"{out}: {len(merged(shards, out))} images from {len(shards)} shards")
 
@@ -125,8 +125,8 @@ def rate(
     \b
     drexcache cache rate scenes.h5 beauty.csv --target beauty --range 1 7
     """
-    from drexcache.cache_changes import rate as add
-    from drexcache.ratings import Columns
+    from drexcache.cache import rate as add
+    from drexcache.datasets import Columns
 
     columns = Columns(
         image=image_column, rating=rating_column, rater=rater_column, error=error_column, error_raters=raters
@@ -156,7 +156,7 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
     \b
     drexcache cache export scenes.h5 -o scenes.parquet
     """
+    from drexcache.cache import export as write
     from drexcache.cache import open_cache
-    from drexcache.cache_changes import export as write
 
     say(f"{out}: {write(open_cache(cache), out, blocks or None)} rows")

@@ -24,7 +24,7 @@ def command(scores: tuple[str, ...], metric: str, against: str | None, match: bo
     from drexcache.cli import make_room_for
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
-    from drexcache.studies.predictions import Predictions, predictions_beside
+    from drexcache.studies.evaluation import Predictions, predictions_beside
 
     if out:
         make_room_for(out)

@@ -12,7 +12,7 @@ from drexcache.cli import say
 from drexcache.cli.progress import step_bar
 
 if TYPE_CHECKING:
-    from drexcache.matrix import FeatureMatrix
+    from drexcache.cache import FeatureMatrix
 
 IMAGES_PER_SET = 60
 
@@ -36,7 +36,7 @@ def command(out: str, device: str) -> None:
     drexcache demo
     """
     from drexcache.cache import open_cache
-    from drexcache.features.drawn import KINDS
+    from drexcache.features.demo_pictures import KINDS
 
     started, folder = time.monotonic(), Path(out)
     caches = {kind: folder / f"{kind}.h5" for kind in KINDS}
@@ -54,9 +54,9 @@ def command(out: str, device: str) -> None:
 
 def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     """One set from nothing to its cache; the number of images whose features were computed."""
+    from drexcache.datasets import read_images
     from drexcache.features import extract
-    from drexcache.features.drawn import draw_set
-    from drexcache.images import read_images
+    from drexcache.features.demo_pictures import draw_set
     from drexcache.recipes import recipe
 
     draw_set(kind, IMAGES_PER_SET, images, seed=0)
@@ -74,7 +74,7 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
 def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str) -> None:
     """Evaluate inside and across the sets, print the table and keep it with the per-image predictions."""
     from drexcache.studies import evaluate
-    from drexcache.studies.predictions import predictions_beside
+    from drexcache.studies.evaluation import predictions_beside
 
     with step_bar("evaluate", "training") as progress:
         table, predictions = evaluate(matrices, names, progress=progress)
@@ -102,8 +102,8 @@ def train_and_predict(cache: Path, folder: Path, device: str) -> None:
     """Train the fusion head on one set and predict pictures it has never seen."""
     from drexcache.cache import open_cache
     from drexcache.features import predict
-    from drexcache.features.drawn import draw_set
-    from drexcache.model import load_model, train_model
+    from drexcache.features.demo_pictures import draw_set
+    from drexcache.regressors import load_model, train_model
 
     opened = open_cache(cache)
     columns = ("dino", "effnet")

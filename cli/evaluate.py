@@ -48,11 +48,9 @@ def command(
     """
     from drexcache.cache import open_cache
     from drexcache.errors import DrexcacheError
-    from drexcache.score_markdown import score_tables
+    from drexcache.scores import render, score_tables
     from drexcache.studies import evaluate, ledger
-    from drexcache.studies.attention import attention_table
-    from drexcache.studies.predictions import predictions_beside
-    from drexcache.tables import render
+    from drexcache.studies.evaluation import attention_table, predictions_beside
 
     make_room_for(out)
     paths = list(dict.fromkeys((*caches, *train, *test)))

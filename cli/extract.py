@@ -71,9 +71,9 @@ def command(
     drexcache extract s3://bucket/photos --ratings photos.csv --range 1 7 -o photos.h5
     drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """
+    from drexcache.datasets import read_images
     from drexcache.features import extract
     from drexcache.features.dry_run import plan
-    from drexcache.images import read_images
     from drexcache.recipes import recipe
 
     chosen = recipe(recipe_name).with_options(precision=precision, alpha=alpha, exif=exif)
@@ -92,7 +92,7 @@ def command(
     options |= {"batch_size": batch_size, "compile": compile, "say": say}
     try:
         if engine == "ray":
-            from drexcache.features.ray_engine import extract_on_ray
+            from drexcache.features.ray import extract_on_ray
 
             summary = extract_on_ray(table, chosen, out, address=address, **options)
         else:

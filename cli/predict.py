@@ -23,7 +23,7 @@ def command(model: str, images: str, out: str, weights: str | None, device: str,
     drexcache predict scenes.drex holiday/ -o predictions.csv
     """
     from drexcache.features import predict
-    from drexcache.model import load_model
+    from drexcache.regressors import load_model
 
     make_room_for(out)
     loaded = load_model(model)

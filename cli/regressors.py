@@ -20,7 +20,7 @@ def command(as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from drexcache.estimators import describe_regressors, search_space
+    from drexcache.regressors import describe_regressors, search_space
 
     described = describe_regressors()
     if as_json:

@@ -33,7 +33,7 @@ def command(
     drexcache report scores.csv -o report.html
     drexcache report scores.csv --images photos/ --images art=paintings.zip --export paper/ -o report.html
     """
-    from drexcache.studies.report import report
+    from drexcache.studies.reporting import report
 
     make_room_for(out)
     with step_bar("report", "figure") as progress:

@@ -47,11 +47,7 @@ def command(
     """
     from drexcache.cache import open_cache
     from drexcache.studies import ledger
-    from drexcache.studies.search import search
-    from drexcache.studies.search_plots import plot_search
-    from drexcache.studies.search_storage import without_password
-    from drexcache.studies.space import read_narrowed
-    from drexcache.studies.training_rows import training_rows
+    from drexcache.studies.searching import plot_search, read_narrowed, search, training_rows, without_password
 
     matrix = training_rows(open_cache(cache).matrix(blocks or None, target), split, cache)
     narrowed = read_narrowed(space, regressors) if space else None

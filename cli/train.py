@@ -38,9 +38,7 @@ def command(
     drexcache train million.h5 -r fusion --stream -o million.drex
     """
     from drexcache.cache import open_cache
-    from drexcache.model import train_model
-    from drexcache.settings_file import ChosenSettings, read_settings
-    from drexcache.streaming import train_streamed
+    from drexcache.regressors import ChosenSettings, read_settings, train_model, train_streamed
 
     if (regressor is None) == (chosen is None):
         raise click.UsageError("give either --regressor NAME or --from FILE")

@@ -46,10 +46,15 @@ def inside(thing: Any) -> Iterator[tuple[str, Any]]:
     for name, member in vars(thing).items():
         plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         function = plain.fget if isinstance(plain, property) else plain
-        home = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
-        own = inspect.isfunction(function) and function.__doc__ and function.__module__ == home
+        own = inspect.isfunction(function) and function.__doc__ and _is_at_home(function, thing)
         if own and not name.startswith("_"):
             yield name, plain
+
+
+def _is_at_home(function: Any, thing: Any) -> bool:
+    if isinstance(thing, ModuleType):
+        return bool(function.__module__ == thing.__name__)
+    return bool(function.__qualname__.startswith(f"{thing.__qualname__}."))
 
 
 def described(name: str, thing: Any) -> str:

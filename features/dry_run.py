@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drexcache.cache import FeatureCache
+from drexcache.cache import FeatureCache, StoredBlock, partial_paths
+from drexcache.datasets import ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbones import Backbone, resolve_device
+from drexcache.features.backbone import Backbone, resolve_device
 from drexcache.features.memory import keep_freed_memory
 from drexcache.features.planning import (
     current_files,
@@ -23,10 +24,7 @@ from drexcache.features.planning import (
 )  # fmt: skip
 from drexcache.features.reading import default_workers, read_image
 from drexcache.features.weights import check_weights
-from drexcache.images import ImageTable
-from drexcache.layout import StoredBlock
 from drexcache.recipes import Block, Recipe
-from drexcache.writer import partial_paths
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drexcache import writer as cache_writer
-from drexcache.cache import FeatureCache
+from drexcache.cache import Contents, FeatureCache, StoredBlock, no_space, open_sources, start_writer, writer_lock
+from drexcache.datasets import ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbones import Backbone, bf16_is_slow, resolve_device
-from drexcache.features.compiled import CHOICES, settle
-from drexcache.features.engine import Job, compute_rows
+from drexcache.features.backbone import Backbone, bf16_is_slow, resolve_device
+from drexcache.features.engines import CHOICES, settle
 from drexcache.features.memory import keep_freed_memory
 from drexcache.features.meter import Meter
+from drexcache.features.pipeline import Job, compute_rows
 from drexcache.features.planning import (
     current_files,
     missing_rows,
@@ -30,8 +30,6 @@ from drexcache.features.planning import (
 from drexcache.features.probe import probe
 from drexcache.features.reading import default_workers
 from drexcache.features.weights import check_weights, licence_notice
-from drexcache.images import ImageTable
-from drexcache.layout import Contents, StoredBlock
 from drexcache.recipes import Block, Recipe
 
 
@@ -107,8 +105,8 @@ def extract(
         keep_freed_memory()
     if backbones is None:
         check_reach(recipe.blocks, source)
-    with cache_writer.writer_lock(Path(out)):
-        own, notes = cache_writer.open_sources(Path(out))
+    with writer_lock(Path(out)):
+        own, notes = open_sources(Path(out))
         for note in notes:
             say(note)
         if backbones is None:
@@ -121,7 +119,7 @@ def extract(
         try:
             computed, final = _fill(job, wanted, own + [FeatureCache(Path(path)) for path in also], compile, Path(out))
         except OSError as error:
-            raise cache_writer.no_space(error, Path(out)) from error
+            raise no_space(error, Path(out)) from error
     return _summary(job, final, computed, time.monotonic() - started)
 
 
@@ -166,7 +164,7 @@ def _fill(
     contents = wanted_contents(job.table, wanted, settings, sources)
     if not settings and len(sources) == 1 and sources[0].path == out and _as_wanted(sources[0], contents, files):
         return 0, sources[0]
-    writer, damaged = cache_writer.start(out, contents, sources, files)
+    writer, damaged = start_writer(out, contents, sources, files)
     with writer:
         for path, count in damaged.items():
             job.say(f"{path}: {count} rows did not match their checksum and are computed again")

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from drexcache.cache import FeatureCache
+from drexcache.cache import DONE, Contents, FeatureCache, StoredBlock, differences
+from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbones import Backbone
+from drexcache.features.backbone import Backbone
 from drexcache.features.reading import read_image
-from drexcache.images import ImageTable
-from drexcache.layout import DONE, Contents, StoredBlock, differences, sha256_of_ids
-from drexcache.matching import Target
 from drexcache.recipes import Block
 
 

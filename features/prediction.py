@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drexcache.cache import FeatureCache, open_cache
+from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbones import resolve_device
+from drexcache.features.backbone import resolve_device
 from drexcache.features.extraction import check_reach, extract, load_backbones
 from drexcache.features.planning import stored_blocks
-from drexcache.images import ImageFile, ImageTable, read_images
-from drexcache.model import Model, Prediction
 from drexcache.recipes import Recipe
-from drexcache.urls import is_url
+from drexcache.regressors import Model, Prediction
 
 
 def predict(

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from drexcache.cache import CacheWriter, Contents
+from drexcache.datasets import ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbones import Backbone
+from drexcache.features.backbone import Backbone
 from drexcache.features.reading import read_image
-from drexcache.images import ImageTable
-from drexcache.layout import Contents
-from drexcache.writer import CacheWriter
 
 # How far a row computed again may be from the stored one, as a share of its largest value.
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from drexcache.features.classic import classic_cues
+from drexcache.datasets import ImageFile
+from drexcache.features.cues import classic_cues
 from drexcache.features.pixels import Decode, UnreadableImage, decode_rgb, to_pixels
-from drexcache.images import ImageFile
 from drexcache.recipes import Block
 
 

@@ -1,9 +1,5 @@
 """Stage 2: folds, search, evaluation, comparison, ablation and the report."""
 
-from drexcache.studies.ablation import ablate
-from drexcache.studies.comparison import compare
-from drexcache.studies.evaluation import evaluate
-from drexcache.studies.report import report
-from drexcache.studies.search import search
+import lazy_loader
 
-__all__ = ["ablate", "compare", "evaluate", "report", "search"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

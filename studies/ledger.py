@@ -10,10 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.matrix import FeatureMatrix
-from drexcache.score_markdown import mean_score
-from drexcache.scores import Score, ScoreTable
+from drexcache.scores import Score, ScoreTable, mean_score
 
 NAME = "drexcache-runs.jsonl"
 

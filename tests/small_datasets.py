@@ -6,8 +6,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from drexcache.datasets.table import ImageTable, Target, read_images
 from drexcache.errors import DrexcacheError
-from drexcache.images import ImageTable, Target, read_images
 
 ADVICE = "mend the file, or go on without them by --allow-unmatched"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drexcache.studies.predictions import Predictions, Run, predictions_beside
-from drexcache.studies.scoring import score
+from drexcache.studies.evaluation.predictions import Predictions, Run, predictions_beside
+from drexcache.studies.evaluation.scoring import score
 
 
 def run_of(

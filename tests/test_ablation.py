@@ -9,18 +9,18 @@ import pytest
 from click.testing import CliRunner
 from conftest import draw
 
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cli import main
+from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
-from drexcache.estimators import make_regressor
 from drexcache.features import extract
-from drexcache.images import read_images
-from drexcache.matrix import FeatureMatrix
 from drexcache.recipes import Recipe
-from drexcache.scores import ScoreTable
+from drexcache.regressors.named import make_regressor
+from drexcache.scores.table import ScoreTable
 from drexcache.studies import evaluate, ledger
-from drexcache.studies.ablation import ablate, variants
-from drexcache.studies.comparison import compare
-from drexcache.studies.predictions import Predictions, predictions_beside
+from drexcache.studies.comparison.ablation import ablate, variants
+from drexcache.studies.comparison.verdicts import compare
+from drexcache.studies.evaluation.predictions import Predictions, predictions_beside
 
 
 def toy(n: int = 60, **fields: Any) -> FeatureMatrix:

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from drexcache import DrexcacheError, recipe
-from drexcache.features import compiled
-from drexcache.features.backbones import Backbone, resolve_device
-from drexcache.features.compiled import settle
+from drexcache.features import engines as compiled
+from drexcache.features.backbone import Backbone, resolve_device
+from drexcache.features.engines import settle
 from drexcache.features.pixels import to_pixels
 from drexcache.recipes import Block, recipe_from_dict
 

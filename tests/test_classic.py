@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from drexcache import recipe
 from drexcache.errors import DrexcacheError
-from drexcache.features.classic import CUES, Picture, _bands, classic_cues
+from drexcache.features.cues import CUES, Picture, _bands, classic_cues
 
 GROW_WITH_CLUTTER = [  # the cues that noise must raise above a flat image, and fine noise above coarse noise
     "edge_density",

@@ -11,9 +11,9 @@ from scipy import stats
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS, fisher_interval, mae, pearson
 from drexcache.studies import compare
-from drexcache.studies.comparison import Pair, holm, images_needed, join
-from drexcache.studies.dependent import williams_p, zou_interval
-from drexcache.studies.predictions import Predictions, Run
+from drexcache.studies.comparison.dependent import williams_p, zou_interval
+from drexcache.studies.comparison.verdicts import Pair, holm, images_needed, join
+from drexcache.studies.evaluation.predictions import Predictions, Run
 
 
 def run(name: str, rated: np.ndarray, predicted: np.ndarray, seed: int = 1, repeat: int = 0) -> Run:

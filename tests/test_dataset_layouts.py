@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_datasets import ADVICE, about, folder_of, refusal, values, workbook, zip_of
 
-from drexcache.images import read_images
+from drexcache.datasets.table import read_images
 
 
 def ic9600(**changes: str) -> dict[str, str | bytes]:

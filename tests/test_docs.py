@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 from small_workplace import furnish, small_recipe
 
-from drexcache import fusion, recipes
+from drexcache import recipes
 from drexcache.cli import main
+from drexcache.fusion import estimator as fusion
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -7,19 +7,28 @@ import pkgutil
 import pytest
 
 import drexcache
-import drexcache.cli
-import drexcache.features
-import drexcache.studies
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def modules() -> list[str]:
+def modules(package: str = "drexcache") -> list[str]:
     found = []
-    for package in (drexcache, drexcache.features, drexcache.studies, drexcache.cli):
-        found += [f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__)]
-    return sorted(name for name in set(found) if not name.endswith(("recipe_files", "__main__")))
+    for info in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+        if info.ispkg:
+            found += modules(info.name)
+        elif not info.name.endswith(("__main__", "fusion_cpu")):
+            found.append(info.name)
+    return sorted(found)
 
 
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert result.failed == 0
+    assert doctest.testmod(importlib.import_module(name), optionflags=OPTIONS).failed == 0
+
+
+@pytest.mark.parametrize("name", ["AttentionFusionRegressor", "GramRidge"])
+def test_examples_of_classes_that_name_another_home(name: str) -> None:
+    thing = getattr(drexcache, name)
+    globs = dict(vars(importlib.import_module(thing.fit.__module__)))
+    for test in doctest.DocTestFinder().find(thing, name, module=False, globs=globs):
+        assert doctest.DocTestRunner(optionflags=OPTIONS).run(test).failed == 0

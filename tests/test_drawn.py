@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.stats import spearmanr
 
 from drexcache.errors import DrexcacheError
-from drexcache.features.drawn import KINDS, Palette, draw_picture, draw_set, element_count, rating
+from drexcache.features.demo_pictures import KINDS, Palette, draw_picture, draw_set, element_count, rating
 
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 

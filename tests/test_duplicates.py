@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies import duplicates
-from drexcache.studies.duplicates import THRESHOLD, duplicate_groups, near_duplicates
-from drexcache.studies.folds import hash_folds
+from drexcache.studies.evaluation import duplicates
+from drexcache.studies.evaluation.duplicates import THRESHOLD, duplicate_groups, near_duplicates
+from drexcache.studies.evaluation.folds import hash_folds
 
 
 def random_matrix(n: int = 300, d: int = 200, seed: int = 0) -> FeatureMatrix:

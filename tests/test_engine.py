@@ -18,10 +18,11 @@ from PIL import Image
 from test_crash import FORKS
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
-from drexcache.cache_changes import merge
+from drexcache.cache.changes import merge
 from drexcache.cli import main
-from drexcache.features import compiled, extract, reading
-from drexcache.features.backbones import Backbone
+from drexcache.features import engines as compiled
+from drexcache.features import extract, reading
+from drexcache.features.backbone import Backbone
 from drexcache.features.dry_run import plan
 from drexcache.features.write_behind import WriteBehind
 from drexcache.recipes import Recipe

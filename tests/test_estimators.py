@@ -25,12 +25,12 @@ from sklearn.tree import DecisionTreeRegressor
 
 from drexcache import DrexcacheError, FeatureMatrix, load_model, open_cache, read_images, recipe, regressors
 from drexcache.cli import main
-from drexcache.estimators import describe_regressors, make_regressor, search_space
 from drexcache.features import extract
-from drexcache.model import Model
-from drexcache.ridge import PENALTIES, GramRidge, cache_chunks, fit_ridge_stream
-from drexcache.saving import dump_estimator, load_estimator
-from drexcache.spaces import Choice, Range
+from drexcache.regressors.model import Model
+from drexcache.regressors.named import describe_regressors, make_regressor, search_space
+from drexcache.regressors.ridge import PENALTIES, GramRidge, cache_chunks, fit_ridge_stream
+from drexcache.regressors.saving import dump_estimator, load_estimator
+from drexcache.regressors.spaces import Choice, Range
 from drexcache.studies import evaluate
 
 NAMES = list(regressors())

@@ -13,13 +13,13 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
 from drexcache import metrics
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.matrix import FeatureMatrix
+from drexcache.fusion.estimator import AttentionFusionRegressor
 from drexcache.studies import evaluate
-from drexcache.studies.folds import hash_folds
-from drexcache.studies.predictions import Predictions, Run, predictions_beside
-from drexcache.studies.scoring import CALIBRATION_SEED, calibrated, score
+from drexcache.studies.evaluation.folds import hash_folds
+from drexcache.studies.evaluation.predictions import Predictions, Run, predictions_beside
+from drexcache.studies.evaluation.scoring import CALIBRATION_SEED, calibrated, score
 
 WEIGHTS = np.random.default_rng(9).normal(size=5)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.features import extract, planning
-from drexcache.features.backbones import Backbone
+from drexcache.features.backbone import Backbone
 from drexcache.recipes import Recipe
 
 

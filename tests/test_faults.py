@@ -21,11 +21,12 @@ import pytest
 from conftest import draw
 from test_crash import FORKS, assert_equal, committed
 
-from drexcache import DrexcacheError, open_cache, read_images, recipe, writer
-from drexcache.cache_changes import merge, rate
+from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.cache import writer
+from drexcache.cache.changes import merge, rate
+from drexcache.cache.writer import CacheWriter
+from drexcache.datasets.ratings import Columns
 from drexcache.features import extract, reading
-from drexcache.ratings import Columns
-from drexcache.writer import CacheWriter
 
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace")
 

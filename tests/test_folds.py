@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies.folds import hash_folds, split_rows
+from drexcache.studies.evaluation.folds import hash_folds, split_rows
 
 IDS = [f"images/{i:03}.png" for i in range(103)]
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import draw, tiny_recipe
 
-from drexcache import DrexcacheError, layout, open_cache, read_images, recipe
-from drexcache.cache_changes import diff
+from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.cache import format as layout
+from drexcache.cache.changes import diff
 from drexcache.features import extract, planning
 
 DATA = Path(__file__).parent / "data"

@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drexcache.fusion import PRESETS, AttentionFusionRegressor, fit_many
-from drexcache.fusion_head import fuse, project
+from drexcache.fusion.estimator import PRESETS, AttentionFusionRegressor, fit_many
+from drexcache.fusion.head import fuse, project
 
 ARMS = {"dino": slice(0, 12), "resnet": slice(12, 40)}
 
@@ -33,7 +33,7 @@ def problem(n: int = 120, d: int = 40, seed: int = 0) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("tile", [24 * 5, 2**19])  # weights updated in tiles, as big heads', or all at once
 def test_stacked_heads_equal_heads_trained_alone(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other settings, seeds and numbers of rows in one stack; heads with fewer steps wait for the others."""
-    monkeypatch.setattr("drexcache.fusion_compiled.TILE", tile)
+    monkeypatch.setattr("drexcache.fusion.kernel.compiled.TILE", tile)
     X, y = problem()
     folds = [None, np.arange(0, 80), np.arange(30, 97), np.arange(100)]
     base = AttentionFusionRegressor(ARMS, width=24, epochs=3, ema=0.9)

@@ -13,11 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drexcache import fusion_compiled, fusion_stacks
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.fusion_compiled import CompiledStep
-from drexcache.fusion_plan import Design, HeadSettings, make_plan
-from drexcache.fusion_step import TorchStep, make_step
+from drexcache.fusion import stacks as fusion_stacks
+from drexcache.fusion.estimator import AttentionFusionRegressor
+from drexcache.fusion.kernel import compiled as fusion_compiled
+from drexcache.fusion.kernel.compiled import CompiledStep
+from drexcache.fusion.plan import Design, HeadSettings, make_plan
+from drexcache.fusion.step import TorchStep, make_step
 
 needs_compiled = pytest.mark.skipif(
     fusion_compiled.fusion_cpu is None, reason="no C compiler was there at installation"

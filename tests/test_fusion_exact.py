@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from drexcache.fusion import PRESETS, AttentionFusionRegressor
-from drexcache.fusion_head import init_head, parameter_shapes, parameter_views
-from drexcache.fusion_plan import Design, HeadSettings, make_plan, one_cycle
-from drexcache.fusion_stacks import train_heads
-from drexcache.fusion_update import adamw_and_ema
+from drexcache.fusion.estimator import PRESETS, AttentionFusionRegressor
+from drexcache.fusion.head import init_head, parameter_shapes, parameter_views
+from drexcache.fusion.plan import Design, HeadSettings, make_plan, one_cycle
+from drexcache.fusion.stacks import train_heads
+from drexcache.fusion.update import adamw_and_ema
 
 DESIGN = Design(((0, 12), (12, 40)), width=24, batch_size=16)
 SHAPES = parameter_shapes([12, 28], 24)
@@ -112,7 +112,7 @@ def test_fifty_steps_agree_with_a_plain_implementation(stack: int) -> None:
 @pytest.mark.parametrize("tile", [24 * 5, 24 * 100, 2**19])
 def test_the_trained_parameters_behind_the_average_agree_too(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ema=0 the result is the last step's parameters: EMA's slow weights hide no difference."""
-    monkeypatch.setattr("drexcache.fusion_compiled.TILE", tile)  # many tiles, one per arm, or none
+    monkeypatch.setattr("drexcache.fusion.kernel.compiled.TILE", tile)  # many tiles, one per arm, or none
     X, y = problem(n=75)
     head = HeadSettings(dropout=0.0, ema=0.0)
     plan = make_plan(len(X), [head], DESIGN)

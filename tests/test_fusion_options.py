@@ -19,11 +19,11 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from drexcache.fusion import AttentionFusionRegressor, fit_many
-from drexcache.fusion_gradient import backward
-from drexcache.fusion_head import fuse, init_head, parameter_shapes, parameter_views
-from drexcache.fusion_loss import LOSSES, ccc, huber, rank
-from drexcache.fusion_validation import inner_split
+from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
+from drexcache.fusion.gradient import backward
+from drexcache.fusion.head import fuse, init_head, parameter_shapes, parameter_views
+from drexcache.fusion.loss import LOSSES, ccc, huber, rank
+from drexcache.fusion.validation import inner_split
 
 ARMS = {"dino": slice(0, 12), "resnet": slice(12, 40)}
 SMALL = AttentionFusionRegressor(ARMS, width=24, epochs=4, ema=0.9, lr=3e-3)

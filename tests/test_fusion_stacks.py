@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from drexcache.fusion import AttentionFusionRegressor, fit_many
+from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
 
 ARMS = {"dino": slice(0, 12), "resnet": slice(12, 40)}
 

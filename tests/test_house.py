@@ -92,7 +92,8 @@ def test_wheel_holds_only_drexcache(tmp_path: Path) -> None:
         "drexcache/features/extraction.py",
         "drexcache/recipe_files/drex.toml",
         "drexcache/py.typed",
-        "drexcache/fusion_cpu.pyi",
+        "drexcache/fusion/kernel/fusion_cpu.pyi",
+        "drexcache/cache/__init__.pyi",
     ):
         assert any(line.startswith(needed) for line in names), needed
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from small_datasets import about, folder_of, refusal, values, zip_of
 
+from drexcache.datasets import sha256_of_ids
+from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
-from drexcache.images import read_images
-from drexcache.layout import sha256_of_ids
 
 
 def test_a_folder_without_ratings(tmp_path: Path) -> None:

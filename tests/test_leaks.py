@@ -9,8 +9,9 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
-from drexcache.matrix import FeatureMatrix
-from drexcache.studies import evaluate, leaks
+from drexcache.cache.matrix import FeatureMatrix
+from drexcache.studies import evaluate
+from drexcache.studies.evaluation import leaks
 
 
 def make(name: str, matrix: FeatureMatrix, seed: int) -> Any:

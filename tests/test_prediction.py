@@ -11,11 +11,11 @@ from conftest import draw
 from safetensors.torch import save_file
 
 from drexcache import DrexcacheError, FeatureCache, open_cache, read_images, recipe
+from drexcache.datasets.table import ImageFile
 from drexcache.features import extract, predict
-from drexcache.features.backbones import Backbone, build_model
-from drexcache.images import ImageFile
-from drexcache.model import train_model
+from drexcache.features.backbone import Backbone, build_model
 from drexcache.recipes import Recipe
+from drexcache.regressors.model import train_model
 
 
 def weights_of(recipe: Recipe, folder: Path, seed: int) -> Path:
@@ -58,7 +58,7 @@ def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(model.predict_matrix(cache.matrix()).value, whole.value)
     matrices: list[str] = []
     monkeypatch.setattr(FeatureCache, "matrix", lambda self: matrices.append("all of it"))
-    monkeypatch.setattr("drexcache.model.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("drexcache.regressors.model.ROWS_AT_ONCE", 7)
     pieces = model.predict(cache)
     assert pieces.ids == whole.ids == list(cache.ids) and matrices == []
     assert pieces.spread is not None and whole.spread is not None

@@ -9,12 +9,13 @@ from conftest import draw
 from scipy import stats
 from small_datasets import folder_of, refusal, values
 
-from drexcache import open_cache, raters
+from drexcache import open_cache
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cli import main
-from drexcache.images import read_images
-from drexcache.matrix import FeatureMatrix
+from drexcache.datasets import raters
+from drexcache.datasets.table import read_images
 from drexcache.studies import evaluate
-from drexcache.studies.scoring import noise_ceiling
+from drexcache.studies.evaluation.scoring import noise_ceiling
 
 NAMES = [f"{i:02}.jpg" for i in range(30)]
 

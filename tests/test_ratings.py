@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from small_datasets import ADVICE, folder_of, refusal, values, workbook
 
+from drexcache.datasets.matching import match_ratings
+from drexcache.datasets.ratings import Columns, Ratings, read_ratings
+from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
-from drexcache.images import read_images
-from drexcache.matching import match_ratings
-from drexcache.ratings import Columns, Ratings, read_ratings
 
 NAN = float("nan")
 

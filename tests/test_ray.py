@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from conftest import draw, tiny_recipe
 
-from drexcache.cache import open_cache
+from drexcache.cache.reader import open_cache
+from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
 from drexcache.features import extract
-from drexcache.features.ray_engine import extract_on_ray
-from drexcache.images import read_images
+from drexcache.features.ray import extract_on_ray
 
 ray = pytest.importorskip("ray", reason="needs Ray (pip install 'drexcache[ray]')")
 

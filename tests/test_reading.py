@@ -15,10 +15,10 @@ from conftest import draw
 from torch.utils.data import DataLoader, Dataset
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
-from drexcache.cache import FeatureCache
-from drexcache.cache_changes import export, rate
-from drexcache.layout import DONE
-from drexcache.writer import CacheWriter, partial_paths
+from drexcache.cache.changes import export, rate
+from drexcache.cache.format import DONE
+from drexcache.cache.reader import FeatureCache
+from drexcache.cache.writer import CacheWriter, partial_paths
 
 
 def classic(images: Path, out: Path) -> FeatureCache:
@@ -124,7 +124,7 @@ def test_readers_see_the_last_commit_while_a_writer_works(
             assert half.intact("cues").all() and not half.complete
             seen.append(int((half.status("cues") == DONE).sum()))
 
-    monkeypatch.setattr("drexcache.writer.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("drexcache.cache.writer.COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(CacheWriter, "tick", look)
     new = classic(draw(pictures, 6, start=20), cache.path)
     assert seen == [20, 22, 24, 26]

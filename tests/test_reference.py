@@ -20,7 +20,7 @@ from torchvision import transforms
 from drexcache import DrexcacheError, load_model, open_cache, read_images, recipe
 from drexcache.cli import main
 from drexcache.features import extract, predict
-from drexcache.features.reference import import_reference
+from drexcache.features.authors_checkpoint import import_reference
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

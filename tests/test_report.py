@@ -20,20 +20,20 @@ from small_scores import names, pictures, run_of, save_scores, two_datasets
 pytest.importorskip("matplotlib", reason="needs matplotlib, of drexcache[report]")
 pytest.importorskip("jinja2", reason="needs Jinja2, of drexcache[report]")
 
-from drexcache.cache import open_cache
+from drexcache.cache.reader import open_cache
 from drexcache.cli import main
+from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
 from drexcache.features import extract
-from drexcache.images import read_images
 from drexcache.recipes import recipe
 from drexcache.studies import evaluate, ledger
-from drexcache.studies.comparison import compare
-from drexcache.studies.figure_bands import calibration_band
-from drexcache.studies.predictions import Run, predictions_beside
-from drexcache.studies.report import report
-from drexcache.studies.report_images import find_images, thumbnails
-from drexcache.studies.report_results import read_evidence
-from drexcache.studies.report_summary import summarise
+from drexcache.studies.comparison.verdicts import compare
+from drexcache.studies.evaluation.predictions import Run, predictions_beside
+from drexcache.studies.reporting.bands import calibration_band
+from drexcache.studies.reporting.build import report
+from drexcache.studies.reporting.images import find_images, thumbnails
+from drexcache.studies.reporting.results import read_evidence
+from drexcache.studies.reporting.summary import summarise
 
 
 class Page(HTMLParser):

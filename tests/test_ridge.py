@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drexcache import ridge_selection
-from drexcache.ridge import PENALTIES, GramRidge, fit_ridge_stream
-from drexcache.ridge_shifts import shifted_solutions
+from drexcache.regressors import ridge_selection
+from drexcache.regressors.ridge import PENALTIES, GramRidge, fit_ridge_stream
+from drexcache.regressors.ridge_shifts import shifted_solutions
 
 SHAPES = [(150, 40), (60, 60), (50, 200), (61, 60)]
 FEW = (0.1, 3.0, 100.0)

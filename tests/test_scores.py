@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drexcache.errors import DrexcacheError
-from drexcache.scores import Score, ScoreTable
+from drexcache.scores.table import Score, ScoreTable
 
 ROW = Score("ridge", "art", "art", "in-domain", 42, 0, "", "pearson", False, 0.81234567890123, 0.7, 0.9, 60, 1.25)
 CROSS = replace(ROW, test="maps", kind="cross", value=0.5, low=0.3, high=0.7, note="art: 2 copies | maps: few")

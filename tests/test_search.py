@@ -11,14 +11,14 @@ import optuna
 import pytest
 
 from drexcache import metrics
+from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.estimators import make_regressor, search_space
-from drexcache.matrix import FeatureMatrix
+from drexcache.regressors.named import make_regressor, search_space
 from drexcache.studies import evaluate
-from drexcache.studies.search import search, shares
-from drexcache.studies.search_storage import MADE_FOR, finished, open_storage
-from drexcache.studies.space import make_space, read_narrowed
-from drexcache.studies.training_rows import training_rows
+from drexcache.studies.searching.rows import training_rows
+from drexcache.studies.searching.space import make_space, read_narrowed
+from drexcache.studies.searching.storage import MADE_FOR, finished, open_storage
+from drexcache.studies.searching.study import search, shares
 
 
 def toy(n: int = 60, **fields: Any) -> FeatureMatrix:

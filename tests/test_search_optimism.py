@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drexcache import metrics
-from drexcache.studies.optimism import corrected
+from drexcache.studies.searching.optimism import corrected
 
 
 def test_one_candidate_has_nothing_to_correct() -> None:

@@ -26,12 +26,12 @@ from sqlalchemy import make_url
 import drexcache
 from drexcache.cli import main
 from drexcache.features import extract
-from drexcache.studies import search_servers
-from drexcache.studies.heartbeat import BEAT, WORKER, elsewhere
-from drexcache.studies.search import search
-from drexcache.studies.search_sampler import SpaceSampler
-from drexcache.studies.search_storage import claim, counted, finished, give_up, is_void, open_storage, open_study
-from drexcache.studies.space import make_space
+from drexcache.studies.searching import servers as search_servers
+from drexcache.studies.searching.heartbeat import BEAT, WORKER, elsewhere
+from drexcache.studies.searching.sampler import SpaceSampler
+from drexcache.studies.searching.space import make_space
+from drexcache.studies.searching.storage import claim, counted, finished, give_up, is_void, open_storage, open_study
+from drexcache.studies.searching.study import search
 
 psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'drexcache[postgres]')")
 
@@ -39,7 +39,7 @@ TOTAL, SINGLE = 24, 5  # trials of a search; searches by one process that say ho
 MARGIN = 3.0  # standard deviations of those below their mean that the shared search may end
 START = """
 import sys
-import drexcache.studies.search
+import drexcache.studies.searching.study
 from drexcache.cli import main
 print("ready", flush=True)
 sys.stdin.readline()

@@ -15,16 +15,16 @@ import pytest
 from optuna.trial import TrialState
 from test_search import study_of, toy
 
-from drexcache.studies import search_sampler
-from drexcache.studies.heartbeat import BEAT, WORKER, elsewhere
-from drexcache.studies.search import search
-from drexcache.studies.search_storage import JOURNAL, claim, counted, finished, give_up, is_void, open_storage
-from drexcache.studies.space import make_space
+from drexcache.studies.searching import sampler as search_sampler
+from drexcache.studies.searching.heartbeat import BEAT, WORKER, elsewhere
+from drexcache.studies.searching.space import make_space
+from drexcache.studies.searching.storage import JOURNAL, claim, counted, finished, give_up, is_void, open_storage
+from drexcache.studies.searching.study import search
 
 SCRIPT = """
 import sys
 from test_search import toy
-from drexcache.studies.search import search
+from drexcache.studies.searching.study import search
 found = search(toy(), ["svr"], sys.argv[1], total_trials=int(sys.argv[2]), repeats=5)
 print("interrupted" if found.interrupted else "done", found.finished)
 """

@@ -14,22 +14,23 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 from drexcache import DrexcacheError, load_model, open_cache
-from drexcache.cached_rows import rated_rows_of
+from drexcache.cache.format import Contents, StoredBlock
+from drexcache.cache.rows import rated_rows_of
+from drexcache.cache.writer import start_writer
 from drexcache.cli import main
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.fusion_fitting import fit_together
-from drexcache.fusion_plan import CHUNK, WINDOW, Design, HeadSettings, local_permutation, make_plan
-from drexcache.fusion_stacks import train_heads
-from drexcache.fusion_stream import StreamedRows
-from drexcache.fusion_training import TrainedHead
-from drexcache.layout import Contents, StoredBlock, sha256_of_ids
-from drexcache.matching import Target
+from drexcache.datasets import sha256_of_ids
+from drexcache.datasets.matching import Target
+from drexcache.fusion.estimator import AttentionFusionRegressor
+from drexcache.fusion.fitting import fit_together
+from drexcache.fusion.plan import CHUNK, WINDOW, Design, HeadSettings, local_permutation, make_plan
+from drexcache.fusion.stacks import train_heads
+from drexcache.fusion.stream import StreamedRows
+from drexcache.fusion.training import TrainedHead
 from drexcache.metrics import pearson
-from drexcache.model import Model, train_model
 from drexcache.recipes import Block, Tap
-from drexcache.ridge import GramRidge
-from drexcache.streaming import train_streamed
-from drexcache.writer import start
+from drexcache.regressors.model import Model, train_model
+from drexcache.regressors.ridge import GramRidge
+from drexcache.regressors.streaming import train_streamed
 
 WIDTHS = {"a": (3, 5), "b": (16,)}  # each block's taps
 DESIGN = Design(((0, 8), (8, 24)), width=16, batch_size=16)
@@ -60,7 +61,7 @@ def store(
     split = tuple("train" if row % 3 else "test" for row in range(len(X)))
     contents = Contents("made-up", ids, {"rating": Target("rating", y, 0, 1)}, {"split": split}, blocks,
                         table_sha256=sha256_of_ids(ids))  # fmt: skip
-    writer, _ = start(path, contents, [])
+    writer, _ = start_writer(path, contents, [])
     with writer:
         for first in range(0, len(X), 4096):
             at = np.arange(first, min(first + 4096, len(X)))
@@ -188,7 +189,7 @@ def test_memory_does_not_hold_the_cache(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from drexcache import AttentionFusionRegressor, open_cache\n"
-        "from drexcache.cached_rows import rated_rows_of; from drexcache.fusion_fitting import fit_together\n"
+        "from drexcache.cache.rows import rated_rows_of; from drexcache.fusion.fitting import fit_together\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "def train(path):\n"
         "    head = AttentionFusionRegressor(width=16, epochs=2, batch_size=128)\n"

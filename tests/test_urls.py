@@ -15,12 +15,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from small_datasets import folder_of, refusal
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
-from drexcache.cache import FeatureCache
+from drexcache.cache.reader import FeatureCache
 from drexcache.cli import main
+from drexcache.datasets.table import ImageTable
+from drexcache.datasets.urls import Url
 from drexcache.features import extract
-from drexcache.images import ImageTable
 from drexcache.recipes import Recipe
-from drexcache.urls import Url
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How the files release-0.1-* were made: 24 drawn pictures, a cache of hand-made cues, three models and their predictions.
+"""How the files release-0.1-* were made: a cache of 24 drawn pictures, three models, their predictions.
 
     python tests/data/make_release_0_1.py FOLDER
 
@@ -31,7 +31,7 @@ def draw(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    from drexcache.model import train_model  # where release 0.1 had it
+    from drexcache.regressors.model import train_model  # where release 0.1 had it
 
     cache_path = folder / "release-0.1-cache.h5"
     with tempfile.TemporaryDirectory() as pictures:

@@ -1,0 +1,16 @@
+from . import metrics as metrics
+from .cache import FeatureCache as FeatureCache
+from .cache import FeatureMatrix as FeatureMatrix
+from .cache import open_cache as open_cache
+from .datasets import read_images as read_images
+from .errors import DrexcacheError as DrexcacheError
+from .fusion import AttentionFusionRegressor as AttentionFusionRegressor
+from .fusion import fit_many as fit_many
+from .recipes import Recipe as Recipe
+from .recipes import recipe as recipe
+from .regressors import GramRidge as GramRidge
+from .regressors import Model as Model
+from .regressors import load_model as load_model
+from .regressors import train_streamed as train_streamed
+from .regressors.named import regressors as regressors
+from .scores import ScoreTable as ScoreTable

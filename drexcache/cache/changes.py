@@ -1,0 +1,232 @@
+"""Caches out of caches: merge shards, new ratings, differences, exports."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drexcache.cache.format import DONE, FAILED, Contents, check_name, differences
+from drexcache.cache.reader import FeatureCache, open_cache
+from drexcache.cache.writer import CacheWriter, create_empty, no_space, take_rows, writer_lock
+from drexcache.datasets import Columns, match_ratings, read_ratings, sha256_of_ids
+from drexcache.errors import DrexcacheError
+
+
+def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
+    """Make one cache of all the shards of a table.
+
+    Raises
+    ------
+    DrexcacheError : shards of different tables or recipes, an overlap, a missing shard, or ``out`` exists.
+    """
+    caches = [open_cache(path) for path in shards]
+    out = Path(out)
+    if out.exists():
+        raise DrexcacheError(f"{out}: exists; merge writes a new file")
+    first = caches[0]
+    for other in caches[1:]:
+        _same_work(first, other)
+    ids = sorted((image for cache in caches for image in cache.ids), key=str.encode)
+    if twice := [a for a, b in itertools.pairwise(ids) if a == b]:
+        raise DrexcacheError(
+            f"{len(twice)} images stand in two of the shards (first: {twice[0]}); give each shard once"
+        )
+    if sha256_of_ids(ids) != first.table_sha256:
+        given = ", ".join(cache.shard or "whole" for cache in caches)
+        raise DrexcacheError(f"the {len(ids)} images of these shards are not the whole table; given: {given}")
+    at = {image: (cache, row) for cache in caches for row, image in enumerate(cache.ids)}
+    targets = {
+        name: replace(target, values=np.array([at[i][0].targets[name].values[at[i][1]] for i in ids]))
+        for name, target in first.targets.items()
+    }
+    labels = {name: tuple(at[i][0].labels[name][at[i][1]] for i in ids) for name in first.labels}
+    contents = replace(first.contents, ids=tuple(ids), targets=targets, labels=labels, shard="")
+    rewrite(out, contents, caches)
+    return open_cache(out)
+
+
+def _same_work(first: FeatureCache, other: FeatureCache) -> None:
+    where = f"{other.path} does not fit {first.path}"
+    if other.table_sha256 != first.table_sha256:
+        raise DrexcacheError(f"{where}: they are shards of different image tables")
+    if list(other.blocks) != list(first.blocks):
+        raise DrexcacheError(f"{where}: blocks {', '.join(other.blocks)} against {', '.join(first.blocks)}")
+    for name, block in first.blocks.items():
+        if other.blocks[name].fingerprint != block.fingerprint:
+            raise DrexcacheError(f"{where}: block {name}: {'; '.join(differences(block, other.blocks[name]))}")
+        if other.blocks[name].dtype != block.dtype:
+            raise DrexcacheError(f"{where}: block {name} is stored as {other.blocks[name].dtype} against {block.dtype}")
+    if list(other.targets) != list(first.targets) or list(other.labels) != list(first.labels):
+        raise DrexcacheError(f"{where}: their targets or labels have other names")
+
+
+def rate(
+    path: str | Path, ratings: str | Path, target: str, *, value_range: tuple[float, float] | None = None,
+    higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
+    columns: Columns | None = None,
+) -> tuple[str, ...]:  # fmt: skip
+    """Add a target from a file of ratings, or replace one; features are not touched. The notes of the reading.
+
+    Raises
+    ------
+    DrexcacheError : a target of that name exists and ``replace_target`` is not set, or ratings that do not match.
+    """
+    cache = open_cache(path)
+    check_name(target, "target")
+    if target in cache.targets and not replace_target:
+        raise DrexcacheError(f"{path}: has a target named {target}; give --replace, or another --target name")
+    match = match_ratings(
+        cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range,
+        higher_is=higher_is, allow_unmatched=allow_unmatched,
+    )  # fmt: skip
+    targets = dict(sorted({**cache.targets, target: match.target}.items()))
+    labels = dict(sorted({**cache.labels, **match.labels}.items()))
+    rewrite(Path(path), replace(cache.contents, targets=targets, labels=labels), [cache])
+    return match.notes
+
+
+def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
+    """Write a cache whose rows all stand in ``sources``: for merging shards, new ratings, dropped rows.
+
+    Raises
+    ------
+    DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
+    """
+    fresh = final.with_name(f"{final.name}.rewrite")  # not a partial file: what is left of it is worth nothing
+    with writer_lock(final):
+        if any(source.path == final and source.replaced() for source in sources):
+            raise DrexcacheError(f"{final}: another process replaced it meanwhile; run the same command again")
+        try:
+            create_empty(fresh, contents, final)
+            with CacheWriter(fresh) as writer:
+                for source in sources:
+                    if count := take_rows(writer, source, None):
+                        raise DrexcacheError(
+                            f"{source.path}: {count} rows do not match their checksum and nothing was replaced; run "
+                            "the extract command that made it again, it computes them anew"
+                        )
+                    _take_failures(writer, source)
+                writer.finish(final)
+        except OSError as error:
+            raise no_space(error, final) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
+    rows, failures = {image: row for row, image in enumerate(writer.cache.ids)}, source.failures()
+    found = [
+        (rows[image], at, failures[image]) for at, image in enumerate(source.ids) if image in failures and image in rows
+    ]
+    if not found:
+        return
+    place, at = np.array([row for row, _, _ in found]), np.array([at for _, at, _ in found])
+    writer.put_files(place, source.hashes()[at], source.stats()[at], [reason for _, _, reason in found])
+    for name in set(writer.cache.blocks) & set(source.blocks):
+        writer.put_failed(name, place[source.status(name)[at] == FAILED])
+
+
+def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
+    """Where two caches differ and by how much, a line each; empty when they hold the same."""
+    found = []
+    for one, two in ((a, b), (b, a)):
+        only = sorted(set(one.ids) - set(two.ids))
+        if only:
+            found.append(f"{len(only)} images only in {one.path} (first: {', '.join(only[:3])})")
+        found += [f"block {name} only in {one.path}" for name in one.blocks if name not in two.blocks]
+        found += [f"target {name} only in {one.path}" for name in one.targets if name not in two.targets]
+    rows = {image: row for row, image in enumerate(b.ids)}
+    common = [(row, rows[image]) for row, image in enumerate(a.ids) if image in rows]
+    if not common:
+        return found
+    at, bt = (np.array(side) for side in zip(*common, strict=True))
+    changed = int((a.hashes()[at] != b.hashes()[bt]).any(axis=1).sum())
+    if changed:
+        found.append(f"{changed} images have other file contents")
+    for name in a.targets:
+        if name in b.targets:
+            apart = ~np.isclose(a.targets[name].values[at], b.targets[name].values[bt], rtol=0, atol=0, equal_nan=True)
+            if apart.any():
+                found.append(f"target {name}: {int(apart.sum())} ratings differ")
+    for name in a.blocks:
+        if name in b.blocks:
+            found += _block_difference(a, b, name, at, bt)
+    return found
+
+
+def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarray, bt: np.ndarray) -> list[str]:
+    found = [f"block {name}: {line}" for line in differences(a.blocks[name], b.blocks[name])]
+    both = (a.status(name)[at] == DONE) & (b.status(name)[bt] == DONE)
+    if (a.status(name)[at] != b.status(name)[bt]).any():
+        found.append(f"block {name}: {int((a.status(name)[at] != b.status(name)[bt]).sum())} rows have another status")
+    if a.blocks[name].dim != b.blocks[name].dim:
+        return [*found, f"block {name}: {a.blocks[name].dim} against {b.blocks[name].dim} columns"]
+    rows, worst, scale = 0, 0.0, 1e-12
+    for piece in np.array_split(np.flatnonzero(both), max(1, int(both.sum()) // 1024)):
+        one = a.features(name, at[piece]).astype(np.float64)
+        gap = np.abs(one - b.features(name, bt[piece]))
+        rows += int((gap > 0).any(axis=1).sum())
+        worst, scale = max(worst, gap.max(initial=0.0)), max(scale, np.abs(one).max(initial=0.0))
+    if rows:
+        found.append(
+            f"block {name}: {rows} rows differ, by at most {worst:.3g} ({worst / scale:.1e} of the largest value)"
+        )
+    return found
+
+
+def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = None) -> int:
+    """Write ids, targets, labels and features with named columns to .npz, .parquet or .csv; the number of rows.
+
+    A column is named BLOCK/TAP/NUMBER. In .npz the features are one array ``X`` with ``columns`` naming them.
+
+    Raises
+    ------
+    DrexcacheError : another ending, or pyarrow (for .parquet) is not installed.
+    """
+    out = Path(out)
+    writers = {".npz": _npz, ".parquet": _parquet, ".csv": _csv}
+    if out.suffix not in writers:
+        raise DrexcacheError(f"{out}: the ending chooses the form; expected one of {', '.join(writers)}")
+    matrix = cache.matrix(blocks, target=next(iter(cache.targets), None))
+    rows = {image: row for row, image in enumerate(cache.ids)}
+    at = [rows[image] for image in matrix.ids]
+    known: dict[str, Any] = {"id": list(matrix.ids)}
+    known |= {name: target.values[at] for name, target in cache.targets.items()}
+    known |= {name: list(column) for name, column in matrix.labels.items()}
+    columns = [""] * matrix.X.shape[1]
+    for tap, where in matrix.taps.items():
+        columns[where] = [f"{tap}/{number}" for number in range(where.stop - where.start)]
+    try:
+        writers[out.suffix](out, known, columns, matrix.X)
+    except OSError as error:
+        raise DrexcacheError(f"{out}: could not be written ({error.strerror or error})") from error
+    return len(matrix)
+
+
+def _npz(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in known.items()}
+    np.savez(out, X=X, columns=np.array(columns), **arrays)
+
+
+def _csv(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+    with out.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow([*known, *columns])
+        for *values, features in zip(*known.values(), X, strict=True):
+            rows.writerow([*values, *(f"{value:.9g}" for value in features)])
+
+
+def _parquet(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DrexcacheError("export to .parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
+    table = {**known, **{name: X[:, number] for number, name in enumerate(columns)}}
+    parquet.write_table(pyarrow.table(table), out)

@@ -1,0 +1,141 @@
+"""Images and ratings come in: a folder, a zip or a URL becomes an ImageTable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Literal
+
+from drexcache.datasets.files import ImageFile
+from drexcache.datasets.layouts import list_dataset
+from drexcache.datasets.matching import Target, match_ratings
+from drexcache.datasets.ratings import Columns
+from drexcache.errors import DrexcacheError
+
+__all__ = ["ImageFile", "ImageTable", "Target", "read_images"]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """n images of one dataset, row i of everything being image ``ids[i]``.
+
+    Attributes
+    ----------
+    dataset : the folder's or the zip's name, or the one that was given.
+    ids : paths relative to the root, POSIX, unique, ascending in the order of their bytes.
+    files : where each image lies. targets : name -> ratings. labels : column -> (n,) texts, "" where unknown.
+    notes : what was guessed or left out, a sentence each.
+    shard_of : "i/n" for one shard of a table; table_sha256 : then the SHA-256 of the whole table's ids.
+    """
+
+    dataset: str
+    ids: tuple[str, ...]
+    files: tuple[ImageFile, ...]
+    targets: dict[str, Target]
+    labels: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    shard_of: str = ""
+    table_sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def shard(self, index: int, count: int) -> ImageTable:
+        """The ``index``-th (from 1) of ``count`` consecutive ranges of about equal length.
+
+        Raises
+        ------
+        DrexcacheError : no such shard, or more shards than images.
+        """
+        if not 1 <= index <= count <= len(self):
+            raise DrexcacheError(
+                f"no shard {index}/{count} of {len(self)} images; expected I/N, 1 <= I <= N <= {len(self)}"
+            )
+        rows = slice((index - 1) * len(self) // count, index * len(self) // count)
+        return replace(
+            self,
+            ids=self.ids[rows],
+            files=self.files[rows],
+            targets={name: replace(target, values=target.values[rows]) for name, target in self.targets.items()},
+            labels={name: column[rows] for name, column in self.labels.items()},
+            shard_of=f"{index}/{count}",
+            table_sha256=sha256_of_ids(self.ids),
+        )
+
+
+def sha256_of_ids(values: Sequence[str]) -> str:
+    """SHA-256 (hex) over the values in UTF-8, each followed by a zero byte."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def read_images(
+    source: str | PathLike[str],
+    ratings: str | PathLike[str] | Literal[False] | None = None,
+    *,
+    layout: str = "auto",
+    dataset: str | None = None,
+    image_column: str | None = None,
+    rating_column: str | None = None,
+    split_column: str | None = None,
+    group_columns: Sequence[str] = (),
+    rater_column: str | None = None,
+    error_column: str | None = None,
+    raters: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    higher_is: str = "more",
+    target: str = "rating",
+    allow_unmatched: bool = False,
+) -> ImageTable:
+    """List the images of a folder, a zip or a URL and match their ratings; no image is opened.
+
+    Parameters
+    ----------
+    source : folder or .zip, or a folder's URL such as s3://bucket/photos, read through fsspec.
+    ratings : table of ratings (see `drexcache.datasets.ratings.read_ratings`); None takes what the layout brings (a
+        ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
+    layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
+        "savoias" (one category's folder, .../Images/Scenes; ratings on 0..100), or "auto".
+    rating_column : may be a pattern for several columns, one per rater, such as "rater_*".
+    rater_column, error_column, raters : see `drexcache.datasets.Columns`; they tell how reliable the ratings are.
+    value_range : lowest and highest rating that the scale allows.
+    higher_is : "more" or "less" of what is rated.
+    target : name of the ratings.
+    allow_unmatched : see `drexcache.datasets.matching.match_ratings`.
+
+    Raises
+    ------
+    DrexcacheError : no images, no such layout, or ratings that are not readable or do not match.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.jpg", "a.PNG"):
+    ...         _ = (Path(folder) / name).write_bytes(b"")
+    ...     _ = (Path(folder) / "ratings.csv").write_text("file,score\\na.png,3\\nb.jpg,5\\n")
+    ...     table = read_images(folder, value_range=(1, 7))
+    >>> table.ids, table.targets["rating"].values
+    (('a.PNG', 'b.jpg'), array([3., 5.]))
+    """
+    groups = tuple(group_columns)
+    columns = Columns(image_column, rating_column, split_column, groups, rater_column, error_column, raters)
+    found = list_dataset(source, ratings, layout, columns)
+    if found.ratings is None and value_range is not None:
+        raise DrexcacheError(f"{source}: --range given, but there are no ratings")
+    ids = tuple(found.images)
+    table = ImageTable(dataset or found.name, ids, tuple(found.images.values()), {}, {}, found.notes)
+    if found.ratings is None:
+        return table
+    match = match_ratings(
+        ids,
+        found.ratings,
+        target=target,
+        value_range=value_range or found.value_range,
+        higher_is=higher_is,
+        allow_unmatched=allow_unmatched,
+    )
+    return replace(table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes)

@@ -1,0 +1,80 @@
+"""What a fusion head accepts: finite values, arms that fit, settings in range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from drexcache.fusion.loss import LOSSES
+
+Arms = Mapping[str, slice | Sequence[int]]
+
+COUNTS = {"width": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "min_steps": 0, "early_stopping": 0}  # at least
+RANGES: dict[str, tuple[float, float]] = {
+    "lr": (0, np.inf),
+    "weight_decay": (0, np.inf),
+    "dropout": (0, 0.99),
+    "clip": (0, np.inf),
+    "ema": (0, 1),
+    "ema_horizon": (1e-6, np.inf),
+    "validation_fraction": (1e-6, 0.9),
+}
+
+
+def require_finite(name: str, values: np.ndarray) -> None:
+    """Raise ValueError that names the first rows of values (n, d) with a NaN or an infinity."""
+    if np.isfinite(values.sum(dtype=np.float64)):  # quick; a NaN or infinity anywhere would show
+        return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ValueError(f"{name} has NaN or inf in row {', '.join(map(str, bad[:5]))}{more}; leave such rows out")
+
+
+def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
+    """The arms' names and their columns as plain slices, checked against d features."""
+    if arms is None:
+        return ["all"], [slice(0, d)]
+    if not isinstance(arms, Mapping) or not arms:
+        raise ValueError(f"arms must map names to columns, such as {{'dino': slice(0, 384)}}; found {arms!r}")
+    columns: list[slice] = []
+    for name, given in arms.items():
+        pair = given if isinstance(given, slice) else slice(*given)
+        start, stop, step = pair.start, pair.stop, pair.step
+        start, stop = 0 if start is None else start, d if stop is None else stop
+        if step not in (None, 1) or not 0 <= start < stop <= d:
+            raise ValueError(f"arm {name!r} names columns {start} to {stop}, but X has columns 0 to {d}")
+        for other, cols in zip(arms, columns, strict=False):
+            if max(start, cols.start) < min(stop, cols.stop):
+                raise ValueError(f"arms {other!r} and {name!r} overlap in column {max(start, cols.start)}")
+        columns.append(slice(start, stop))
+    return list(arms), columns
+
+
+def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.ndarray | None]:
+    """The labels, sorted, and each row's number among them; none where all rows are of one dataset."""
+    if datasets is None:
+        return [], None
+    found = np.asarray(datasets)
+    if found.shape != (n,):
+        raise ValueError(f"datasets must give a label to each of {n} rows, found shape {found.shape}")
+    labels, codes = np.unique(found.astype(str), return_inverse=True)
+    return (labels.tolist(), codes) if len(labels) > 1 else ([], None)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first setting out of its range."""
+    if settings["loss"] not in ("huber", *LOSSES):
+        raise ValueError(f"loss must be one of huber, {', '.join(LOSSES)}; found {settings['loss']!r}")
+    for name, least in COUNTS.items():
+        if not isinstance(settings[name], int | np.integer) or settings[name] < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")
+    for name, (low, high) in RANGES.items():
+        value = settings[name]
+        if value is None and name in ("clip", "ema_horizon"):
+            continue
+        if not isinstance(value, int | float | np.number) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}, found {value!r}")

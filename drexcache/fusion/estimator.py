@@ -1,0 +1,265 @@
+"""AttentionFusionRegressor: the paper's fusion head as a scikit-learn estimator, and many trained at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from drexcache.fusion.checks import Arms, check_settings, require_finite, resolved_arms
+from drexcache.fusion.fitting import checked, device_of, fit_together, seeds_of
+from drexcache.fusion.head import fuse, parameter_shapes, project
+
+# name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
+# columns are not among the latter: they cost .08 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
+PRESETS: dict[str, dict[str, Any]] = {
+    "fusion-paper": {},
+    "fusion": {"ema_horizon": 0.1, "min_steps": 400},
+}
+ROWS_AT_ONCE = 2048
+
+
+class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
+    """Fuse groups of features ("arms") by attention and regress a score; the defaults are DReX's own.
+
+    Each arm is projected to ``width`` (linear, layer norm, GELU), the arms are summed with softmax attention
+    weights, and a small network scores the sum (arXiv 2511.16991). Training is by Huber loss, AdamW, a
+    one-cycle schedule and clipped gradients; the moving average (EMA) of the weights is the result. Ratings
+    are expected on [0, 1].
+
+    Parameters
+    ----------
+    arms : name -> columns of X, a slice or (start, stop), such as the ``blocks`` of a `FeatureMatrix`; None
+        takes all columns as one arm. Columns that no arm names are left out.
+    width : features per projected arm.
+    dropout : rate after each hidden layer of the head.
+    lr, weight_decay : AdamW's; lr is the highest of the one-cycle schedule.
+    epochs, batch_size : passes over the rows, and rows per step; a last, short batch is kept.
+    min_steps : with few rows, more epochs than ``epochs`` are made, as many as this number of steps takes.
+    clip : highest norm of a step's gradient; None for no limit.
+    ema : decay per step of the weights' average, which starts from the initial weights without correction.
+    ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
+    standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
+    loss : "huber"; "ccc", one minus the concordance correlation of each batch; or "rank", Huber's loss and a share
+        for every pair of the batch in the wrong order.
+    early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
+        with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
+    fixed_average : whether every arm weighs the same, instead of attention.
+    seeds : heads to train, from random_state, random_state + 1, ...; their mean is predicted.
+    random_state : seed of the initial weights, the shuffles and the dropout.
+    device : "cpu", "cuda", "mps", or "auto" for the best there is.
+    verbose : whether to show a progress bar in a terminal.
+
+    Attributes
+    ----------
+    arms_ : the arms' names. n_features_in_ : columns of X.
+    parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion.head.parameter_shapes`.
+    mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
+    log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr; with early stopping also of
+        validation_loss and validation_r.
+    dataset_scales_ : label -> (scale, offset) from predictions to a dataset's own ratings; empty unless ``fit``
+        was given ``datasets``.
+
+    Examples
+    --------
+    >>> X = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    >>> y = 1 / (1 + np.exp(-X[:, 0]))
+    >>> model = AttentionFusionRegressor({"a": (0, 2), "b": (2, 6)}, width=32, lr=0.01, ema=0.9, epochs=5)
+    >>> model.fit(X, y).predict(X).shape, model.attention(X).shape, model.arms_, len(model.log_)
+    ((200,), (200, 2), ['a', 'b'], 5)
+    """
+
+    __module__ = "drexcache.fusion"  # the public place, which model files name; the class itself may move
+
+    def __init__(
+        self,
+        arms: Arms | None = None,
+        *,
+        width: int = 384,
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        epochs: int = 10,
+        batch_size: int = 16,
+        min_steps: int = 0,
+        clip: float | None = 1.0,
+        ema: float = 0.999,
+        ema_horizon: float | None = None,
+        standardize: bool = False,
+        loss: str = "huber",
+        early_stopping: int = 0,
+        validation_fraction: float = 0.1,
+        fixed_average: bool = False,
+        seeds: int = 1,
+        random_state: int | np.random.RandomState | None = 42,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.arms = arms
+        self.width = width
+        self.dropout = dropout
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.min_steps = min_steps
+        self.clip = clip
+        self.ema = ema
+        self.ema_horizon = ema_horizon
+        self.standardize = standardize
+        self.loss = loss
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.fixed_average = fixed_average
+        self.seeds = seeds
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: np.ndarray, y: np.ndarray, datasets: ArrayLike | None = None) -> AttentionFusionRegressor:
+        """Train on X (n, d) and ratings y (n,).
+
+        datasets : (n,) labels, where the rows come from several datasets that rate each on a scale of its own:
+        a scale and an offset of each are learnt too, and predictions are on the datasets' mean scale.
+
+        Raises
+        ------
+        ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not
+            fit X, a setting out of range, or a training that diverges.
+        """
+        X, y = checked(self, X, y)
+        fit_together([self], X, y, [None], datasets)
+        return self
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
+        scores, _ = self.each_seed(X)
+        mean = scores.mean(0)
+        if not return_std:
+            return mean
+        if len(scores) < 2:
+            raise ValueError("return_std is the spread over seeds: fit with seeds=2 or more")
+        return mean, scores.std(0, ddof=1)
+
+    def attention(self, X: np.ndarray) -> np.ndarray:
+        """Attention weights (n, n_arms) in the order of ``arms_``, mean over seeds; each row sums to 1."""
+        return self.each_seed(X)[1].mean(0)
+
+    @torch.inference_mode()
+    def each_seed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (seeds, n) and attention weights (seeds, n, n_arms) of X (n, d), in one pass over it.
+
+        In float64: what else is in X does not matter.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
+        require_finite("X", X)
+        device = "cuda" if device_of(self.device) == "cuda" else "cpu"  # MPS has no float64
+        p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
+        scores, weights = [], []
+        for start in range(0, len(X), ROWS_AT_ONCE):
+            x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
+            if self.mean_ is not None:
+                x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
+            out = fuse(
+                p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
+            )
+            scores.append(out[0].cpu().numpy())
+            weights.append(out[1].cpu().numpy())
+        return np.concatenate(scores, 1), np.concatenate(weights, 1)
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by name and JSON-able settings: all that `from_state` needs."""
+        check_is_fitted(self)
+        arrays = dict(self.parameters_)
+        if self.mean_ is not None:
+            arrays |= {"mean": self.mean_, "scale": self.scale_}
+        params = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
+        params["arms"] = {name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)}
+        params["random_state"] = self.seeds_[0]
+        learnt = {"log": self.log_, "dataset_scales": self.dataset_scales_}
+        return arrays, {"params": params, "n_features_in": self.n_features_in_, **learnt}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> AttentionFusionRegressor:
+        """The fitted estimator that `get_state` described.
+
+        Raises
+        ------
+        ValueError : an unknown setting, or an array that is missing, unknown or of the wrong shape or type.
+        """
+        unknown = set(settings["params"]) - set(cls().get_params())
+        if unknown:
+            raise ValueError(f"unknown settings of a fusion head: {', '.join(sorted(unknown))}")
+        self = cls(**settings["params"])
+        check_settings(self.get_params())
+        self.n_features_in_ = settings["n_features_in"]
+        self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
+        self.seeds_ = seeds_of(self)
+        self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
+        shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
+        expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
+        if self.standardize:
+            expected |= {"mean": (self.n_features_in_,), "scale": (self.n_features_in_,)}
+        for name in sorted(set(expected) | set(arrays)):
+            found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
+            wanted = (expected[name], "float32") if name in expected else None
+            if found != wanted:
+                raise ValueError(f"array {name!r} of a fusion head: expected {wanted}, found {found}")
+        self.parameters_ = {name: arrays[name] for name in shapes}
+        self.mean_, self.scale_ = arrays.get("mean"), arrays.get("scale")
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # the paper's settings are for thousands of ratings on [0, 1]
+        return tags
+
+
+def fit_many(
+    estimators: Sequence[AttentionFusionRegressor],
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: Sequence[np.ndarray | None] | None = None,
+    *,
+    datasets: ArrayLike | None = None,
+    stack: int | None = None,
+) -> list[AttentionFusionRegressor]:
+    """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
+
+    X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
+    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads at a time; None for what suits the
+    device. Estimator k's result is that of ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point
+    tolerance.
+
+    Raises
+    ------
+    ValueError : as `AttentionFusionRegressor.fit`.
+
+    >>> X = np.random.default_rng(0).normal(size=(60, 6)).astype("float32")
+    >>> y, folds = X[:, 0], [np.arange(0, 40), np.arange(20, 60)]
+    >>> small = AttentionFusionRegressor(width=16, epochs=2)
+    >>> [model.predict(X).shape for model in fit_many([small, small], X, y, folds)]
+    [(60,), (60,)]
+    """
+    models = [clone(estimator) for estimator in estimators]
+    all_rows = list(rows) if rows is not None else [None] * len(models)
+    if len(all_rows) != len(models):
+        raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
+    if not models:
+        return []
+    X_checked, y_checked = checked(models[0], X, y)
+    fit_together(models, X_checked, y_checked, all_rows, datasets, stack=stack)
+    return models

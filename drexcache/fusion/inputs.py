@@ -1,0 +1,81 @@
+"""The rows that K heads train on, by step: resident on the device or streamed, standardised where a head wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drexcache.cache import CachedRows
+from drexcache.fusion.plan import HeadSettings, Plan
+from drexcache.fusion.stream import StreamedRows
+
+Scaling = tuple[np.ndarray, np.ndarray] | None  # mean and standard deviation, (d,) each
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All rows: X (n, d), ratings y (n,), and the number of each row's dataset (n,), or None for one dataset."""
+
+    X: Tensor | CachedRows
+    y: Tensor
+    datasets: Tensor | None = None
+
+
+class ResidentRows:
+    """Features by step, all of X (n, d) on the device."""
+
+    def __init__(self, X: Tensor, plan: Plan) -> None:
+        self.X, self.index = X, plan.index
+
+    def batch(self, t: int) -> Tensor:
+        """Features (K, B, d) of step t."""
+        rows = self.index[t]
+        return self.X.index_select(0, rows.flatten()).view(*rows.shape, -1)
+
+    def pieces(self, rows: Tensor) -> Iterator[Tensor]:
+        """Features (V, d) of rows (V,), in one piece."""
+        yield self.X[rows]
+
+    def mean_and_std(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (d,) of those rows, None for all."""
+        X = self.X if rows is None else self.X[torch.from_numpy(rows).to(self.X.device)]
+        std, mean = torch.std_mean(X, dim=0, correction=0)
+        return mean.cpu().numpy(), std.cpu().numpy()
+
+
+class Inputs:
+    """What each of K heads sees of X at each step: standardised by its own training rows if it asks so."""
+
+    def __init__(self, data: TrainingData, heads: Sequence[HeadSettings], plan: Plan) -> None:
+        self.rows: ResidentRows | StreamedRows
+        self.rows = StreamedRows(data.X, plan) if isinstance(data.X, CachedRows) else ResidentRows(data.X, plan)
+        self.scalings = _scalings(self.rows, heads)
+        d = data.X.shape[1]
+        none = np.zeros(d, np.float32), np.ones(d, np.float32)
+        mean, std = (np.stack(part)[:, None] for part in zip(*[s or none for s in self.scalings], strict=True))
+        self.shift, self.scale = (torch.from_numpy(part).to(data.y.device) for part in (-mean / std, 1 / std))
+
+    def batch(self, t: int) -> Tensor:
+        """Features (K, B, d) of step t; steps are asked for in order, the same one more than once if need be."""
+        x = self.rows.batch(t)
+        return torch.addcmul(self.shift, x, self.scale) if any(self.scalings) else x
+
+    def of_head(self, k: int, rows: Tensor) -> Iterator[Tensor]:
+        """Head k's features (1, m, d) of rows (V,), in pieces that fit in memory."""
+        for x in self.rows.pieces(rows):
+            yield torch.addcmul(self.shift[k], x, self.scale[k])[None]
+
+
+def _scalings(rows: ResidentRows | StreamedRows, heads: Sequence[HeadSettings]) -> list[Scaling]:
+    """Each head's scaling by its own rows, None where it does not; a constant feature has scale 1."""
+    known: dict[int, Scaling] = {}  # heads often share their rows
+    for head in heads:
+        if head.standardize and id(head.rows) not in known:
+            mean, std = rows.mean_and_std(head.rows)
+            std[std <= 1e-6 * np.abs(mean)] = 1.0  # float32 rounding of a constant
+            known[id(head.rows)] = mean, std
+    return [known[id(head.rows)] if head.standardize else None for head in heads]

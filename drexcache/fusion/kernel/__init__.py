@@ -1,0 +1,1 @@
+"""The training step on a CPU, compiled from C."""

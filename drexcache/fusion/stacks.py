@@ -1,0 +1,142 @@
+"""Many fusion heads at once: which of them are trained in one stack, and which stacks side by side."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
+
+import numpy as np
+import torch
+
+from drexcache.cache import CachedRows
+from drexcache.fusion.head import parameter_shapes
+from drexcache.fusion.inputs import TrainingData
+from drexcache.fusion.plan import SPAN, Design, HeadSettings
+from drexcache.fusion.step import has_compiled_step
+from drexcache.fusion.training import TrainedHead, train_stack
+
+STACK = 4  # heads at a time on a CPU: small heads share the time that calls take
+SIDE_BY_SIDE = 8  # stacks at most: beyond, their threads wait for the interpreter's lock
+
+Group = tuple[Design, Sequence[HeadSettings]]
+Job = Callable[[threading.Event], list[TrainedHead]]
+
+
+def train_heads(
+    X: np.ndarray | CachedRows,
+    y: np.ndarray,
+    groups: Sequence[Group],
+    *,
+    datasets: np.ndarray | None = None,
+    verbose: bool = False,
+    stack: int | None = None,
+) -> list[list[TrainedHead]]:
+    """Train the heads of every group on X (n, d) and y (n,), ``stack`` of them at a time (None: what suits).
+
+    X : features, or rows that are read while they are trained on; these one head at a time, as each has its own
+    order. datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
+    floating-point tolerance.
+    """
+    streamed = isinstance(X, CachedRows)
+    devices = {design.device for design, _ in groups}
+    data = {device: _training_data(X, y, datasets, device) for device in devices}
+    compiled = all(map(has_compiled_step, devices))
+    if "cpu" in devices and not compiled:
+        _warn_of_slow_steps()
+    with _undivided_operations() if compiled else nullcontext(1) as threads:
+        side_by_side = 1 if streamed else min(threads, SIDE_BY_SIDE)
+        stacks = [
+            (owner, design, heads[start : start + size])
+            for owner, (design, heads) in enumerate(groups)
+            for size in [stack or (1 if streamed else heads_that_fit(design, X.shape[1], len(heads), side_by_side))]
+            for start in range(0, len(heads), size)
+        ]
+        side_by_side = min(side_by_side, len(stacks))
+        work = [
+            partial(train_stack, data[design.device], heads, design, threads // side_by_side, verbose=verbose)
+            for _, design, heads in stacks
+        ]
+        parts = _run(work, [_cost(design, heads, len(y)) for _, design, heads in stacks], side_by_side)
+    trained: list[list[TrainedHead]] = [[] for _ in groups]
+    for (owner, *_), part in zip(stacks, parts, strict=True):
+        trained[owner] += part
+    return trained
+
+
+def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, datasets: np.ndarray | None, device: str) -> TrainingData:
+    return TrainingData(
+        X if isinstance(X, CachedRows) else torch.from_numpy(np.require(X, np.float32, ["C", "W"])).to(device),
+        torch.from_numpy(np.require(y, np.float32, ["C", "W"])).to(device),
+        None if datasets is None else torch.from_numpy(datasets).to(device),
+    )
+
+
+@cache
+def _warn_of_slow_steps() -> None:
+    warnings.warn(
+        "drexcache.fusion.kernel.fusion_cpu was not built, as where drexcache is installed no C compiler was found: "
+        "fusion heads train by torch's operations, which are slower; install it again where there is gcc or clang",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+@contextmanager
+def _undivided_operations() -> Iterator[int]:
+    """Have torch make each operation with one thread; the number of threads to share out whole steps among.
+
+    The operations left to it take few microseconds, and to wake a second thread for one takes longer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(work: Sequence[Job], costs: Sequence[float], side_by_side: int) -> list[list[TrainedHead]]:
+    """All results in order; the costly stacks begin first. Where one fails, or Ctrl-C comes, the others stop."""
+    stop = threading.Event()
+    if side_by_side == 1:
+        return [job(stop) for job in work]
+    with ThreadPoolExecutor(side_by_side) as pool:
+        futures = {i: pool.submit(work[i], stop) for i in sorted(range(len(work)), key=lambda i: -costs[i])}
+        try:
+            for ended in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                ended.result()  # raises, where this is the one that failed
+            return [futures[i].result() for i in range(len(work))]
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def heads_that_fit(design: Design, d: int, heads: int, side_by_side: int) -> int:
+    """How many heads to train in one stack: what free GPU memory allows, elsewhere a few.
+
+    One by torch's operations on a CPU: several would push each other out of its cache.
+    """
+    size, kind = _parameters(design), torch.device(design.device).type
+    if kind != "cuda":
+        return 1 if kind == "cpu" and not has_compiled_step("cpu") else min(STACK, math.ceil(heads / side_by_side))
+    floats = 8 * size  # parameters, gradient, m, v, ema, and room for temporaries
+    floats += design.batch_size * (8 * d + 4 * 224 * SPAN + 40 * design.width * len(design.arms))
+    free, _ = torch.cuda.mem_get_info(design.device)
+    return max(1, int(0.8 * free / (4 * floats)))
+
+
+def _cost(design: Design, heads: Sequence[HeadSettings], n: int) -> float:
+    """Of a stack's training, for comparison: steps times parameters."""
+    rows = [n if head.rows is None else len(head.rows) for head in heads]
+    steps = sum(head.epochs * count / design.batch_size for head, count in zip(heads, rows, strict=True))
+    return steps * _parameters(design)
+
+
+def _parameters(design: Design) -> int:
+    return sum(math.prod(shape) for shape in parameter_shapes(design.dims, design.width).values())

@@ -1,0 +1,115 @@
+"""Training of K fusion heads of one design in one loop: the paper's recipe, with each head's own settings and rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from drexcache.fusion.head import Shapes, parameter_shapes, parameter_views
+from drexcache.fusion.inputs import Inputs, Scaling, TrainingData
+from drexcache.fusion.loss import make_criterion
+from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan, make_plan
+from drexcache.fusion.scales import DatasetScales
+from drexcache.fusion.step import make_step
+from drexcache.fusion.validation import Validation
+
+LogRow = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """One head: its parameters (the EMA weights), its inputs' scaling if any, a log row per epoch.
+
+    ``dataset_scales``: (G, 2) of a mixed training, each dataset's scale and offset.
+    """
+
+    parameters: dict[str, np.ndarray]
+    scaling: Scaling
+    log: list[LogRow]
+    dataset_scales: np.ndarray | None = None
+
+
+@torch.no_grad()
+def train_stack(
+    data: TrainingData,
+    heads: Sequence[HeadSettings],
+    design: Design,
+    threads: int,
+    stop: threading.Event,
+    *,
+    verbose: bool = False,
+) -> list[TrainedHead]:
+    """Train K heads together. B is the batch size, P one head's parameters, T the steps of the longest.
+
+    threads : how many work on it, on a CPU. stop : set by another thread, it ends the training with CancelledError.
+    """
+    plan = make_plan(len(data.y), heads, design)
+    inputs = Inputs(data, heads, plan)
+    flat = plan.init
+    ema = flat.clone()  # (K, P)
+    scales = None if data.datasets is None else DatasetScales(data.datasets, data.y, heads, plan)
+    criterion = make_criterion(design.loss, data.y, plan, scales)
+    validation = Validation(inputs, data.y, scales, heads, plan, design)
+    step = make_step(flat, ema, heads, plan, design, inputs.batch(0), threads)
+    losses = torch.zeros(len(plan.lr), len(heads), device=data.y.device)  # (T, K)
+
+    for t in _progress(losses, plan, validation) if verbose else range(len(losses)):
+        if stop.is_set():
+            raise CancelledError
+        if t % SPAN == 0:
+            masks = plan.draw_masks()  # (SPAN, K, B, 224)
+        losses[t], d_scores = criterion(t, step.forward(masks[t % SPAN]))
+        step.backward(t, d_scores, inputs.batch(min(t + 1, len(losses) - 1)))
+        if validation.after(t, ema):
+            break
+
+    shapes = parameter_shapes(design.dims, design.width)
+    return [_result(k, ema, losses, inputs, plan, validation, scales, shapes) for k in range(len(heads))]
+
+
+def _progress(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:
+    """The steps, with a bar of the first head's epoch, loss and validation; none where there is no terminal."""
+    bar = tqdm(total=len(losses), disable=None, unit="step", leave=False)
+    per_epoch = int(plan.steps[0, 1])
+    with bar:
+        for t in range(len(losses)):
+            if t and t % per_epoch == 0:
+                shown = {"loss": float(losses[t - per_epoch : t, 0].mean())}
+                shown |= {key: value for key, value in (validation.log[0] or [{}])[-1].items() if value is not None}
+                bar.set_postfix({"epoch": t // per_epoch, **{key: f"{value:.4f}" for key, value in shown.items()}})
+            yield t
+            bar.update()
+
+
+def _result(
+    k: int,
+    ema: Tensor,
+    losses: Tensor,
+    inputs: Inputs,
+    plan: Plan,
+    validation: Validation,
+    scales: DatasetScales | None,
+    shapes: Shapes,
+) -> TrainedHead:
+    """Head k: its best weights where it was watched, else its last, and the epochs it took."""
+    weights = validation.best_ema.get(k, ema[k])
+    steps, per_epoch = plan.steps[k].tolist()
+    watched = validation.log[k]
+    ends = range(per_epoch, (len(watched) * per_epoch or steps) + 1, per_epoch)
+    curve = losses[: ends[-1], k].cpu().double().numpy()
+    if not np.isfinite(curve).all() or not bool(torch.isfinite(weights).all()):
+        raise ValueError("training diverged, its loss is no longer finite: scale the features or lower lr")
+    log: list[LogRow] = []
+    for i, end in enumerate(ends):
+        log.append({"epoch": i + 1, "loss": float(curve[end - per_epoch : end].mean())})
+        log[-1] |= {"lr": float(plan.lr[end - 1, k]), **(watched[i] if watched else {})}
+    views = parameter_views(weights[None], shapes)
+    parameters = {name: view[0].cpu().numpy().copy() for name, view in views.items()}
+    return TrainedHead(parameters, inputs.scalings[k], log, None if scales is None else scales.of_head(k))

@@ -1,0 +1,14 @@
+from .model import Model as Model
+from .model import Prediction as Prediction
+from .model import load_model as load_model
+from .model import train_model as train_model
+from .named import describe_regressors as describe_regressors
+from .named import make_regressor as make_regressor
+from .named import regressors as regressors
+from .named import search_space as search_space
+from .ridge import GramRidge as GramRidge
+from .settings import ChosenSettings as ChosenSettings
+from .settings import read_settings as read_settings
+from .spaces import Choice as Choice
+from .spaces import Range as Range
+from .streaming import train_streamed as train_streamed

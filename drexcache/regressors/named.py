@@ -1,0 +1,301 @@
+"""Regressors by name: each a scikit-learn estimator with its own scaling, sharing ``fit(X, y)``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+    StackingRegressor,
+)
+from sklearn.kernel_approximation import Nystroem
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import BayesianRidge, ElasticNet, LinearRegression
+from sklearn.model_selection import KFold
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+
+from drexcache.cache import FeatureMatrix
+from drexcache.errors import DrexcacheError
+from drexcache.fusion import PRESETS, AttentionFusionRegressor
+from drexcache.regressors.import_path import is_import_path, regressor_at
+from drexcache.regressors.ridge import GramRidge
+from drexcache.regressors.spaces import Choice, Range
+
+Space = Mapping[str, Range | Choice]
+
+WIDTH = 0.25  # RBF kernels: exp(-WIDTH * mean squared difference of the standardised columns)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """One line about a regressor, what makes it, and what a search may set, by the estimator's own parameter paths."""
+
+    line: str
+    make: Callable[[], BaseEstimator]
+    space: Space = field(default_factory=dict)
+
+
+def _scaled(*steps: BaseEstimator) -> BaseEstimator:
+    """Standardised columns, then the steps."""
+    return make_pipeline(StandardScaler(), *steps)
+
+
+def _reducible(*steps: BaseEstimator) -> BaseEstimator:
+    """Standardised columns, their principal components where the setting "pca" asks for some, then the steps."""
+    named = [(type(step).__name__.lower(), step) for step in steps]
+    return Pipeline([("standardscaler", StandardScaler()), ("pca", "passthrough"), *named])
+
+
+def _centred(*steps: BaseEstimator) -> BaseEstimator:
+    """For regressors without an intercept or a scale of their own: standardised ratings, too."""
+    return TransformedTargetRegressor(_reducible(*steps), transformer=StandardScaler())
+
+
+def _network(epochs: int, **settings: Any) -> BaseEstimator:
+    """Trained for exactly so many epochs: no epoch improves enough to go on, and none ends in a warning."""
+    return MLPRegressor(**settings, tol=1e9, n_iter_no_change=epochs, max_iter=10_000)
+
+
+def _stack() -> BaseEstimator:
+    """Mixed by weights of at least 0, which are fitted to predictions of rows that the members were not trained on."""
+    members = [(name, _REGRESSORS[name].make()) for name in ("ridge", "pls", "svr", "gaussian-process")]
+    return StackingRegressor(members, LinearRegression(positive=True), cv=KFold(5, shuffle=True, random_state=0))
+
+
+_GAMMA = Range(1e-6, 0.1, log=True)  # of RBF kernels; `make_regressor` starts from WIDTH / columns
+_PCA = Choice((0, 16, 32, 64, 128, 256))  # principal components to keep; 0 keeps the columns as they are
+_TREE_SPACE: Space = {
+    "max_features": Range(0.005, 1.0, log=True),
+    "min_samples_leaf": Range(1, 20, log=True, integer=True),
+}
+_FUSION_SPACE: Space = {
+    "lr": Range(1e-4, 1e-2, log=True),
+    "weight_decay": Range(1e-4, 1.0, log=True),
+    "dropout": Range(0.0, 0.5),
+    "width": Choice((128, 256, 384)),
+    "batch_size": Choice((16, 32, 64)),
+    "epochs": Range(5, 40, integer=True),
+}
+
+_REGRESSORS: dict[str, _Named] = {
+    "mean": _Named("the training ratings' mean: the floor", DummyRegressor),
+    "ridge": _Named(
+        "linear, standardised columns, penalty by leave-one-out over 13 values from 1 to 1e6",
+        GramRidge,
+        {"standardize": Choice((True, False)), "cv": Choice((None, 5, 10))},
+    ),
+    "elastic-net": _Named(
+        "linear, with the columns that matter least left out",
+        lambda: _scaled(ElasticNet(alpha=0.1, l1_ratio=0.05)),
+        {"elasticnet__alpha": Range(1e-3, 10.0, log=True), "elasticnet__l1_ratio": Range(0.01, 1.0, log=True)},
+    ),
+    "pls": _Named(
+        "partial least squares: linear, on the 4 directions that vary most with the ratings",
+        lambda: _scaled(PLSRegression(n_components=4, scale=False)),
+        {"plsregression__n_components": Range(1, 40, log=True, integer=True)},
+    ),
+    "kernel-ridge": _Named(
+        "ridge with an RBF kernel, penalty 0.1",
+        lambda: _centred(KernelRidge(kernel="rbf", alpha=0.1)),
+        {
+            "regressor__kernelridge__alpha": Range(1e-4, 10.0, log=True),
+            "regressor__kernelridge__gamma": _GAMMA,
+            "regressor__pca": _PCA,
+        },
+    ),
+    "svr": _Named(
+        "support vectors, RBF kernel, C=1, epsilon=0.02",
+        lambda: _reducible(SVR(C=1.0, epsilon=0.02)),
+        {
+            "svr__C": Range(1e-2, 100.0, log=True),
+            "svr__epsilon": Range(1e-3, 0.2, log=True),
+            "svr__gamma": _GAMMA,
+            "pca": _PCA,
+        },
+    ),
+    "neighbours": _Named(
+        "mean rating of the 20 nearest images by cosine, the nearer the more",
+        lambda: _reducible(KNeighborsRegressor(n_neighbors=20, weights="distance", metric="cosine")),
+        {
+            "kneighborsregressor__n_neighbors": Range(1, 50, log=True, integer=True),
+            "kneighborsregressor__weights": Choice(("uniform", "distance")),
+            "kneighborsregressor__metric": Choice(("euclidean", "cosine")),
+            "pca": _PCA,
+        },
+    ),
+    "random-forest": _Named(
+        "200 trees on resampled rows",
+        lambda: RandomForestRegressor(200, max_features="sqrt", min_samples_leaf=3),
+        _TREE_SPACE,
+    ),
+    "extra-trees": _Named(
+        "200 trees with random thresholds",
+        lambda: ExtraTreesRegressor(200, max_features="sqrt", min_samples_leaf=3),
+        _TREE_SPACE,
+    ),
+    "boosting": _Named(
+        "histogram gradient boosting, 100 small trees on a twentieth of the columns each",
+        lambda: HistGradientBoostingRegressor(
+            learning_rate=0.1, max_iter=100, max_leaf_nodes=8, max_bins=32, max_features=0.05, early_stopping=False
+        ),
+        {
+            **_TREE_SPACE,
+            "learning_rate": Range(0.01, 0.3, log=True),
+            "max_iter": Range(50, 500, log=True, integer=True),
+            "max_leaf_nodes": Range(4, 31, log=True, integer=True),
+            "l2_regularization": Range(1e-3, 100.0, log=True),
+        },
+    ),
+    "gaussian-process": _Named(
+        "RBF kernel, noise by evidence; beyond 1,000 rows by Nystroem on 1,000 of them",
+        lambda: _reducible(Nystroem(n_components=1000), BayesianRidge()),
+        {
+            "nystroem__gamma": _GAMMA,
+            "nystroem__n_components": Range(50, 2000, log=True, integer=True),
+            "pca": _PCA,
+        },
+    ),
+    "mlp": _Named(
+        "a network with one hidden layer of 128, 40 epochs, strong weight decay",
+        lambda: _centred(_network(epochs=40, hidden_layer_sizes=128, alpha=10.0, batch_size=32)),
+        {
+            "regressor__mlpregressor__hidden_layer_sizes": Range(16, 512, log=True, integer=True),
+            "regressor__mlpregressor__alpha": Range(1e-2, 100.0, log=True),
+            "regressor__mlpregressor__learning_rate_init": Range(1e-4, 1e-2, log=True),
+            "regressor__mlpregressor__n_iter_no_change": Range(10, 200, log=True, integer=True),
+            "regressor__pca": _PCA,
+        },
+    ),
+    "fusion-paper": _Named(
+        "DReX's attention-fusion head and training recipe to the letter",
+        lambda: AttentionFusionRegressor(**PRESETS["fusion-paper"]),
+        {**_FUSION_SPACE, "ema": Range(0.9, 0.9999)},
+    ),
+    "fusion": _Named(
+        "the same head made fit for hundreds of images: at least 400 steps, an EMA over a tenth of them",
+        lambda: AttentionFusionRegressor(**PRESETS["fusion"]),
+        {**_FUSION_SPACE, "ema_horizon": Range(0.01, 0.5, log=True), "standardize": Choice((False, True))},
+    ),
+    "stack": _Named(
+        "ridge, pls, svr and gaussian-process mixed by their out-of-fold predictions of the training rows",
+        _stack,
+        {"svr__svr__C": Range(1e-2, 100.0, log=True), "pls__plsregression__n_components": Range(1, 40, True, True)},
+    ),
+}
+
+
+def regressors() -> dict[str, Any]:
+    """Name -> unfitted estimator with its default settings.
+
+    >>> "fusion" in regressors()
+    True
+    """
+    return {name: named.make() for name, named in _REGRESSORS.items()}
+
+
+def describe_regressors() -> dict[str, str]:
+    """Name -> one line about it."""
+    return {name: named.line for name, named in _REGRESSORS.items()}
+
+
+def search_space(name: str) -> dict[str, Range | Choice]:
+    """What a search may set, by the estimator's own parameter paths (as in ``set_params``); "mean" and import
+    paths have nothing.
+
+    Raises
+    ------
+    DrexcacheError : an unknown name; the message names the nearest.
+
+    >>> search_space("neighbours")["kneighborsregressor__metric"]
+    Choice(values=('euclidean', 'cosine'))
+    """
+    return {} if is_import_path(name) else dict(_named(name).space)
+
+
+def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: Mapping[str, Any] | None = None) -> Any:
+    """The unfitted estimator of that name, or at that import path, made for this matrix.
+
+    Parameters
+    ----------
+    name : of `regressors`, or "package.module:Class" for any regressor that follows scikit-learn's contract.
+    matrix : what it will be trained on. Every block is an arm of fusion; few rows or columns limit the number of
+        neighbours and of components; the width of RBF kernels follows the number of columns.
+    seed : of all that is random in it.
+    settings : the estimator's own parameters by their paths, such as `search_space` names.
+
+    Raises
+    ------
+    DrexcacheError : an unknown name or setting (the message names the nearest), a setting out of its range, or an
+        import path that leads to no regressor.
+    """
+    estimator = regressor_at(name) if is_import_path(name) else _named(name).make()
+    given = _checked(name, estimator, settings or {})
+    estimator.set_params(**given)
+    if not is_import_path(name):
+        columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have others, too
+        estimator.set_params(**_suited(estimator, given, len(matrix), columns))
+    own: dict[str, Any] = {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
+    if isinstance(estimator, AttentionFusionRegressor):
+        own["arms"] = dict(matrix.blocks)
+    return estimator.set_params(**{key: value for key, value in own.items() if key not in given})
+
+
+def _suited(estimator: BaseEstimator, given: Mapping[str, Any], n: int, d: int) -> dict[str, Any]:
+    """Parameters that depend on the n rows and d columns: four fifths of the rows are left in the folds of a stack."""
+    rows = 4 * n // 5
+    limits = {
+        "kneighborsregressor__n_neighbors": rows,
+        "mlpregressor__batch_size": rows,
+        "nystroem__n_components": rows,
+        "plsregression__n_components": min(rows, d),
+    }
+    suited: dict[str, Any] = {}
+    for key, value in estimator.get_params().items():
+        for limited, most in limits.items():
+            if key.endswith(limited):
+                suited[key] = max(1, min(value, most))
+        if _last(key) == "gamma" and key not in given:
+            suited[key] = WIDTH / d
+        if _last(key) == "pca" and key in given:
+            suited[key] = PCA(min(value, rows, d)) if value else "passthrough"
+    return suited
+
+
+def _last(key: str) -> str:
+    return key.rpartition("__")[2]
+
+
+def _named(name: str) -> _Named:
+    if name not in _REGRESSORS:
+        raise DrexcacheError(f"no regressor named {name}; {_nearest(name, _REGRESSORS)}")
+    return _REGRESSORS[name]
+
+
+def _checked(name: str, estimator: BaseEstimator, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, all of which the estimator has, and those of the search space within it."""
+    space, known = search_space(name), estimator.get_params()
+    for key, value in settings.items():
+        if key not in known:
+            raise DrexcacheError(f"{name} has no setting {key}; {_nearest(key, space or known)}")
+        if key in space and value not in space[key]:
+            raise DrexcacheError(f"{name}: setting {key} must be {space[key]}; found {value!r}")
+    return dict(settings)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"there are: {', '.join(known)}"

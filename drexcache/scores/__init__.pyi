@@ -1,0 +1,14 @@
+from .table import NOTE_ENDS as NOTE_ENDS
+from .table import Score as Score
+from .table import ScoreTable as ScoreTable
+from .table import number as number
+from .table import read_records as read_records
+from .table import whole as whole
+from .table import write_records as write_records
+from .tables import Table as Table
+from .tables import render as render
+from .text import NAMES as NAMES
+from .text import mean_score as mean_score
+from .text import mean_seconds as mean_seconds
+from .text import score_tables as score_tables
+from .text import score_text as score_text

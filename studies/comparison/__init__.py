@@ -1,0 +1,5 @@
+"""Which of two regressors is better on the same images, and what every part of the features is worth."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

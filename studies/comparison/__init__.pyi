@@ -1,0 +1,6 @@
+from .ablation import ablate as ablate
+from .verdicts import ALPHA as ALPHA
+from .verdicts import Comparison as Comparison
+from .verdicts import Pair as Pair
+from .verdicts import compare as compare
+from .verdicts import join as join

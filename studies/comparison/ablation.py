@@ -1,0 +1,183 @@
+"""ablate: what every part of the features is worth: each block and tap alone, all but one, and the ways to fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from drexcache.cache import FeatureMatrix
+from drexcache.errors import DrexcacheError
+from drexcache.fusion import AttentionFusionRegressor
+from drexcache.regressors import make_regressor
+from drexcache.scores import NAMES, NOTE_ENDS, ScoreTable, Table, mean_score, score_text
+from drexcache.studies.comparison.verdicts import Comparison, Pair, compare
+from drexcache.studies.evaluation import Predictions, Progress, evaluate, kept_together
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of an ablation.
+
+    name : such as "only dino"; "" for everything. parts : block -> its taps that are left. settings : those of the
+    regressor that change. one_arm : whether all columns are one block.
+    """
+
+    name: str
+    parts: dict[str, list[str]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    one_arm: bool = False
+
+    def features(self, matrix: FeatureMatrix) -> FeatureMatrix:
+        """The columns that are left; each block keeps its name, and so its arm."""
+        chosen = matrix.select([tap for taps in self.parts.values() for tap in taps])
+        blocks = {
+            name: slice(chosen.blocks[taps[0]].start, chosen.blocks[taps[-1]].stop) for name, taps in self.parts.items()
+        }
+        if self.one_arm:
+            blocks = {"all": slice(0, chosen.X.shape[1])}
+        prints = {name: matrix.fingerprints.get(name.split("/")[0], "") for name in blocks}
+        return replace(chosen, blocks=blocks, taps={}, fingerprints=prints)
+
+    def make(self, name: str, matrix: FeatureMatrix, seed: int) -> Any:
+        """The regressor of that name with the changed settings."""
+        return make_regressor(name, matrix, seed).set_params(**self.settings)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Scores and predictions of all variants, and each compared with everything.
+
+    A variant stands under the regressor's name and its own, such as "ridge, only dino"; everything under the
+    regressor's name alone. columns : that name -> the number of features.
+    """
+
+    scores: ScoreTable
+    predictions: Predictions
+    columns: dict[str, int]
+
+    def compare(self, metric: str = "pearson") -> dict[str, Comparison]:
+        """Regressor -> its variants against everything, corrected for their number."""
+        names = [name for name in self.columns if ", " not in name]
+        variants = {name: [own for own in self.columns if own == name or own.startswith(name + ", ")] for name in names}
+        return {name: compare(self.predictions, metric, regressors=own, against=name) for name, own in variants.items()}
+
+    def tables(self, metric: str = "pearson") -> list[Table]:
+        """A table per regressor: a line per variant with its score, the difference to everything and a verdict."""
+        return [self._table(name, comparison, metric) for name, comparison in self.compare(metric).items()]
+
+    def _table(self, name: str, comparison: Comparison, metric: str) -> Table:
+        body = [["everything", str(self.columns[name]), self._score(name, metric), "", "", ""]]
+        for pair in comparison.pairs:
+            line = [
+                pair.first.removeprefix(f"{name}, "),
+                str(self.columns[pair.first]),
+                self._score(pair.first, metric),
+            ]
+            body.append([*line, *pair.texts, _verdict(pair)])
+        pair = comparison.pairs[0]
+        title = f"**{name} on {pair.test}, {pair.n} images ({pair.kind})**"
+        headers = [
+            "features",
+            "columns",
+            f"{NAMES[metric]} [95% interval]",
+            "difference to everything",
+            "p (Holm)",
+            "verdict",
+        ]
+        return Table(title, headers, body)
+
+    def _score(self, name: str, metric: str) -> str:
+        rows = self.scores.select(regressor=name, metric=metric, group="", calibrated=False).rows
+        return score_text(*mean_score(rows))
+
+
+def ablate(
+    matrix: FeatureMatrix, regressors: Sequence[str], *, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
+    split: str | None = None, progress: Progress | None = None,
+) -> Ablation:  # fmt: skip
+    """Score regressors on everything, on every block and tap alone, and on all but each of them.
+
+    A fusion head is also tried with all columns as one arm ("concatenated") and with fixed weights ("averaged"):
+    with the blocks of the recipe `drex` these are the rows of the DReX paper's ablation (arXiv 2511.16991). All
+    variants share folds and seeds, so that they can be compared image by image.
+
+    matrix : one dataset. regressors : names. The rest as in `drexcache.studies.evaluate`.
+
+    Raises
+    ------
+    DrexcacheError : features of one tap only; and as `drexcache.studies.evaluate`.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X, blocks = rng.normal(size=(60, 5)).astype("f4"), {"a": slice(0, 2), "b": slice(2, 5)}
+    >>> toy = FeatureMatrix(X, 0.5 + X[:, 0] / 9 + X[:, 4] / 9, [str(i) for i in range(60)], blocks, dataset="toy")
+    >>> found = ablate(toy, ["ridge"])
+    >>> [line[:2] for line in found.tables()[0].body]
+    [['everything', '5'], ['only a', '2'], ['only b', '3']]
+    """
+    same, notes = kept_together(matrix)  # by all features once, so that all variants share their folds
+    matrix = replace(matrix, hashes=same)
+    lines = {name: variants(matrix, make_regressor(name, matrix)) for name in dict.fromkeys(regressors)}
+    if not lines:
+        raise DrexcacheError("name one or more regressors to ablate; found none")
+    if min(map(len, lines.values())) < 2:
+        raise DrexcacheError(f"{matrix.dataset}: the features are one tap of one block: there is nothing to leave out")
+    total, done = sum(map(len, lines.values())), 0
+    found = Ablation(ScoreTable(), Predictions(), {})
+    for name, own in lines.items():
+        for variant in own:
+            label = f"{name}, {variant.name}" if variant.name else name
+            features = variant.features(matrix)
+            scores, predictions = evaluate(
+                [features], [name], folds=folds, repeats=repeats, seeds=seeds, split=split, near_copies=False,
+                make=variant.make, progress=_part(progress, label, done, total),
+            )  # fmt: skip
+            found.scores.rows += [replace(row, regressor=label, note=_joined(row.note, notes)) for row in scores.rows]
+            found.predictions.runs += [replace(run, regressor=label) for run in predictions.runs]
+            found.columns[label] = features.X.shape[1]
+            done += 1
+    return found
+
+
+def variants(matrix: FeatureMatrix, estimator: Any) -> list[Variant]:
+    """What to try, everything first; a variant that has the same features as an earlier one is left out."""
+    blocks = {name: _taps(matrix, name) for name in matrix.blocks}
+    wanted: dict[str, dict[str, list[str]]] = {"": blocks}
+    wanted |= {f"only {name}": {name: taps} for name, taps in blocks.items()}
+    wanted |= {f"only {tap}": {name: [tap]} for name, taps in blocks.items() for tap in taps}
+    for name in blocks:
+        wanted[f"without {name}"] = {other: taps for other, taps in blocks.items() if other != name}
+    for name, taps in blocks.items():
+        for tap in taps:
+            fewer = {**blocks, name: [other for other in taps if other != tap]}
+            wanted[f"without {tap}"] = {block: own for block, own in fewer.items() if own}
+    found: dict[tuple[str, ...], Variant] = {}
+    for label, parts in wanted.items():
+        key = tuple(tap for own in parts.values() for tap in own)
+        if key and key not in found:
+            found[key] = Variant(label, parts)
+    if not isinstance(estimator, AttentionFusionRegressor) or len(blocks) < 2:
+        return list(found.values())
+    other_ways = [Variant("concatenated", blocks, one_arm=True), Variant("averaged", blocks, {"fixed_average": True})]
+    return [*found.values(), *other_ways]
+
+
+def _taps(matrix: FeatureMatrix, block: str) -> list[str]:
+    """A block's taps, "block/tap"; the block itself where it has none."""
+    return [tap for tap in matrix.taps if tap.startswith(block + "/")] or [block]
+
+
+def _part(progress: Progress | None, label: str, before: int, total: int) -> Progress | None:
+    """Progress of one variant as progress of them all."""
+    if progress is None:
+        return None
+    return lambda done, own, _: progress(before * own + done, total * own, label)
+
+
+def _joined(note: str, more: Sequence[str]) -> str:
+    return NOTE_ENDS.join([*([note] if note else []), *more])
+
+
+def _verdict(pair: Pair) -> str:
+    return pair.verdict if pair.verdict in ("better", "worse") else pair.sentence

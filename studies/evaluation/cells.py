@@ -1,0 +1,262 @@
+"""Which cells an evaluation has, and what each trains on and is tested on, without an image on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drexcache.cache import FeatureMatrix, rated_rows
+from drexcache.errors import DrexcacheError
+from drexcache.studies.evaluation.folds import hash_folds, split_rows
+from drexcache.studies.evaluation.leaks import kept_together, on_both_sides
+
+MIN_IMAGES = 10
+DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training on those rows of the source, and those rows of the target to predict with it (None: all).
+
+    Rows and not copies, so that all folds of all repeats fit into memory and can be trained together. Parts with
+    the same ``key`` train on the same images.
+    """
+
+    source: FeatureMatrix
+    target: FeatureMatrix
+    rows: NDArray[np.intp] | None = None
+    tested: NDArray[np.intp] | None = None
+    fold: int = 0
+    key: tuple[str, frozenset[str]] | None = None
+
+    @property
+    def train(self) -> FeatureMatrix:
+        """The rows to train on."""
+        return self.source if self.rows is None else self.source.rows(self.rows)
+
+    @property
+    def test(self) -> FeatureMatrix:
+        """The rows to predict."""
+        return self.target if self.tested is None else self.target.rows(self.tested)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One train set and one test set.
+
+    sources : the matrices to train on, none inside a dataset. same : (n,) names that images of one fold share.
+    found : notes on near-copies.
+    """
+
+    kind: str
+    train: str
+    test: FeatureMatrix
+    sources: tuple[FeatureMatrix, ...] = ()
+    split: str | None = None
+    folds: int = 0
+    same: Sequence[str] = ()
+    found: Sequence[str] = ()
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """kind, train set, test set."""
+        return self.kind, self.train, self.test.dataset
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings one repeat takes."""
+        return self.folds if self.kind == "in-domain" else 1
+
+    def parts(self, repeat: int = 0) -> Iterator[Part]:
+        """What to train and what to predict with it, one training after another."""
+        if self.kind == "in-domain":
+            folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
+            for fold in range(self.folds):
+                rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+                yield Part(self.test, self.test, *rows, fold)
+        elif self.kind == "split":
+            train, test = split_rows(self.test, self.split or "split")
+            yield Part(self.test, self.test, np.flatnonzero(train), np.flatnonzero(test))
+        else:
+            shared = _shared(self.sources, self.test)
+            parts = [
+                source.rows([h not in shared for h in source.hashes]) if shared & set(source.hashes) else source
+                for source in self.sources
+            ]
+            yield Part(_joined(parts, self.train), self.test, key=(self.train, shared))
+
+    def check(self, groups: str | None) -> None:
+        """Say before the first training what could not be done: too many folds, no such split or group."""
+        if self.kind == "in-domain":
+            different = len(set(self.same or self.test.hashes or self.test.ids))
+            if not 2 <= self.folds <= different:
+                raise DrexcacheError(
+                    f"{self.test.dataset}: folds must be 2 to {different} (images); found {self.folds}"
+                )
+        if self.kind == "split":
+            counts = [int(mask.sum()) for mask in split_rows(self.test, self.split or "split")]
+            if min(counts) < MIN_IMAGES:
+                raise DrexcacheError(
+                    f"{self.test.dataset}: split {self.split} has {counts[0]} rated images to train and "
+                    f"{counts[1]} to test; each needs at least {MIN_IMAGES}"
+                )
+        if groups is not None and groups not in self.test.labels:
+            known = ", ".join(self.test.labels) or "none"
+            raise DrexcacheError(f"{self.test.dataset}: no column {groups!r} to group by; its columns: {known}")
+
+    def notes(self) -> list[str]:
+        """What to know before believing the cell's scores."""
+        involved = {matrix.dataset: matrix for matrix in (*self.sources, self.test)}.values()
+        notes = [
+            f"{m.dataset}: ratings are put on [0, 1] by the lowest and highest seen ({m.low:g}, {m.high:g}), "
+            "not by a declared range, so errors do not carry over to other datasets"
+            for m in involved
+            if not m.declared
+        ]
+        return notes + [note for note in (self._leaks(), *self.found, self._scales()) if note]
+
+    def looked_through(self) -> Cell:
+        """The cell after a search for near-copies: kept in one fold inside a dataset, else only noted."""
+        if self.kind == "in-domain":
+            same, found = kept_together(self.test)
+            return replace(self, same=same, found=found)
+        if self.kind == "split":
+            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
+            return replace(self, found=on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}"))
+        return replace(self, found=on_both_sides(self.sources, self.test, f"{self.train} → {self.test.dataset}"))
+
+    def _leaks(self) -> str:
+        """Identical image files on both sides, and what was done about them."""
+        test = self.test.dataset
+        if self.kind == "in-domain":
+            copies = len(self.test.hashes) - len(set(self.test.hashes))
+            return f"{test}: {copies} images are copies of another one, kept in the same fold" if copies else ""
+        if self.kind == "split":
+            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
+            shared = _shared([train], tested)
+            return f"{test}: {len(shared)} images stand in both parts of its split {self.split}" if shared else ""
+        shared = _shared(self.sources, self.test)
+        if not shared:
+            return ""
+        return f"{self.train} → {test}: {len(shared)} images are in both and WERE LEFT OUT OF THE TRAINING"
+
+    def _scales(self) -> str:
+        if self.kind != "leave-one-out":
+            return ""
+        return (
+            f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own (which "
+            "fusion heads learn and other regressors do not)"
+        )
+
+
+def plan(
+    matrices: Sequence[FeatureMatrix], train: Sequence[str] | None, test: Sequence[str] | None, *,
+    folds: int, split: str | None, leave_one_out: bool,
+) -> list[Cell]:  # fmt: skip
+    """The cells, those with the same train set together.
+
+    Raises
+    ------
+    DrexcacheError : an unknown dataset, or leave-one-out of fewer than 3 datasets.
+    """
+    known = {matrix.dataset: matrix for matrix in matrices}
+    unknown = [name for name in (*(train or ()), *(test or ())) if name not in known]
+    if unknown:
+        raise DrexcacheError(f"no dataset named {', '.join(unknown)}; there are: {', '.join(known)}")
+    cells = []
+    for source in train or known:
+        for target in test or known:
+            if source != target:
+                cells.append(Cell("cross", source, known[target], (known[source],)))
+            elif split:
+                cells.append(Cell("split", source, known[target], split=split))
+            else:
+                cells.append(Cell("in-domain", source, known[target], folds=folds))
+    if leave_one_out:
+        if len(matrices) < 3:
+            raise DrexcacheError(f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}")
+        for target in test or known:
+            others = tuple(matrix for matrix in matrices if matrix.dataset != target)
+            cells.append(Cell("leave-one-out", f"all but {target}", known[target], others))
+    return cells
+
+
+def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
+    """The rated rows of the matrices, with the same blocks in the same columns.
+
+    Raises
+    ------
+    DrexcacheError : no matrix, two of one dataset, other blocks or fingerprints (field by field), features or
+        ratings that are not finite (whose), fewer than 10 rated images, ratings that are all the same.
+    """
+    if not matrices:
+        raise DrexcacheError("no dataset to evaluate on")
+    names = [matrix.dataset for matrix in matrices]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
+    differences = [line for matrix in matrices[1:] for line in _differences(matrices[0], matrix)]
+    if differences:
+        raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(differences)}")
+    ready = []
+    for matrix in matrices:
+        rated = rated_rows(matrix, matrix.dataset)
+        if len(rated) < MIN_IMAGES:
+            raise DrexcacheError(f"{matrix.dataset}: needs at least {MIN_IMAGES} rated images; found {len(rated)}")
+        if np.ptp(rated.y) == 0:
+            raise DrexcacheError(f"{matrix.dataset}: all {len(rated)} ratings are the same; there is nothing to learn")
+        ready.append(
+            rated if list(rated.blocks) == list(matrices[0].blocks) else rated.select(list(matrices[0].blocks))
+        )
+    return ready
+
+
+def _differences(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:
+    """What keeps two matrices from being compared, field by field."""
+    lines = []
+    for block in dict.fromkeys([*first.blocks, *other.blocks]):
+        missing = [matrix.dataset for matrix in (first, other) if block not in matrix.blocks]
+        if missing:
+            lines.append(f"block {block} is missing in {missing[0]}")
+            continue
+        for what, here, there in (
+            ("width", _width(first, block), _width(other, block)),
+            (
+                "fingerprint",
+                first.fingerprints.get(block, "none")[:12],
+                other.fingerprints.get(block, "none")[:12],
+            ),
+        ):
+            if here != there:
+                lines.append(f"block {block} has {what} {here} in {first.dataset} but {there} in {other.dataset}")
+    return lines
+
+
+def _width(matrix: FeatureMatrix, block: str) -> int:
+    return matrix.blocks[block].stop - matrix.blocks[block].start
+
+
+def _shared(sources: Sequence[FeatureMatrix], test: FeatureMatrix) -> frozenset[str]:
+    """Hashes of the image files that are in the test set and in one of the sources."""
+    return frozenset(test.hashes) & frozenset(image for source in sources for image in source.hashes)
+
+
+def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
+    """The rows of all parts as one matrix to train on."""
+    n = sum(len(part) for part in parts)
+    if n < MIN_IMAGES:
+        raise DrexcacheError(f"{name}: only {n} images are left to train on, the others are in the test set too")
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        X=np.concatenate([part.X for part in parts]),
+        y=np.concatenate([part.y for part in parts]),
+        ids=[f"{part.dataset}/{image}" for part in parts for image in part.ids],
+        dataset=name,
+        hashes=[],
+        labels={DATASET: [part.dataset for part in parts for _ in part.ids]},
+    )

@@ -1,0 +1,151 @@
+"""From predictions to scores: every metric of every run with its interval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drexcache.bootstrap import Floats
+from drexcache.datasets import ceiling
+from drexcache.metrics import CORRELATIONS, METRICS, interval
+from drexcache.scores import NOTE_ENDS, Score, ScoreTable
+from drexcache.studies.evaluation.folds import hash_folds
+from drexcache.studies.evaluation.predictions import Predictions, Run
+
+Limits = tuple[float | None, float | None, float | None]  # value, low, high
+ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings were given on different scales
+CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
+FEW_IMAGES = 10
+FEW_GROUPS = 10
+
+
+def score(
+    predictions: Predictions,
+    calibrate: bool = True,
+    notes: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
+    noise: Mapping[str, float | None] | None = None,
+) -> ScoreTable:
+    """Every metric of every run, with its 95% interval.
+
+    Errors across datasets are given twice: raw, and after a linear calibration (see `calibrated`).
+    Correlations do not depend on a linear calibration and are given once. A regressor whose predictions are
+    constant in every fold has no correlation, although the folds' constants differ (and would correlate
+    negatively with the ratings, because leaving out high ratings lowers the mean of the rest).
+
+    Runs with groups get a score for all images and one for each group of 3 images or more. With 10 groups or
+    more, the pooled interval is a bootstrap over groups; with fewer it is over images, and a note says so.
+
+    notes : cell (kind, train, test) -> notes for its rows. noise : test set -> variance of the errors of rating;
+    rows of Pearson's r then have their noise ceiling, see `noise_ceiling`.
+    """
+    rows: list[Score] = []
+    for run in predictions.runs:
+        added = list((notes or {}).get(run.cell, ())) + _group_notes(run)
+        rows += _scores(run, calibrate, NOTE_ENDS.join(added), (noise or {}).get(run.test))
+    return ScoreTable(rows)
+
+
+def noise_ceiling(rated: Floats, noise: float | None) -> float | None:
+    """The highest Pearson's r that predictions of these ratings can be expected to reach.
+
+    It is the root of their reliability, 1 - noise / variance: the errors of rating, of variance ``noise``, are
+    nothing that an image could tell. Images that differ less than others have the lower ceiling. None where the
+    noise is not known, or as large as the differences.
+
+    >>> rated = np.linspace(0, 1, 50)
+    >>> round(noise_ceiling(rated, 0.19 * np.var(rated, ddof=1)), 6)
+    0.9
+    """
+    variance = float(np.var(rated, ddof=1)) if len(rated) > 1 else 0.0
+    if noise is None or noise >= variance:
+        return None
+    return ceiling(1 - noise / variance)
+
+
+def calibrated(run: Run) -> Floats:
+    """Predictions (n,) after the least-squares line of rated on predicted, by cross-fitting.
+
+    The images are halved by hash; each half is mapped by the line fitted on the other half, so that no image
+    is scored by a line that has seen its rating. What remains is the error of a user who rates half as many
+    images of the new dataset to learn its scale; the interval does not cover the uncertainty of the line
+    itself.
+    """
+    half = hash_folds(run.ids, 2, CALIBRATION_SEED)
+    out = np.empty(len(run.ids))
+    for mine in (0, 1):
+        x, y = run.predicted[half != mine], run.rated[half != mine]
+        spread = ((x - x.mean()) ** 2).sum()
+        slope = ((x - x.mean()) * (y - y.mean())).sum() / spread if spread > 0 else 0.0
+        out[half == mine] = y.mean() + slope * (run.predicted[half == mine] - x.mean())
+    return out
+
+
+def _scores(run: Run, calibrate: bool, note: str, noise: float | None) -> list[Score]:
+    """All rows of one run."""
+    variants = [(False, run.predicted, list(METRICS))]
+    if calibrate and run.kind in ACROSS:
+        variants.append((True, calibrated(run), [metric for metric in METRICS if metric not in CORRELATIONS]))
+    constant = constant_in_folds(run)
+    rows = []
+    for is_calibrated, predicted, metrics in variants:
+        for group, chosen in _subsets(run).items():
+            clusters = run.group if not group and len(set(run.group)) >= FEW_GROUPS else None
+            for metric in metrics:
+                limits: Limits = (None, None, None)
+                if not (constant and metric in CORRELATIONS):
+                    limits = _measured(metric, run.rated[chosen], predicted[chosen], clusters)
+                rows.append(
+                    Score(
+                        run.regressor, *(run.train, run.test, run.kind), run.seed, run.repeat, group, metric,
+                        is_calibrated, *limits, len(chosen), run.seconds, note,
+                        noise_ceiling(run.rated[chosen], noise) if metric == "pearson" else None,
+                    )
+                )  # fmt: skip
+    return rows
+
+
+def _subsets(run: Run) -> dict[str, NDArray[np.intp]]:
+    """Name -> positions: "" for all images, and each of several groups that has 3 images or more."""
+    subsets = {"": np.arange(len(run.ids))}
+    groups = np.asarray(run.group, dtype=str)
+    names = np.unique(groups).tolist()
+    for name in names if len(names) > 1 else []:
+        members = np.flatnonzero(groups == name)
+        if len(members) >= 3:
+            subsets[name or "(none)"] = members
+    return subsets
+
+
+def _measured(metric: str, rated: Floats, predicted: Floats, clusters: Sequence[str] | None) -> Limits:
+    """The metric with the ends of its interval."""
+    return METRICS[metric](rated, predicted), *interval(metric, rated, predicted, groups=clusters)
+
+
+def constant_in_folds(run: Run) -> bool:
+    """Whether the predictions of every fold (of two images or more) are one number, up to rounding."""
+    parts = [run.predicted[run.fold == k] for k in np.unique(run.fold)]
+    parts = [part for part in parts if len(part) > 1]
+    return bool(parts) and all(np.ptp(part) <= 1e-12 * np.abs(part).max() for part in parts)
+
+
+def _group_notes(run: Run) -> list[str]:
+    """What to know about the groups of a run."""
+    counts = Counter(sorted(run.group))
+    if len(counts) < 2:
+        return []
+    notes = [
+        f"{run.test}: the pooled score mixes {len(counts)} groups; where each was rated on its own scale, "
+        "look at the groups' rows"
+    ]
+    if len(counts) < FEW_GROUPS:
+        notes.append(
+            f"{run.test}: {len(counts)} groups are too few to draw from, so the pooled interval is about "
+            "new images of the same groups, not about new groups"
+        )
+    small = [f"{name or '(none)'} ({n})" for name, n in counts.items() if n < FEW_IMAGES]
+    if small:
+        notes.append(f"{run.test}: fewer than {FEW_IMAGES} images in group {', '.join(small[:5])}: hardly a score")
+    return notes

@@ -1,0 +1,5 @@
+"""Score files as one HTML page that opens without a network, and as figures and tables for a paper."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

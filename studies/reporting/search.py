@@ -1,0 +1,95 @@
+"""What a search left in its folder, for a report: its regressors' best candidates, its trials, what mattered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drexcache.errors import DrexcacheError
+from drexcache.metrics import METRICS
+from drexcache.scores import number, read_records, score_text, whole
+
+HEADERS = ["regressor", "trials", "pruned", "failed", "score [95% interval]", "nested estimate", "blocks", "settings"]
+
+
+@dataclass(frozen=True)
+class SearchStudy:
+    """metric : that was searched for. trials : regressor -> (number, score) of the complete ones, in order.
+    importance : regressor -> parameter -> share of the scores' variance. rows : texts under `HEADERS`."""
+
+    folder: Path
+    dataset: str
+    metric: str
+    trials: dict[str, list[tuple[int, float]]]
+    importance: dict[str, dict[str, float]]
+    rows: list[list[str]]
+
+
+def read_study(folder: str | Path) -> SearchStudy:
+    """Read best.json, results.csv, trials.csv and importance.csv of a search's folder.
+
+    Raises
+    ------
+    DrexcacheError : no such folder, or a file of it that is missing or not what it should be.
+    """
+    folder = Path(folder)
+    if not (folder / "best.json").is_file():
+        raise DrexcacheError(f"{folder}: no best.json, which drexcache search writes there; give its output folder")
+    best = _best(folder / "best.json")
+    trials: dict[str, list[tuple[int, float]]] = {}
+    path = folder / "trials.csv"
+    for line, record in read_records(path, ["regressor", "trial", "state", "score"]):
+        if record["state"] == "complete":
+            at = whole(path, line, record, "trial"), number(path, line, record, "score")
+            trials.setdefault(record["regressor"], []).append(at)
+    importance: dict[str, dict[str, float]] = {}
+    path = folder / "importance.csv"
+    for line, record in read_records(path, ["regressor", "parameter", "importance"]):
+        share = number(path, line, record, "importance")
+        importance.setdefault(record["regressor"], {})[record["parameter"]] = share
+    return SearchStudy(
+        folder, str(best["dataset"]), str(best["metric"]), {name: sorted(own) for name, own in trials.items()},
+        importance, _rows(folder / "results.csv"),
+    )  # fmt: skip
+
+
+def _best(path: Path) -> dict[str, Any]:
+    try:
+        best = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DrexcacheError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(best, dict) or best.get("metric") not in METRICS or "dataset" not in best:
+        raise DrexcacheError(f"{path}: not what drexcache search writes: expected a dataset and a metric it knows")
+    return best
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """A line per regressor, the best first."""
+    rows = []
+    columns = ["regressor", "trials", "pruned", "failed", "blocks", "settings"]
+    scores = [
+        (kind, "low", "high") if kind == "score" else (kind, "nested_low", "nested_high")
+        for kind in ("score", "nested")
+    ]
+    for line, record in read_records(path, columns + [name for names in scores for name in names]):
+        texts = []
+        for names in scores:
+            values = [number(path, line, record, name) if record[name] else None for name in names]
+            texts.append("" if values[0] is None else score_text(*values))
+        settings = _settings(path, line, record["settings"])
+        rows.append([*(record[name] for name in columns[:4]), *texts, record["blocks"], settings])
+    return rows
+
+
+def _settings(path: Path, line: int, text: str) -> str:
+    """ "C 2.18, gamma 5.1e-05" of the JSON in the table."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise DrexcacheError(f"{path}: line {line}: settings should be JSON, found {text!r}") from error
+    if not isinstance(found, dict):
+        raise DrexcacheError(f"{path}: line {line}: settings should be names with values, found {text!r}")
+    parts = (f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items())
+    return ", ".join(parts) or "as they are"

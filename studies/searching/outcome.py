@@ -1,0 +1,304 @@
+"""What a search leaves behind: the best settings, a table of all regressors, and what mattered."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+from optuna import Study
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.exceptions import ConvergenceWarning
+from tabulate import tabulate
+
+from drexcache.errors import DrexcacheError
+from drexcache.fusion import AttentionFusionRegressor
+from drexcache.metrics import interval
+from drexcache.scores import write_records
+from drexcache.studies.searching.optimism import corrected
+from drexcache.studies.searching.pool import Pool, predictions_path
+from drexcache.studies.searching.space import BLOCK, Candidate, SearchSpace
+from drexcache.studies.searching.storage import ERROR, finished
+from drexcache.studies.searching.trials import Task
+
+FORMAT = 1  # of best.json
+ENOUGH = 10  # completed trials before importances say anything
+
+
+@dataclass(frozen=True)
+class Row:
+    """One regressor's best candidate; scores are of out-of-fold predictions.
+
+    nested, nested_low, nested_high : what "search, then take the best" is worth on new images (BBC-CV).
+    train_seconds : of one training on all images. predict_seconds : per 1,000 images. megabytes : of the model.
+    """
+
+    regressor: str
+    trials: int
+    pruned: int
+    failed: int
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    nested: float | None = None
+    nested_low: float | None = None
+    nested_high: float | None = None
+    train_seconds: float | None = None
+    predict_seconds: float | None = None
+    megabytes: float | None = None
+    blocks: str = ""
+    settings: str = ""
+
+
+@dataclass
+class SearchResult:
+    """best : what best.json holds. rows : a line per regressor, the best first. importance : regressor -> parameter
+    -> share of the scores' variance that it explains. notes : what to know before believing the scores."""
+
+    best: dict[str, Any]
+    rows: list[Row]
+    importance: dict[str, dict[str, float]]
+    studies: dict[str, Study]
+    folder: Path
+    notes: list[str]
+    interrupted: bool = False
+
+    @property
+    def finished(self) -> int:
+        """Trials that are done, over all regressors."""
+        return sum(row.trials for row in self.rows)
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Each regressor's best score, as `drexcache.studies.ledger` keeps it."""
+        dataset = self.best["dataset"]
+        return [
+            {
+                "regressor": row.regressor, "kind": "in-domain", "train": dataset, "test": dataset,
+                "metric": self.best["metric"], "value": row.score, "low": row.low, "high": row.high,
+                "n": self.best["images"], "runs": row.trials,
+            }
+            for row in self.rows
+            if row.score is not None
+        ]  # fmt: skip
+
+    def markdown(self) -> str:
+        """The table of regressors, what mattered, and the notes."""
+        metric = self.best["metric"]
+        headers = [
+            "regressor", "trials (pruned, failed)", f"{metric} [95% interval]", "nested estimate [95% interval]",
+            "training s", "predicting s / 1,000", "MB", "blocks",
+        ]  # fmt: skip
+        lines = [
+            [
+                row.regressor, f"{row.trials} ({row.pruned}, {row.failed})", _interval(row.score, row.low, row.high),
+                _interval(row.nested, row.nested_low, row.nested_high), _number(row.train_seconds, 2),
+                _number(row.predict_seconds, 3), _number(row.megabytes, 2), row.blocks.replace("|", "\\|"),
+            ]
+            for row in self.rows
+        ]  # fmt: skip
+        text = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True) + "\n"
+        for regressor, shares in self.importance.items():
+            parts = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
+            text += f"\nWhat mattered to {regressor}: {parts}\n"
+        return text + "".join(f"\n- {note}" for note in self.notes) + ("\n" if self.notes else "")
+
+
+def conclude(
+    task: Task, pools: Sequence[Pool], folder: Path, notes: Sequence[str], *, interrupted: bool = False
+) -> SearchResult:
+    """Look at what is finished, refit each regressor's best candidate once to time it, and write all files.
+
+    Raises
+    ------
+    DrexcacheError : no trial succeeded; says the first reason.
+    """
+    found = {pool.space.regressor: _Found(task, pool.space, pool.study, folder) for pool in pools}
+    complete = [one for one in found.values() if one.complete]
+    if not complete:
+        reasons = [f"{name}: {reason}" for name, one in found.items() for reason in one.reasons]
+        raise DrexcacheError(
+            f"{folder}: no trial has succeeded"
+            + (f"; the first failed: {reasons[0]}" if reasons else " yet: none was finished")
+        )
+    sign = 1 if complete[0].study.direction.name == "MAXIMIZE" else -1
+    complete.sort(key=lambda one: -sign * one.best.values[0])
+    rows = [one.row() for one in complete] + [one.row() for one in found.values() if not one.complete]
+    remarks = [*notes, *(remark for one in found.values() for remark in one.remarks())]
+    result = SearchResult(
+        _best(task, complete), rows, {one.space.regressor: shares for one in complete if (shares := one.importance())},
+        {name: one.study for name, one in found.items()}, folder, remarks, interrupted,
+    )  # fmt: skip
+    _write(result, found.values())
+    return result
+
+
+class _Found:
+    """The finished trials of one regressor."""
+
+    def __init__(self, task: Task, space: SearchSpace, study: Study, folder: Path) -> None:
+        self.task, self.space, self.study, self.folder = task, space, study, folder
+        self.trials = finished(study)
+        self.complete = [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The completed trial with the best score, of equals the first."""
+        sign = 1 if self.study.direction.name == "MAXIMIZE" else -1
+        return max(self.complete, key=lambda trial: (sign * trial.values[0], -trial.number))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why trials failed."""
+        return [trial.user_attrs[ERROR] for trial in self.trials if ERROR in trial.user_attrs]
+
+    @property
+    def candidate(self) -> Candidate:
+        """The best one."""
+        return self.space.candidate(self.best.params)
+
+    def predictions(self) -> np.ndarray:
+        """(candidates, repeats, n) of the completed trials that have some in the folder; NaN where not held out."""
+        paths = [predictions_path(self.folder, self.space.regressor, trial.number) for trial in self.complete]
+        kept = [np.load(path, allow_pickle=False) for path in paths if path.is_file()]
+        return np.array(kept, dtype=np.float64).reshape(-1, *self.task.folds.shape)
+
+    def row(self) -> Row:
+        """Its line of the table."""
+        states = [trial.state for trial in self.trials]
+        counts = len(states), states.count(TrialState.PRUNED), states.count(TrialState.FAIL)
+        if not self.complete:
+            return Row(self.space.regressor, *counts)
+        candidate = self.candidate
+        low, high = _limits(self.task, self._best_predictions())
+        estimate, nested_low, nested_high = nested(self.task, self.predictions())
+        train_seconds, predict_seconds, megabytes = _cost(self.task, candidate)
+        return Row(
+            self.space.regressor, *counts, self.best.values[0], low, high, estimate, nested_low, nested_high,
+            train_seconds, predict_seconds, megabytes, ", ".join(candidate.blocks), json.dumps(candidate.settings),
+        )  # fmt: skip
+
+    def importance(self) -> dict[str, float]:
+        """Share of the variance of the scores that each parameter explains (fANOVA: Hutter, Hoos & Leyton-Brown 2014).
+
+        Empty where there are too few trials, or nothing that varies.
+        """
+        varied = [name for name in self.space.distributions if len({repr(t.params[name]) for t in self.complete}) > 1]
+        if len(self.complete) < ENOUGH or not varied or np.ptp([trial.values[0] for trial in self.complete]) == 0:
+            return {}
+        shares = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+        return {name.replace(BLOCK, "block "): share for name, share in shares.items()}
+
+    def remarks(self) -> list[str]:
+        """What to know about its trials."""
+        name, remarks = self.space.regressor, []
+        if self.reasons:
+            failed, some = len(self.reasons), len(self.trials)
+            remarks.append(f"{name}: {failed} of {some} trials failed, the first: {self.reasons[0]}")
+        if self.complete and (kept := len(self.predictions())) < len(self.complete):
+            remarks.append(
+                f"{name}: the nested estimate is of {kept} of {len(self.complete)} trials; the predictions of the "
+                "others are in the folders of other processes: give all the same folder"
+            )
+        return remarks
+
+    def _best_predictions(self) -> np.ndarray | None:
+        path = predictions_path(self.folder, self.space.regressor, self.best.number)
+        return np.load(path, allow_pickle=False).astype(np.float64) if path.is_file() else None
+
+
+def nested(task: Task, predictions: np.ndarray) -> tuple[float | None, float | None, float | None]:
+    """`optimism.corrected` on the images that were held out; unknown without predictions."""
+    if not len(predictions):
+        return None, None, None
+    held = np.isfinite(predictions).all(axis=(0, 1))
+    groups = [name for name, is_held in zip(task.same, held.tolist(), strict=True) if is_held]
+    return corrected(task.metric, task.matrix.y[held], predictions[:, :, held], groups)
+
+
+def _limits(task: Task, predicted: np.ndarray | None) -> tuple[float | None, float | None]:
+    """The 95% interval, its ends' mean over the repeats; ends are unknown without predictions."""
+    if predicted is None:
+        return None, None
+    ends = [interval(task.metric, task.matrix.y[np.isfinite(row)], row[np.isfinite(row)]) for row in predicted]
+    known = [(low, high) for low, high in ends if low is not None and high is not None]
+    return (float(np.mean([e[0] for e in known])), float(np.mean([e[1] for e in known]))) if known else (None, None)
+
+
+def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
+    """Seconds of a training on all images, of predicting 1,000, and the fitted model's megabytes."""
+    X, y = task.features(candidate), task.matrix.y
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator = task.estimator(candidate).fit(X, y)
+    trained = time.perf_counter()
+    estimator.predict(X)
+    predicted = time.perf_counter()
+    if isinstance(estimator, AttentionFusionRegressor):
+        size = sum(array.nbytes for array in estimator.get_state()[0].values())
+    else:
+        size = len(skops.io.dumps(estimator))
+    return trained - started, (predicted - trained) * 1000 / len(X), size / 1e6
+
+
+def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
+    """What best.json holds; its nested estimate repeats the choice among all regressors."""
+    winner, matrix = complete[0], task.matrix
+    low, high = _limits(task, winner._best_predictions())
+    estimate = nested(task, np.concatenate([one.predictions() for one in complete]))
+    return {
+        "format": FORMAT, "drexcache": version("drexcache"), "regressor": winner.space.regressor,
+        "blocks": list(winner.candidate.blocks), "settings": winner.candidate.settings, "seed": task.seed,
+        "metric": task.metric, "score": winner.best.values[0], "interval": [low, high], "nested": estimate[0],
+        "nested_interval": list(estimate[1:]), "trials": sum(len(one.trials) for one in complete),
+        "study": winner.study.study_name, "trial": winner.best.number, "dataset": matrix.dataset,
+        "target": matrix.target, "images": len(matrix), "folds": int(task.folds.max()) + 1,
+        "repeats": len(task.folds), "holdout": task.held == 1,
+        "fingerprints": {name: matrix.fingerprints.get(name, "") for name in winner.candidate.blocks},
+    }  # fmt: skip
+
+
+def _write(result: SearchResult, found: Any) -> None:
+    """best.json, results.csv, results.md, importance.csv, trials.csv."""
+    folder = result.folder
+    files = {"best.json": json.dumps(result.best, indent=2) + "\n", "results.md": result.markdown()}
+    for name, text in files.items():
+        fresh = folder / f"{name}.new"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(folder / name)
+    write_records(folder / "results.csv", [field.name for field in fields(Row)], [astuple(row) for row in result.rows])
+    write_records(
+        folder / "importance.csv", ["regressor", "parameter", "importance"],
+        [(name, *item) for name, shares in result.importance.items() for item in shares.items()],
+    )  # fmt: skip
+    write_records(
+        folder / "trials.csv", ["regressor", "trial", "state", "score", "blocks", "settings", "details"],
+        [_trial_record(one.space, trial) for one in found for trial in one.trials],
+    )  # fmt: skip
+
+
+def _trial_record(space: SearchSpace, trial: FrozenTrial) -> tuple:
+    candidate = space.candidate(trial.params)
+    details = {key: value for key, value in trial.user_attrs.items() if key not in ("worker", "last sign of life")}
+    return (
+        space.regressor, trial.number, trial.state.name.lower(), trial.value, ", ".join(candidate.blocks),
+        json.dumps(candidate.settings), json.dumps(details),
+    )  # fmt: skip
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

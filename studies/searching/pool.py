@@ -1,0 +1,155 @@
+"""The trials of one regressor that are being trained: refilled as they finish, are pruned or fail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from optuna import Study, Trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import PercentilePruner
+from optuna.trial import TrialState
+
+from drexcache.fusion import AttentionFusionRegressor
+from drexcache.metrics import METRICS
+from drexcache.studies.searching.heartbeat import elsewhere, sign
+from drexcache.studies.searching.space import SearchSpace
+from drexcache.studies.searching.storage import ERROR, claim, give_up
+from drexcache.studies.searching.trials import Progress, Task, advance, start
+
+KEEP = 20.0  # a trial goes on while it is in the best fifth of the completed ones at the same stage
+SURE = 100  # held-out images before a trial is judged
+SECONDARY = ("pearson", "spearman", "rmse", "mae")
+
+
+def make_pruner(task: Task) -> PercentilePruner:
+    """Judges after every fold, by the pooled predictions so far: all candidates are compared on the same images.
+
+    Not after every epoch: under a one-cycle schedule, what a training is worth half-way tells little about its end
+    (benchmarks/results/early-scores.md).
+    """
+    return PercentilePruner(KEEP, n_startup_trials=5, n_warmup_steps=_unjudged(task))
+
+
+def _unjudged(task: Task) -> int:
+    """Stages after which too few images have been held out to judge by."""
+    return math.ceil(SURE / np.bincount(task.folds[0]).min()) - 1
+
+
+def stack_size(space: SearchSpace, task: Task) -> int:
+    """Trials that are trained together: 1, or for a fusion head what stacks and threads take well."""
+    estimator = task.estimator(space.candidate(space.start(task.matrix)))
+    if not isinstance(estimator, AttentionFusionRegressor):
+        return 1
+    return 32 if torch.cuda.is_available() else 8
+
+
+@dataclass
+class Pool:
+    """Some trials of one study, each at a stage of its own."""
+
+    study: Study
+    space: SearchSpace
+    task: Task
+    total: int
+    folder: Path
+    running: dict[int, Trial]  # of all pools of this process, for the heartbeat: key is Optuna's own id
+    size: int
+    members: list[tuple[Trial, Progress]] = field(default_factory=list)
+
+    def refill(self) -> bool:
+        """Claim as many trials as there is room for; False where there is nothing to train."""
+        while len(self.members) < self.size:
+            trial = claim(self.study, self.space.distributions, self.total)
+            if trial is None:
+                break
+            try:
+                sign(trial)
+            except UpdateFinishedTrialError:  # others took this process for dead: the trial is theirs to replace
+                continue
+            self.running[trial._trial_id] = trial
+            self.members.append((trial, start(self.task, self.space.candidate(trial.params))))
+        return bool(self.members)
+
+    def train(self) -> None:
+        """One stage of every member; nothing is written."""
+        advance(self.task, [progress for _, progress in self.members])
+
+    def report(self) -> None:
+        """Write what the stage gave; members that are done, pruned or have failed make room."""
+        self.members = [(trial, progress) for trial, progress in self.members if self._goes_on(trial, progress)]
+
+    def wait(self) -> bool:
+        """Whether others still work on this study; trials of dead processes are given up, to be claimed again."""
+        alive, dead = elsewhere(self.study, [trial.number for trial, _ in self.members])
+        for number in dead:
+            give_up(self.study, number)
+        return bool(alive or dead)
+
+    def leave(self) -> None:
+        """Give up the unfinished members."""
+        for trial, _ in self.members:
+            give_up(self.study, trial.number)
+        self.members = []
+
+    def _goes_on(self, trial: Trial, progress: Progress) -> bool:
+        """Report the stage; finish the trial where it is over."""
+        try:
+            state = self._report(trial, progress)
+            if state is None:
+                return True
+            value = progress.score(self.task) if state is TrialState.COMPLETE else None
+            self.study.tell(trial, value, state)
+        except (UpdateFinishedTrialError, ValueError):  # others took this process for dead and gave the trial up
+            pass
+        self.running.pop(trial._trial_id, None)
+        return False
+
+    def _report(self, trial: Trial, progress: Progress) -> TrialState | None:
+        """The state in which the trial ends now, or None where it goes on."""
+        stage, last = len(progress.fold_scores), len(self.task.stages)
+        score = None if progress.failure else progress.score(self.task)
+        if progress.failure or (stage == last and score is None):
+            constant = f"it predicts one number for all images of a fold: {self.task.metric} is undefined"
+            trial.set_user_attr(ERROR, progress.failure or constant)
+            return TrialState.FAIL
+        if score is not None:
+            trial.report(score, stage - 1)
+        # asking the pruner reads all trials: not where it would say no without looking at them
+        pruned = _unjudged(self.task) < stage < last and score is not None and trial.should_prune()
+        if stage < last and not pruned:
+            return None
+        self._describe(trial, progress)
+        if pruned:
+            return TrialState.PRUNED
+        save_predictions(self.folder, self.space.regressor, trial.number, progress.predicted)
+        return TrialState.COMPLETE
+
+    def _describe(self, trial: Trial, progress: Progress) -> None:
+        """What a dashboard shows beside the score."""
+        trial.set_user_attr("fold scores", progress.fold_scores)
+        trial.set_user_attr("seconds", round(progress.seconds, 3))
+        for metric in SECONDARY:
+            if metric != self.task.metric and metric in METRICS:
+                trial.set_user_attr(metric, progress.score(self.task, metric))
+        if len(self.task.folds) > 1:
+            repeats = [value for value in progress.scores(self.task, self.task.metric) if value is not None]
+            trial.set_user_attr("sd over repeats", float(np.std(repeats, ddof=1)) if len(repeats) > 1 else None)
+
+
+def save_predictions(folder: Path, regressor: str, number: int, predicted: np.ndarray) -> None:
+    """Keep a trial's held-out predictions (repeats, n): float32, NaN where nothing was held out."""
+    path = predictions_path(folder, regressor, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        np.save(file, predicted.astype(np.float32), allow_pickle=False)
+    fresh.replace(path)
+
+
+def predictions_path(folder: Path, regressor: str, number: int) -> Path:
+    """Where they lie."""
+    return folder / "predictions" / f"{regressor}-{number:05}.npy"

@@ -1,0 +1,207 @@
+"""search: which settings and which feature blocks make each regressor best, by images it was not trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.storages import BaseStorage
+
+from drexcache.cache import FeatureMatrix
+from drexcache.errors import DrexcacheError
+from drexcache.metrics import METRICS, higher_is_better
+from drexcache.studies.evaluation import comparable, duplicate_groups
+from drexcache.studies.searching.heartbeat import beating
+from drexcache.studies.searching.interruption import Interruption
+from drexcache.studies.searching.outcome import SearchResult, conclude
+from drexcache.studies.searching.pool import Pool, make_pruner, stack_size
+from drexcache.studies.searching.sampler import SpaceSampler
+from drexcache.studies.searching.space import SearchSpace, make_space
+from drexcache.studies.searching.storage import (
+    JOURNAL,
+    STORAGE_ERRORS,
+    Direction,
+    counted,
+    finished,
+    open_storage,
+    open_study,
+    usable,
+)
+from drexcache.studies.searching.trials import Task, make_task
+
+ProgressCall = Callable[[int, int, str], None]
+LOOK = 1.0  # seconds between two looks at what all processes have done: each costs a database some ten queries
+
+
+def search(
+    matrix: FeatureMatrix, regressors: Sequence[str], out: str | Path, *, total_trials: int, folds: int = 5,
+    repeats: int = 1, holdout: bool = False, metric: str = "pearson", seed: int = 42, storage: str | None = None,
+    study: str | None = None, narrowed: Mapping[str, Any] | None = None, progress: ProgressCall | None = None,
+) -> SearchResult:  # fmt: skip
+    """Search the settings and blocks of every regressor and write what was found into a folder.
+
+    Every image of the matrix is used for training or for choosing: give the training rows only, such as
+    ``matrix.where("split", "train")``. A candidate's score is that of its out-of-fold predictions. Each regressor
+    has an Optuna study of its own, "NAME/REGRESSOR", and an equal share of the trials: a study that all shared
+    would soon stop trying the weaker ones, and their best would be no fair comparison.
+
+    Parameters
+    ----------
+    matrix : rated images to train on. regressors : names. out : folder; the same one again continues.
+    total_trials : in all, over all regressors and runs, those of earlier runs included.
+    folds, repeats : k-fold, repeated with other folds. holdout : hold out the first fold only.
+    metric : what to search by. seed : of the regressors and of the search.
+    storage : the URL of a database, as Optuna takes it, or of its proxy, ``grpc://HOST:PORT``; any number of processes
+        may share it. Default: a journal file in the folder.
+    study : its name; default: the dataset's. narrowed : see `drexcache.studies.searching.space.read_narrowed`.
+    progress : called with (trials done, trials in all, what comes next).
+
+    Raises
+    ------
+    DrexcacheError : an unknown regressor, setting or metric, a storage that cannot be used, a study made for
+        something else (what differs), fewer trials than are done, or no trial that succeeded (the first reason).
+
+    >>> import tempfile
+    >>> X = np.random.default_rng(0).normal(size=(40, 3)).astype("f4")
+    >>> toy = FeatureMatrix(X, X[:, 0] / 8 + 0.5, [f"{i}.png" for i in range(40)], {"cues": slice(0, 3)}, dataset="toy")
+    >>> found = search(toy, ["svr"], tempfile.mkdtemp(), total_trials=3)
+    >>> found.best["regressor"], found.best["trials"]
+    ('svr', 3)
+    """
+    plan = _planned(
+        matrix, regressors, narrowed, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed
+    )
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = open_storage(storage, folder)
+    with usable(storage or folder / JOURNAL):
+        running: dict[int, Any] = {}
+        pools = _pools(plan, opened, study or plan.task.matrix.dataset, total_trials, folder, running)
+        with beating(running), Interruption() as interruption:
+            _run(pools, interruption, progress)
+        return conclude(plan.task, pools, folder, plan.notes, interrupted=interruption.asked)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    task: Task
+    spaces: list[SearchSpace]
+    notes: list[str]
+
+    def made_for(self, space: SearchSpace) -> dict[str, Any]:
+        """What two runs must share to be one search."""
+        matrix = self.task.matrix
+        return {
+            "dataset": matrix.dataset, "target": matrix.target, "images": len(matrix), "rows": _digest(matrix),
+            "fingerprint": {name: matrix.fingerprints.get(name, "") for name in space.blocks},
+            "space": space.describe(), "folds": int(self.task.folds.max()) + 1, "repeats": len(self.task.folds),
+            "holdout": self.task.held == 1, "metric": self.task.metric, "seed": self.task.seed,
+        }  # fmt: skip
+
+
+def _planned(
+    matrix: FeatureMatrix, regressors: Sequence[str], narrowed: Mapping[str, Any] | None, *, folds: int, repeats: int,
+    holdout: bool, metric: str, seed: int,
+) -> _Plan:  # fmt: skip
+    if not regressors or len(set(regressors)) < len(regressors):
+        raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
+    if metric not in METRICS:
+        raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
+    (rated,) = comparable([matrix])
+    spaces = [make_space(name, rated, narrowed) for name in regressors]
+    same, notes = duplicate_groups(rated)
+    task = make_task(rated, same, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed)
+    return _Plan(task, spaces, notes)
+
+
+def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> list[int]:
+    """Trials of each regressor, those that are done included: one more to who has fewest, until there are ``total``.
+
+    No regressor gets more than it has candidates.
+
+    >>> from drexcache.regressors.spaces import Choice, Range
+    >>> endless = SearchSpace("svr", ("dino",), settings={"C": Range(0.1, 10.0)})
+    >>> shares([SearchSpace("mean", ("dino",)), endless, endless], 10, [0, 0, 0])
+    [1, 5, 4]
+    """
+    given = list(done)
+    while sum(given) < total:
+        open_ones = [i for i, space in enumerate(spaces) if given[i] < space.size]
+        if not open_ones:
+            break
+        given[min(open_ones, key=lambda i: given[i])] += 1
+    return given
+
+
+def _pools(
+    plan: _Plan, storage: BaseStorage, name: str, total: int, folder: Path, running: dict[int, Any]
+) -> list[Pool]:
+    """A study for every space and its share of the trials; sampler and pruner are set explicitly and with a seed."""
+    direction: Direction = "maximize" if higher_is_better(plan.task.metric) else "minimize"
+    studies = [
+        open_study(storage, f"{name}/{space.regressor}", direction, plan.made_for(space)) for space in plan.spaces
+    ]
+    totals = shares(plan.spaces, total, [counted(study) for study in studies])
+    if sum(totals) > total:
+        raise DrexcacheError(
+            f"{folder}: {sum(totals)} trials are done already and --total-trials counts all of them; "
+            f"give {sum(totals)} or more"
+        )
+    pools = []
+    for study, space, share in zip(studies, plan.spaces, totals, strict=True):
+        study.sampler = SpaceSampler(space, space.start(plan.task.matrix), plan.task.seed)
+        study.pruner = make_pruner(plan.task)
+        pools.append(Pool(study, space, plan.task, share, folder, running, stack_size(space, plan.task)))
+    return pools
+
+
+def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCall | None) -> None:
+    """Step every pool in turn until all have their trials, waiting for what other processes still work on."""
+    total, look = sum(pool.total for pool in pools), 0.0
+    try:
+        for pool in pools:
+            pool.wait()  # what dead processes left
+        while not interruption.asked:
+            worked = False
+            for pool in pools:
+                if progress and time.monotonic() >= look:
+                    look = time.monotonic() + LOOK
+                    progress(sum(len(finished(p.study)) for p in pools), total, _label(pool))
+                if pool.refill():
+                    with interruption.allowed():
+                        pool.train()
+                    pool.report()
+                    worked = True
+            if not worked:
+                waiting = [pool.wait() for pool in pools]  # of every pool, so that all orphans are given up
+                if not any(waiting):
+                    break
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        interruption.asked = True
+    except STORAGE_ERRORS:
+        for pool in pools:
+            pool.members = []  # nobody to give them up to: other processes will miss this one's signs of life
+        raise
+    finally:
+        for pool in pools:
+            pool.leave()
+
+
+def _label(pool: Pool) -> str:
+    values = [trial.values[0] for trial in finished(pool.study) if trial.state.name == "COMPLETE"]
+    best = (max if pool.study.direction.name == "MAXIMIZE" else min)(values) if values else None
+    return pool.space.regressor + (f", best {pool.task.metric} {best:.3f}" if best is not None else "")
+
+
+def _digest(matrix: FeatureMatrix) -> str:
+    """SHA-256 over the images and their ratings, whatever their order."""
+    lines = sorted(
+        f"{image}\t{rating!r}" for image, rating in zip(matrix.ids, np.asarray(matrix.y).tolist(), strict=True)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
