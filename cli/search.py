@@ -27,6 +27,7 @@ from drexcache.cli.provenance import command_line
 @click.option("--metric", default="pearson", show_default=True, help="Metric to search by")
 @click.option("--seed", default=42, show_default=True, help="Seed of the regressors and of the search")
 @click.option("--space", type=click.Path(), help="A TOML file that narrows what is searched")
+@click.option("--trust", is_flag=True, help="Set what --space says in imported code: only for a file that you trust")
 @click.option(
     "--storage", metavar="URL", help="Database or grpc://HOST:PORT that shares a study [default: a file in the folder]"
 )
@@ -34,7 +35,7 @@ from drexcache.cli.provenance import command_line
 def command(
     cache: str, regressors: tuple[str, ...], out: str, total_trials: int, blocks: tuple[str, ...], target: str | None,
     split: str | None, folds: int, repeats: int, holdout: bool, metric: str, seed: int, space: str | None,
-    storage: str | None, study: str | None,
+    trust: bool, storage: str | None, study: str | None,
 ) -> None:  # fmt: skip
     """Search the settings and blocks of regressors by k-fold; the same command again goes on.
 
@@ -50,7 +51,7 @@ def command(
     from drexcache.studies.searching import plot_search, read_narrowed, search, training_rows, without_password
 
     matrix = training_rows(open_cache(cache).matrix(blocks or None, target), split, cache)
-    narrowed = read_narrowed(space, regressors) if space else None
+    narrowed = read_narrowed(space, regressors, trust=trust) if space else None
     with step_bar("search", "trial") as progress:
         found = search(
             matrix, regressors, out, total_trials=total_trials, folds=folds, repeats=repeats, holdout=holdout,

@@ -11,6 +11,7 @@ from drexcache.cli import make_room_for, say
 @click.argument("cache", type=click.Path())
 @click.option("-r", "--regressor", help="Name of a regressor (see drexcache regressors)")
 @click.option("--from", "chosen", metavar="FILE", type=click.Path(), help="Regressor and settings, as best.json")
+@click.option("--trust", is_flag=True, help="Import the code that --from names: only for a file that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
 @click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
@@ -22,6 +23,7 @@ def command(
     cache: str,
     regressor: str | None,
     chosen: str | None,
+    trust: bool,
     out: str,
     log: str | None,
     blocks: tuple[str, ...],
@@ -42,7 +44,7 @@ def command(
 
     if (regressor is None) == (chosen is None):
         raise click.UsageError("give either --regressor NAME or --from FILE")
-    start = ChosenSettings(regressor) if regressor else read_settings(chosen or "")
+    start = ChosenSettings(regressor) if regressor else read_settings(chosen or "", trust=trust)
     make_room_for(out)
     if log:
         make_room_for(log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -12,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 
 # Raised when our own code starts to compute other numbers from the same recipe and weights.
 NUMERICS = 1
@@ -170,11 +169,7 @@ def recipe(name: str | Path) -> Recipe:
         return _parse(text, f"recipe {name}")
     path = Path(name)
     if not path.is_file():
-        close = difflib.get_close_matches(str(name), recipe_names(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise DrexcacheError(
-            f"no recipe and no file named {name}; {hint}recipes: {', '.join(recipe_names())}, or a .toml file"
-        )
+        raise DrexcacheError(f"no recipe and no .toml file named {name}; {nearest(str(name), recipe_names())}")
     try:
         return _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +18,22 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 from timm.models import get_pretrained_cfg, list_pretrained
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 PATIENCE = 8.0  # seconds until a silent hub counts as unreachable
 
 
 def known_backbone(backbone: str) -> None:
-    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest names.
+    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest name.
 
     >>> known_backbone("resnet51")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    drexcache.errors.DrexcacheError: timm has no model 'resnet51'; nearest: ...
+    drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean ...
     """
     if timm.is_model(backbone) and "." not in backbone:
         return
-    near = difflib.get_close_matches(backbone.partition(".")[0], timm.list_models(), n=3)
-    advice = f"nearest: {', '.join(near)}" if near else "see timm.list_models()"
+    advice = nearest(backbone.partition(".")[0], timm.list_models(), shown=()) or "see timm.list_models()"
     raise DrexcacheError(f"timm has no model {backbone!r}; {advice}")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.recipes import Block, Tap
 
 
@@ -106,8 +105,4 @@ def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
 
 def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
     shallow = [name for name in modules if name and name.count(".") <= 1 and not name.endswith((".act", ".drop"))]
-    shown = difflib.get_close_matches(layer, modules, n=3) + shallow
-    return (
-        f"block {block.name}: {block.backbone} has no layer named {layer}; "
-        f"it offers {', '.join(dict.fromkeys(shown[:40]))}{', ...' if len(shown) > 40 else ''}"
-    )
+    return f"block {block.name}: {block.backbone} has no layer named {layer}; {nearest(layer, modules, shallow)}"

@@ -201,8 +201,8 @@ def test_any_regressor_by_its_import_path(cache: Path, tmp_path: Path, monkeypat
         ("own_broken:Best", "ZeroDivisionError"),
         ("own_models.Twise", "module own_models has no Twise; did you mean Twice"),
         ("own_models:NeedsMore", "cannot be made without arguments"),
-        ("own_models:answer", "cannot be made without arguments"),
-        ("sklearn.linear_model.LogisticRegression", "no regressor"),
+        ("own_models:answer", "found a value of type int; expected the class of a regressor"),
+        ("sklearn.linear_model.LogisticRegression", "found the class LogisticRegression; expected the class of a reg"),
         (".", "cannot be imported"),
     ):
         with pytest.raises(DrexcacheError, match=message):

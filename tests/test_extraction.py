@@ -229,8 +229,8 @@ def test_what_is_unreachable_is_found_before_an_image_is_read(pictures: Path, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "resnet_50"}, "timm has no model 'resnet_50'; nearest: resnet50"),
-        ({"layer": "layer9"}, "test_resnet has no layer named layer9; it offers layer"),
+        ({"backbone": "resnet_50"}, "timm has no model 'resnet_50'; did you mean resnet50?"),
+        ({"layer": "layer9"}, "test_resnet has no layer named layer9; did you mean layer"),
         ({"pool": "cls"}, "pooling 'cls' does not fit"),
         ({"dim": 7}, "the recipe says dim 7"),
     ],

@@ -76,9 +76,10 @@ def test_a_regressor_without_epochs_has_no_log(cache: Path, tmp_path: Path) -> N
     ("text", "message"),
     [
         ("{", "not a settings file, such as a search's best.json"),
-        ("[1]", 'expected a JSON object with "regressor" and "settings"'),
+        ("[1]", r"not a settings file.*\(Expected `object`, got `array`\)"),
+        ("{}", "not a settings file.*missing required field `regressor`"),
         ('{"regressor": "ridge", "format": 2}', "settings format 2, this drexcache reads 1; upgrade it"),
-        ('{"regressor": "svr", "settings": [1]}', r"settings must be a dict; found \[1\]"),
+        ('{"regressor": "svr", "settings": [1]}', r"Expected `object \| null`, got `array` - at `\$.settings`"),
     ],
 )
 def test_settings_files_that_are_none(text: str, message: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
 import os
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 
 # What stores say of a file that changes when it does: a time, a tag or a checksum; each store has its own words.
 _SIGNS = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag", "md5Hash", "CRC")
@@ -99,9 +98,7 @@ class Url:
             known = fsspec.available_protocols()
             if protocol in known:
                 raise DrexcacheError(f"{self}: cannot be opened ({_reason(error)})") from error
-            close = difflib.get_close_matches(protocol, known, n=1)
-            hint = f"; did you mean {close[0]}://?" if close else f"; there are: {', '.join(sorted(known))}"
-            raise DrexcacheError(f"{self}: no protocol {protocol}://{hint}") from error
+            raise DrexcacheError(f"{self}: no protocol {protocol}; {nearest(protocol, sorted(known))}") from error
         return store, root
 
 

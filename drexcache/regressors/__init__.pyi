@@ -1,3 +1,4 @@
+from .import_path import is_import_path as is_import_path
 from .model import Model as Model
 from .model import Prediction as Prediction
 from .model import load_model as load_model

@@ -1,14 +1,15 @@
-"""Any regressor that follows scikit-learn's contract, by its import path."""
+"""Any regressor that keeps scikit-learn's contract, by its import path."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
+import pkgutil
 from typing import Any
 
-from sklearn.base import is_regressor
+from sklearn.base import RegressorMixin
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
+
+METHODS = ("fit", "predict", "get_params", "set_params")
 
 
 def is_import_path(name: str) -> bool:
@@ -23,30 +24,45 @@ def is_import_path(name: str) -> bool:
 def regressor_at(path: str) -> Any:
     """An unfitted regressor with its default settings, such as ``regressor_at("sklearn.linear_model.HuberRegressor")``.
 
+    Importing a module runs it: the path must be one that the user typed, or that stands in a file the user trusts.
+    What it leads to is called only if it is a regressor's class.
+
     Raises
     ------
-    DrexcacheError : the module is missing or cannot be imported, has no such name, or it is no regressor.
+    DrexcacheError : the module is missing or cannot be imported, has no such name, or it is not a regressor's class.
 
     >>> regressor_at("sklearn.linear_model:HuberRegressor")
     HuberRegressor()
     """
+    kind = _found_at(path)
+    regressor = isinstance(kind, type) and (
+        issubclass(kind, RegressorMixin) or getattr(kind, "_estimator_type", None) == "regressor"  # CatBoost's
+    )
+    if not regressor or not all(callable(getattr(kind, method, None)) for method in METHODS):
+        raise DrexcacheError(
+            f"-r {path}: found {_kind(kind)}; expected the class of a regressor of scikit-learn's kind "
+            "(a RegressorMixin and BaseEstimator with fit and predict)"
+        )
+    try:
+        return kind()
+    except Exception as error:  # whatever its own code raises
+        raise DrexcacheError(f"-r {path}: cannot be made without arguments ({error})") from error
+
+
+def _found_at(path: str) -> Any:
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     try:
-        module = importlib.import_module(module_name)
+        module = pkgutil.resolve_name(module_name)
     except Exception as error:  # whatever the module's own code raises
         raise DrexcacheError(
             f"-r {path}: module {module_name!r} cannot be imported ({type(error).__name__}: {error}); "
             "is it installed, or its folder on PYTHONPATH?"
         ) from error
     if not hasattr(module, name):
-        close = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise DrexcacheError(f"-r {path}: module {module_name} has no {name}{hint}")
-    try:
-        estimator = getattr(module, name)()
-        good = is_regressor(estimator) and hasattr(estimator, "get_params")
-    except Exception as error:
-        raise DrexcacheError(f"-r {path}: cannot be made without arguments ({error})") from error
-    if not good:
-        raise DrexcacheError(f"-r {path}: is no regressor of scikit-learn's kind (a RegressorMixin)")
-    return estimator
+        known = [public for public in dir(module) if not public.startswith("_")]
+        raise DrexcacheError(f"-r {path}: module {module_name} has no {name}; {nearest(name, known)}")
+    return getattr(module, name)
+
+
+def _kind(found: Any) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a value of type {type(found).__name__}"

@@ -210,11 +210,6 @@ def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, pat
         raise DrexcacheError(f"{path}: the regressor inside cannot be read here ({error})") from error
 
 
-def _is_made_of(value: Any) -> bool:
-    """Whether a parameter is an estimator or a list of them, whose own settings have paths of their own."""
-    return isinstance(value, list) or hasattr(value, "get_params")
-
-
 def train_model(
     regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
     *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
@@ -256,10 +251,12 @@ def as_model(
 ) -> Model:
     """The model that a regressor has become by training on ``images`` rows of those columns of a cache."""
     names = dict.fromkeys(name.split("/")[0] for name in columns)
+    from drexcache.regressors.named import is_made_of
+
     rated = cache.targets[target]
     trained = {
         "dataset": cache.dataset, "images": images, "seed": seed, "cache": cache.path.name,
-        "settings": {key: repr(value) for key, value in estimator.get_params().items() if not _is_made_of(value)},
+        "settings": {key: repr(value) for key, value in estimator.get_params().items() if not is_made_of(value)},
         "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
     }  # fmt: skip
     blocks = {name: cache.blocks[name] for name in names}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
 from drexcache.regressors.import_path import is_import_path, regressor_at
 from drexcache.regressors.ridge import GramRidge
@@ -281,21 +281,30 @@ def _last(key: str) -> str:
 
 def _named(name: str) -> _Named:
     if name not in _REGRESSORS:
-        raise DrexcacheError(f"no regressor named {name}; {_nearest(name, _REGRESSORS)}")
+        raise DrexcacheError(f"no regressor named {name}; {nearest(name, _REGRESSORS)}")
     return _REGRESSORS[name]
 
 
 def _checked(name: str, estimator: BaseEstimator, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, all of which the estimator has, and those of the search space within it."""
-    space, known = search_space(name), estimator.get_params()
+    """The settings: those of the search space within it, the estimator's others as plain values.
+
+    Text outside of the search space is refused in our own regressors: it could be a path (a pipeline's ``memory`` is a
+    folder of pickles).
+    """
+    space = search_space(name)
+    others = {key for key, value in estimator.get_params().items() if not is_made_of(value)}
+    plain = (str, int, float, NoneType) if is_import_path(name) else (int, float, NoneType)
     for key, value in settings.items():
-        if key not in known:
-            raise DrexcacheError(f"{name} has no setting {key}; {_nearest(key, space or known)}")
+        if key not in space and key not in others:
+            raise DrexcacheError(f"{name} has no setting {key}; {nearest(key, space or sorted(others))}")
         if key in space and value not in space[key]:
             raise DrexcacheError(f"{name}: setting {key} must be {space[key]}; found {value!r}")
+        if key not in space and not isinstance(value, plain):
+            words = "text, a number" if str in plain else "a number"
+            raise DrexcacheError(f"{name}: setting {key} must be {words}, true, false or null; found {value!r}")
     return dict(settings)
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"there are: {', '.join(known)}"
+def is_made_of(value: Any) -> bool:
+    """Whether a parameter is an estimator or a list of them, whose own settings have paths of their own."""
+    return isinstance(value, list) or hasattr(value, "get_params")

@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from drexcache.errors import DrexcacheError
+from drexcache.regressors.import_path import is_import_path
 
 FORMAT = 1
-TYPES: dict[str, type] = {"regressor": str, "settings": dict, "blocks": list, "target": str, "seed": int}
+Plain = str | int | float | bool | None
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
-@dataclass(frozen=True)
-class ChosenSettings:
+class ChosenSettings(msgspec.Struct, frozen=True):
     """A regressor with its own parameters, such as ``{"svr__C": 3.1}``, and what it was chosen for, where known."""
 
     regressor: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Plain] = {}
     blocks: tuple[str, ...] = ()
     target: str | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
-def read_settings(path: str | Path) -> ChosenSettings:
+class _File(msgspec.Struct):
+    """What may stand in the file; null stands for what is not known, and other keys are ignored."""
+
+    regressor: str
+    format: int = FORMAT
+    settings: dict[str, Plain] | None = None
+    blocks: tuple[str, ...] | None = None
+    target: str | None = None
+    seed: Seed | None = None
+
+
+def read_settings(path: str | Path, *, trust: bool = False) -> ChosenSettings:
     """Read a settings file: JSON with "regressor", and optionally "settings", "blocks", "target" and "seed".
 
-    Other keys are ignored.
+    Other keys are ignored. trust : whether the regressor may be an import path, whose module a training would run.
 
     Raises
     ------
-    DrexcacheError : no such file, no JSON object, a newer format, or a key that is missing or of the wrong type.
+    DrexcacheError : no such file, no JSON object, a newer format, a key that is missing or of the wrong type, or a
+        regressor that is an import path without ``trust``.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = msgspec.json.decode(Path(path).read_bytes(), type=_File)
     except OSError as error:
         raise DrexcacheError(f"{path}: the settings could not be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is bad UTF-8
         raise DrexcacheError(f"{path}: not a settings file, such as a search's best.json ({error})") from error
-    if not isinstance(found, dict) or "regressor" not in found:
+    if found.format != FORMAT:
+        raise DrexcacheError(f"{path}: settings format {found.format}, this drexcache reads {FORMAT}; upgrade it")
+    if is_import_path(found.regressor) and not trust:
         raise DrexcacheError(
-            f'{path}: expected a JSON object with "regressor" and "settings", as in a search\'s best.json'
+            f"{path}: the regressor {found.regressor} is an import path, and importing it would run its code; "
+            "if you trust this file, add --trust"
         )
-    if found.get("format", FORMAT) != FORMAT:
-        raise DrexcacheError(f"{path}: settings format {found['format']}, this drexcache reads {FORMAT}; upgrade it")
-    known = {key: found[key] for key in TYPES if found.get(key) is not None}
-    for key, value in known.items():
-        if not isinstance(value, TYPES[key]):
-            raise DrexcacheError(f"{path}: {key} must be a {TYPES[key].__name__}; found {value!r}")
-    return ChosenSettings(**known | {"blocks": tuple(map(str, known.get("blocks", ())))})
+    return ChosenSettings(found.regressor, found.settings or {}, found.blocks or (), found.target, found.seed)

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.regressors import Choice, Range, make_regressor, search_space
+from drexcache.regressors import Choice, Range, is_import_path, make_regressor, search_space
 
 BLOCK = "block:"  # a block's parameter in a study: "block:dino" is True where the trial uses that block
 Params = Mapping[str, Any]
@@ -114,15 +114,17 @@ def make_space(regressor: str, matrix: FeatureMatrix, narrowed: Mapping[str, Any
     return space
 
 
-def read_narrowed(path: str | Path, regressors: Sequence[str]) -> dict[str, Any]:
+def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = False) -> dict[str, Any]:
     """A TOML file that narrows the space: a table per regressor, and one of blocks.
 
     A setting is a value (``width = 256``), a list to choose from (``width = [128, 256]``) or a range
-    (``lr = {low = 1e-4, high = 1e-3}``); a block is true (always) or false (never).
+    (``lr = {low = 1e-4, high = 1e-3}``); a block is true (always) or false (never). trust : whether a table may name an
+    import path, whose parameters can be anything, a folder to unpickle from among them.
 
     Raises
     ------
-    DrexcacheError : no such file, not TOML, or a table that is neither "blocks" nor one of the regressors.
+    DrexcacheError : no such file, not TOML, or a table that is neither "blocks" nor one of the regressors, or
+        names an import path without ``trust``.
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,6 +133,10 @@ def read_narrowed(path: str | Path, regressors: Sequence[str]) -> dict[str, Any]
     for name, table in tables.items():
         if name not in ("blocks", *regressors) or not isinstance(table, dict):
             raise DrexcacheError(f"{path}: [{name}] is no table of this search; {_list(['blocks', *regressors])}")
+        if is_import_path(name) and not trust:
+            raise DrexcacheError(
+                f"{path}: [{name}] sets parameters of imported code; if you trust this file, add --trust"
+            )
     return tables
 
 
