@@ -1,101 +1,243 @@
-"""The house stands as designed: what may import what, and what an installation puts where."""
+"""The house stands as designed: rooms in order, one door each, a spine that a newcomer can read, light commands."""
 
 import ast
+import functools
+import os
 import subprocess
 import sys
+import time
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_scores import names, run_of, save_scores
 
 ROOT = Path(__file__).parents[1]
-HOMES = {
-    "drexcache": "drexcache",
-    "features": "drexcache.features",
-    "studies": "drexcache.studies",
-    "cli": "drexcache.cli",
-}
-FORBIDDEN = {
-    "drexcache": ("drexcache.features", "drexcache.studies", "drexcache.cli", "timm", "optuna", "click"),
-    "features": ("drexcache.studies", "drexcache.cli", "optuna", "click"),
-    "studies": ("drexcache.features", "drexcache.cli", "timm", "click"),
-    "cli": ("timm", "optuna"),
-}
+HOMES = {"drexcache": "drexcache", "features": "drexcache.features", "studies": "drexcache.studies"}
+HOMES["cli"] = "drexcache.cli"
+
+# Each imports from those above it alone; features and studies never import each other.
+ROOMS = [
+    "drexcache.errors",
+    "drexcache.files",
+    "drexcache.devices",
+    "drexcache.recipes",
+    "drexcache.bootstrap",
+    "drexcache.metrics",
+    "drexcache.datasets",
+    "drexcache.cache",
+    "drexcache.fusion",
+    "drexcache.regressors",
+    "drexcache.scores",
+    "drexcache.features",
+    "drexcache.studies.ledger",
+    "drexcache.studies.evaluation",
+    "drexcache.studies.comparison",
+    "drexcache.studies.searching",
+    "drexcache.studies.reporting",
+    "drexcache.studies",
+    "drexcache.cli",
+]
+LIBRARIES = {"timm": "drexcache.features", "optuna": "drexcache.studies.searching", "click": "drexcache.cli"}
+
+# Private names of libraries that offer no public one: trees are checked before they are followed.
+FOREIGN_PRIVATE = {"_predictors", "_parameter_constraints", "_validate_params"}
 
 
-def imports_of(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Module name -> file, of everything that is installed."""
+    found = {}
+    for folder, package in HOMES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
     return found
 
 
-@pytest.mark.parametrize("home", HOMES)
-def test_data_flows_one_way(home: str) -> None:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imported(path: Path, *, typing: bool = True) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import of a file, wherever it stands; ``typing``: also those for the type checker."""
+    skipped = set()
+    if not typing:
+        skipped = {id(n) for node in ast.walk(tree(path)) if is_type_checking(node) for n in ast.walk(node)}
+    for node in ast.walk(tree(path)):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    """The room that a module stands in; a package's own name counts as its room."""
+    inside = [room for room in ROOMS if module == room or module.startswith(room + ".")]
+    return max(inside, key=len, default="")
+
+
+def exported(room: str) -> set[str]:
+    """What a room's door lists."""
+    path = modules()[room].with_suffix(".pyi")
+    nodes = tree(path if path.is_file() else modules()[room]).body
+    names = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return names | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_every_module_has_a_room() -> None:
+    roomless = {"drexcache", "drexcache.recipe_files"}
+    assert [name for name in modules() if not room_of(name) and name not in roomless] == []
+
+
+def test_rooms_import_only_rooms_above_them() -> None:
+    wrong = []
+    for module, path in modules().items():
+        mine = room_of(module)
+        for found, name in imported(path):
+            theirs = max(room_of(found), room_of(f"{found}.{name}"), key=len)
+            if not theirs or not mine or theirs == mine:
+                continue
+            apart = {"drexcache.features", "drexcache.studies"} <= {".".join(r.split(".")[:2]) for r in (mine, theirs)}
+            if ROOMS.index(theirs) > ROOMS.index(mine) or apart:
+                wrong.append(f"{path.relative_to(ROOT)} imports {found}.{name}")
+    assert wrong == []
+
+
+def test_rooms_are_entered_by_their_door() -> None:
+    wrong = []
+    for module, path in modules().items():
+        for found, name in imported(path):
+            room = room_of(found)
+            if not room or room == room_of(module) or modules()[room].name != "__init__.py":
+                continue
+            if room == "drexcache.studies" and room_of(f"{found}.{name}") != room:
+                continue  # a module beside the rooms of studies
+            if found != room or name not in exported(room) | ({"main", "say"} if room == "drexcache.cli" else set()):
+                wrong.append(f"{path.relative_to(ROOT)}: from {found} import {name}")
+    assert wrong == []
+
+
+def test_libraries_stay_in_their_rooms() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in sorted((ROOT / home).rglob("*.py"))
-        for name in imports_of(path)
-        if any(name == bad or name.startswith(bad + ".") for bad in FORBIDDEN[home])
+        f"{path.relative_to(ROOT)} imports {found}"
+        for module, path in modules().items()
+        for found, _ in imported(path)
+        for library, room in LIBRARIES.items()
+        if found.split(".")[0] == library and not module.startswith(room)
     ]
     assert wrong == []
 
 
+def test_no_imports_in_a_circle() -> None:
+    """Not even inside of functions; those for the type checker alone do not count."""
+    known = modules()
+    edges: dict[str, set[str]] = {}
+    for module, path in known.items():
+        found = {f"{a}.{b}" if f"{a}.{b}" in known else a for a, b in imported(path, typing=False)}
+        # through a door one reaches the whole room, and a room's order is held above
+        edges[module] = {name for name in found if name in known and room_of(name) == room_of(module)} - {module}
+    left = dict(edges)
+    while free := [module for module, needs in left.items() if not needs & set(left)]:
+        for module in free:
+            del left[module]
+    assert left == {}, "these modules import each other, directly or through others"
+
+
+def test_nobody_touches_the_private_names_of_another_object() -> None:
+    wrong = []
+    for path in modules().values():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drexcache"):
+                wrong += [f"{path}: imports {alias.name}" for alias in node.names if is_private(alias.name)]
+            if not isinstance(node, ast.Attribute) or not is_private(node.attr) or node.attr in FOREIGN_PRIVATE:
+                continue
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert wrong == []
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
 def test_no_pickle_and_no_unsafe_load() -> None:
-    for home in HOMES:
-        for path in (ROOT / home).rglob("*.py"):
-            assert not imports_of(path) & {"pickle", "joblib", "dill", "cloudpickle"}, path
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                    assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+    for path in modules().values():
+        assert not {name for name, _ in imported(path)} & {"pickle", "joblib", "dill", "cloudpickle"}, path
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
-def test_import_and_help_stay_fast() -> None:
-    heavy = "{'torch', 'timm', 'sklearn', 'scipy', 'optuna', 'h5py', 'pandas', 'matplotlib'}"
+HEAVY = {"torch", "timm", "torchvision", "sklearn", "scipy", "optuna", "sqlalchemy", "h5py", "pandas", "matplotlib"}
+TORCH_OR_OPTUNA = {"torch", "timm", "torchvision", "optuna", "sqlalchemy"}
+CACHE, SCORES = ROOT / "tests/data/release-0.1-cache.h5", "SCORES"
+# Command -> what it must not load. SCORES stands for a small score file with its predictions.
+LIGHT = {
+    ("--help",): HEAVY,
+    ("extract", "--help"): HEAVY,
+    ("evaluate", "--help"): HEAVY,
+    ("recipes",): TORCH_OR_OPTUNA | {"sklearn", "h5py", "pandas"},
+    ("cache", "info", str(CACHE)): TORCH_OR_OPTUNA | {"sklearn", "pandas"},
+    ("cache", "verify", str(CACHE)): TORCH_OR_OPTUNA | {"sklearn"},
+    ("cache", "diff", str(CACHE), str(CACHE)): TORCH_OR_OPTUNA | {"sklearn"},
+    ("compare", SCORES): TORCH_OR_OPTUNA,
+    ("runs", "."): TORCH_OR_OPTUNA | {"sklearn"},
+}
+
+
+@pytest.mark.parametrize("command", LIGHT, ids=lambda command: " ".join(command[:2]))
+def test_light_commands_load_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
+    forbidden = LIGHT[command]
+    if SCORES in command:
+        runs = [run_of(name, "a", "a", names(30)) for name in ("ridge", "svr")]
+        command = tuple(str(save_scores(tmp_path / SCORES, runs)) if word == SCORES else word for word in command)
     code = (
-        "import sys, drexcache, drexcache.cli as c; c.main(['--help'], standalone_mode=False); "
-        f"print({heavy} & set(sys.modules))"
+        "import sys, time; start = time.perf_counter(); import drexcache, drexcache.cli as c\n"
+        f"try: c.main({list(command)!r}, standalone_mode=False)\n"
+        f"finally: print('\\n', time.perf_counter() - start, {forbidden!r} & set(sys.modules), sep='|')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.rstrip().endswith("set()"), done.stdout
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    inside, loaded = done.stdout.rpartition("\n|")[2].strip().split("|")
+    print(f"{' '.join(command[:2])}: {float(inside):.2f} s, the process {time.perf_counter() - started:.2f} s")
+    assert loaded == "set()"
+
+
+def test_packaging_names_every_package() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    found = {name for name, path in modules().items() if path.name == "__init__.py"}
+    assert found - listed == set()
 
 
 def test_wheel_holds_only_drexcache(tmp_path: Path) -> None:
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    if done.returncode and "setuptools" in done.stderr:
-        pytest.skip("no setuptools here to build a wheel without isolation")
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*build, "-w", str(tmp_path), str(ROOT)], capture_output=True, text=True, check=False)
+    if done.returncode and ("setuptools" in done.stderr or "No module named pip" in done.stderr):
+        pytest.skip("no pip or setuptools here to build a wheel without isolation")
     assert done.returncode == 0, done.stderr
-    names = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", str(next(tmp_path.glob("*.whl")))],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")[1:]
-    tops = {name.split("/")[0] for name in (line.split("  ")[0].strip() for line in names) if name}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"drexcache"}
-    for needed in (
-        "drexcache/features/extraction.py",
-        "drexcache/recipe_files/drex.toml",
-        "drexcache/py.typed",
-        "drexcache/fusion/kernel/fusion_cpu.pyi",
-        "drexcache/cache/__init__.pyi",
-    ):
-        assert any(line.startswith(needed) for line in names), needed
+    listing = [sys.executable, "-m", "zipfile", "-l", str(next(tmp_path.glob("*.whl")))]
+    lines = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\n")[1:]
+    names = {line.split("  ")[0].strip() for line in lines} - {""}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"drexcache"}
+    for name in modules():
+        inside = str(modules()[name].relative_to(ROOT))
+        inside = inside if inside.startswith("drexcache/") else f"drexcache/{inside}"
+        assert inside in names
+    for needed in ("recipe_files/drex.toml", "py.typed", "__init__.pyi", "fusion/kernel/fusion_cpu.pyi"):
+        assert f"drexcache/{needed}" in names
 
 
 def test_wheel_build_works_outside_of_the_path() -> None:

@@ -79,7 +79,7 @@ def test_many_processes_write_at_once(tmp_path: Path) -> None:
     start = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     writers = [start.Process(target=write_many, args=(tmp_path, who)) for who in range(4)]
     for writer in writers:
-        writer.start_writer()
+        writer.start()
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
