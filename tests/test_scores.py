@@ -79,7 +79,7 @@ def test_files_that_are_no_csv(tmp_path: Path) -> None:
         with pytest.raises(DrexcacheError, match=message):
             ScoreTable.read_csv(tmp_path / name)
     with pytest.raises(DrexcacheError, match="cannot be written"):
-        TABLE.to_csv(tmp_path / "nowhere" / "scores.csv")
+        TABLE.to_csv(tmp_path / "empty.csv" / "scores.csv")
 
 
 def test_the_table_a_person_reads() -> None:

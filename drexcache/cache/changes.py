@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from drexcache.cache.reader import FeatureCache, open_cache
 from drexcache.cache.writer import CacheWriter, create_empty, no_space, take_rows, writer_lock
 from drexcache.datasets import Columns, match_ratings, read_ratings, sha256_of_ids
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 
 
 def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
@@ -202,31 +204,27 @@ def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = 
     columns = [""] * matrix.X.shape[1]
     for tap, where in matrix.taps.items():
         columns[where] = [f"{tap}/{number}" for number in range(where.stop - where.start)]
-    try:
-        writers[out.suffix](out, known, columns, matrix.X)
-    except OSError as error:
-        raise DrexcacheError(f"{out}: could not be written ({error.strerror or error})") from error
+    write_file(out, lambda file: writers[out.suffix](file, known, columns, matrix.X))
     return len(matrix)
 
 
-def _npz(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+def _npz(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
     arrays: dict[str, Any] = {name: np.asarray(values) for name, values in known.items()}
-    np.savez(out, X=X, columns=np.array(columns), **arrays)
+    np.savez(file, X=X, columns=np.array(columns), **arrays)
 
 
-def _csv(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
-    with out.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow([*known, *columns])
-        for *values, features in zip(*known.values(), X, strict=True):
-            rows.writerow([*values, *(f"{value:.9g}" for value in features)])
+def _csv(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+    rows = csv.writer(codecs.getwriter("utf-8")(file))
+    rows.writerow([*known, *columns])
+    for *values, features in zip(*known.values(), X, strict=True):
+        rows.writerow([*values, *(f"{value:.9g}" for value in features)])
 
 
-def _parquet(out: Path, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
+def _parquet(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise DrexcacheError("export to .parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
     table = {**known, **{name: X[:, number] for number, name in enumerate(columns)}}
-    parquet.write_table(pyarrow.table(table), out)
+    parquet.write_table(pyarrow.table(table), file)

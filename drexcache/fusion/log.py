@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
-from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.fusion.estimator import AttentionFusionRegressor
 
 
@@ -16,12 +17,10 @@ def write_log(head: AttentionFusionRegressor, path: str | Path) -> None:
     ------
     DrexcacheError : the file cannot be written.
     """
-    try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(head.log_[0]))
-            writer.writeheader()
-            for row in head.log_:
-                shown = {key: "" if value is None else f"{value:.6g}" for key, value in row.items()}
-                writer.writerow(shown | {"epoch": row["epoch"]})
-    except OSError as error:
-        raise DrexcacheError(f"{path}: the training log could not be written ({error.strerror or error})") from error
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(head.log_[0]))
+    writer.writeheader()
+    for row in head.log_:
+        shown = {key: "" if value is None else f"{value:.6g}" for key, value in row.items()}
+        writer.writerow(shown | {"epoch": row["epoch"]})
+    write_file(path, text.getvalue())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from drexcache.cache import (
     stored_block_attributes,
 )
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.fusion import AttentionFusionRegressor, write_log
 from drexcache.regressors.saving import dump_estimator, load_estimator
 
@@ -50,14 +51,12 @@ class Prediction:
         if self.spread is not None:
             columns["spread"] = self.spread
         columns |= {f"attention_{arm}": weights for arm, weights in self.attention.items()}
-        try:
-            with Path(path).open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                rows.writerow(columns)
-                for row in zip(*columns.values(), strict=True):
-                    rows.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
-        except OSError as error:
-            raise DrexcacheError(f"{path}: the predictions could not be written ({error.strerror or error})") from error
+        text = io.StringIO()
+        rows = csv.writer(text)
+        rows.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            rows.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
+        write_file(path, text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,6 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON."""
-        path = Path(path)
         if isinstance(self.estimator, AttentionFusionRegressor):
             tensors, state = self.estimator.get_state()
         else:
@@ -149,17 +147,7 @@ class Model:
             {name: np.ascontiguousarray(value) for name, value in tensors.items()},
             {"drexcache": json.dumps(fields)},
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.new")
-        try:
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise DrexcacheError(f"{path}: the model could not be written ({error.strerror or error})") from error
+        write_file(path, data)
 
 
 def load_model(path: str | Path) -> Model:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,11 @@ class ScoreTable:
 
 def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Sequence[object]]) -> None:
     """Write a CSV with a header; None becomes an empty cell."""
-    try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(records)
-    except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be written: {error.strerror}") from error
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(records)
+    write_file(path, text.getvalue())
 
 
 def read_records(path: str | Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.scores import score_tables
 from drexcache.studies.comparison import Comparison, compare
 from drexcache.studies.reporting.figures import Figure
@@ -60,7 +60,7 @@ def report(
     )  # fmt: skip
     every = contents.figures
     steps = _Steps(progress, len(every) * (1 if export is None else 2))
-    _write(Path(out), render(contents, steps.next))
+    write_file(out, render(contents, steps.next))
     if export is not None:
         _export(Path(export), contents, every, metric, steps.next)
     return contents.left_out
@@ -104,27 +104,12 @@ def _pictures(
     return made, notes + failed
 
 
-def _write(path: Path, page: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
 def _export(
     folder: Path, contents: Contents, every: Sequence[Figure], metric: str, step: Callable[[Figure], None]
 ) -> None:
     """Figures with a list of what each shows, and tables, as files."""
-    try:
-        for part in ("figures", "tables"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        legend = "".join(f"{figure.name}: {figure.alt}\n" for figure in every)
-        (folder / "figures" / "figures.txt").write_text(legend, encoding="utf-8")
-    except OSError as error:
-        raise DrexcacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    legend = "".join(f"{figure.name}: {figure.alt}\n" for figure in every)
+    write_file(folder / "figures" / "figures.txt", legend)
     for figure in every:
         step(figure)
         save_figure(figure, folder / "figures")

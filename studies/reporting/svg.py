@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, STYLE, Figure
 
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {
@@ -50,11 +50,7 @@ def save_figure(figure: Figure, folder: Path) -> list[Path]:
     paths = []
     for ending, options in (("png", {}), ("svg", {"svg.fonttype": "path", "svg.hashsalt": figure.name})):
         path = folder / f"{figure.name}.{ending}"
-        content = _saved(figure, ending, **options)
-        try:
-            path.write_bytes(content)
-        except OSError as error:
-            raise DrexcacheError(f"{path}: cannot be written: {error.strerror or error}") from error
+        write_file(path, _saved(figure, ending, **options))
         paths.append(path)
     return paths
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.scores import NAMES, Score, Table, mean_score, mean_seconds, render, write_records
 from drexcache.studies.comparison import Comparison, Pair
 from drexcache.studies.reporting.results import INSIDE, Evidence
@@ -128,11 +128,7 @@ def save_table(table: SortableTable, folder: Path) -> None:
 def save_text(printed: Sequence[Table], stem: Path) -> None:
     """Write tables as STEM.md and STEM.tex."""
     for ending, form in (("md", "markdown"), ("tex", "latex")):
-        path = stem.with_suffix(f".{ending}")
-        try:
-            path.write_text(render(printed, form=form), encoding="utf-8")
-        except OSError as error:
-            raise DrexcacheError(f"{path}: cannot be written: {error.strerror or error}") from error
+        write_file(stem.with_suffix(f".{ending}"), render(printed, form=form))
 
 
 def _pair_line(pair: Pair, seeds: bool) -> list[Cell]:

@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from tabulate import tabulate
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_files
 from drexcache.fusion import AttentionFusionRegressor
 from drexcache.metrics import interval
 from drexcache.scores import write_records
@@ -269,11 +270,8 @@ def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
 def _write(result: SearchResult, found: Any) -> None:
     """best.json, results.csv, results.md, importance.csv, trials.csv."""
     folder = result.folder
-    files = {"best.json": json.dumps(result.best, indent=2) + "\n", "results.md": result.markdown()}
-    for name, text in files.items():
-        fresh = folder / f"{name}.new"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(folder / name)
+    best = json.dumps(result.best, indent=2) + "\n"
+    write_files({folder / "best.json": best, folder / "results.md": result.markdown()})
     write_records(folder / "results.csv", [field.name for field in fields(Row)], [astuple(row) for row in result.rows])
     write_records(
         folder / "importance.csv", ["regressor", "parameter", "importance"],

@@ -13,6 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState
 
+from drexcache.files import write_file
 from drexcache.fusion import AttentionFusionRegressor
 from drexcache.metrics import METRICS
 from drexcache.studies.searching.heartbeat import elsewhere, sign
@@ -142,12 +143,8 @@ class Pool:
 
 def save_predictions(folder: Path, regressor: str, number: int, predicted: np.ndarray) -> None:
     """Keep a trial's held-out predictions (repeats, n): float32, NaN where nothing was held out."""
-    path = predictions_path(folder, regressor, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        np.save(file, predicted.astype(np.float32), allow_pickle=False)
-    fresh.replace(path)
+    values = predicted.astype(np.float32)
+    write_file(predictions_path(folder, regressor, number), lambda file: np.save(file, values, allow_pickle=False))
 
 
 def predictions_path(folder: Path, regressor: str, number: int) -> Path:

@@ -1,0 +1,149 @@
+"""Outputs that are old or new, never half: written under another name, synced, then renamed into place."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from drexcache.errors import DrexcacheError
+
+Content = str | bytes | Callable[[BinaryIO], object]  # a function writes the content into the file that it is given
+
+
+def write_file(path: str | Path, content: Content) -> None:
+    """Write one file whole, or leave what stands there; text is written as UTF-8, missing folders are made.
+
+    Raises
+    ------
+    DrexcacheError : it cannot be written, and why.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_file(f"{folder}/a/scores.csv", "id,score\\n")
+    ...     write_file(f"{folder}/a/scores.csv", lambda file: file.write(b"id\\n"))
+    ...     [(path.name, path.read_text()) for path in Path(folder, "a").iterdir()]
+    [('scores.csv', 'id\\n')]
+    """
+    write_files({path: content})
+
+
+def write_files(contents: Mapping[str | Path, Content]) -> None:
+    """Write files that belong together: every one is on the disk before the first takes its name.
+
+    A process killed between two renames still leaves new files beside old ones. Files that make no sense mixed should
+    therefore each hold the same `run_id`, which their reader compares.
+
+    Raises
+    ------
+    DrexcacheError : one cannot be written; none is replaced unless the renaming itself fails.
+    """
+    with ExitStack() as stack:
+        opened = [(path, stack.enter_context(_opened(Path(path)))) for path in contents]
+        for path, (file, _) in opened:
+            with naming(path):
+                _fill(file, contents[path])
+        renamed = [(path, Path(file.name), final) for path, (file, final) in opened if final]
+        for path, fresh, final in renamed:
+            with naming(path):
+                fresh.replace(final)
+        for folder in {final.parent for _, _, final in renamed}:
+            with naming(folder):
+                sync_folder(folder)
+
+
+def run_id(*contents: bytes) -> str:
+    """A short name for what one run wrote, the same for the same contents.
+
+    >>> run_id(b"scores", b"predictions")
+    '1b9c82b49144'
+    """
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()[:12]
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn an OSError into the sentence that this path cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise DrexcacheError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the renames in this folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fill(file: BinaryIO, content: Content) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content.encode() if isinstance(content, str) else content)
+    file.flush()
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
+    """NAME.new beside ``path``, removed at the end unless it was renamed, and the name that it is to take.
+
+    A killed process leaves it behind, and the next one that writes NAME overwrites it. A device or a pipe is opened
+    itself and needs no other name.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path), path.open("wb") as device:
+            yield device, None
+        return
+    final = path.resolve()  # a link stays a link
+    with naming(path):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(final.with_name(f"{final.name}.new"), path)
+    with file:
+        try:
+            if final.exists():
+                with naming(path):
+                    os.fchmod(file.fileno(), stat.S_IMODE(final.stat().st_mode))
+            yield file, final
+        finally:
+            if _is(file, Path(file.name)):
+                Path(file.name).unlink()
+
+
+def _locked(fresh: Path, path: Path) -> BinaryIO:
+    """An empty file of that name, which no other process writes into."""
+    while True:
+        file = open(fresh, "r+b", opener=_create)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise DrexcacheError(f"{path}: another process is writing it; wait for it and run again") from error
+        except OSError:
+            pass  # a file system without locks
+        if _is(file, fresh):
+            file.truncate()
+            return file
+        file.close()  # the process that held the lock has just renamed it
+
+
+def _create(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file still has that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
