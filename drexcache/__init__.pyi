@@ -11,6 +11,6 @@ from .recipes import recipe as recipe
 from .regressors import GramRidge as GramRidge
 from .regressors import Model as Model
 from .regressors import load_model as load_model
+from .regressors import regressors as regressors
 from .regressors import train_streamed as train_streamed
-from .regressors.named import regressors as regressors
 from .scores import ScoreTable as ScoreTable

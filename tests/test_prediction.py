@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(model.predict_matrix(cache.matrix()).value, whole.value)
     matrices: list[str] = []
     monkeypatch.setattr(FeatureCache, "matrix", lambda self: matrices.append("all of it"))
-    monkeypatch.setattr("drexcache.regressors.model.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(sys.modules["drexcache.regressors.model"], "ROWS_AT_ONCE", 7)
     pieces = model.predict(cache)
     assert pieces.ids == whole.ids == list(cache.ids) and matrices == []
     assert pieces.spread is not None and whole.spread is not None
