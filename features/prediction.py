@@ -78,4 +78,4 @@ def _extracted(
 
 def one_image(path: Path) -> ImageTable:
     """The table of a single image file, without a rating."""
-    return ImageTable(path.stem, (path.name,), (ImageFile(path),), {}, {}, ())
+    return ImageTable(path.stem, ids=(path.name,), files=(ImageFile(str(path)),), targets={}, labels={}, notes=())

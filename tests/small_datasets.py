@@ -6,10 +6,10 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from drexcache.datasets.table import ImageTable, Target, read_images
+from drexcache.datasets import ImageTable, Target, read_images
 from drexcache.errors import DrexcacheError
 
-ADVICE = "mend the file, or go on without them by --allow-unmatched"
+ADVICE = "correct the file, or leave them out with --allow-unmatched"
 
 
 def folder_of(root: Path, *names: str, **texts: str) -> Path:

@@ -52,7 +52,7 @@ def test_ic9600_problems(tmp_path: Path) -> None:
 
     labels = "ic.zip/train.txt and ic.zip/test.txt"
     twice = ic9600(**{"test.txt": "c.jpg  0\nb.png  0.5\n"})
-    assert refused(twice) == f"{labels}: images rated more than once: 1 (b.png); mend the file"
+    assert refused(twice) == f"{labels}: images rated more than once: 1 (b.png); correct the file"
     missing = f"{labels}: ratings without an image: 1 (d.jpg); {ADVICE}"
     assert refused(ic9600(**{"test.txt": "c.jpg  0\nd.jpg  0.5\n"})) == missing
     line = "ic.zip/test.txt: line 2 is 'd.jpg'; expected a name, blanks and a score"
@@ -61,7 +61,7 @@ def test_ic9600_problems(tmp_path: Path) -> None:
         refused(ic9600(**{"test.txt": ""}))
         == "ic.zip/test.txt: no ratings; expected lines of a name, blanks and a score"
     )
-    outside = f"{labels}: ratings outside of the declared range 0..1: 1 (c.jpg = 2)"
+    outside = f"{labels}: ratings outside the declared range 0..1: 1 (c.jpg = 2)"
     assert refused(ic9600(**{"test.txt": "c.jpg  2"})) == outside
     columns = f"{tmp_path / 'ic.zip'}: --split-column given, but the ratings of layout ic9600 have no such column"
     assert refused(ic9600(), split_column="part") == columns

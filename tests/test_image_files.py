@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_datasets import folder_of, refusal, zip_of
 
-from drexcache.datasets.table import ImageFile, read_images
+from drexcache.datasets import ImageFile, read_images
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

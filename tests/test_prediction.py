@@ -12,7 +12,7 @@ from conftest import draw
 from safetensors.torch import save_file
 
 from drexcache import DrexcacheError, FeatureCache, open_cache, read_images, recipe
-from drexcache.datasets.table import ImageFile
+from drexcache.datasets import ImageFile
 from drexcache.features import extract, predict
 from drexcache.features.backbone import Backbone, build_model
 from drexcache.recipes import Recipe

@@ -124,9 +124,13 @@ def test_raters_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
         ("file,rating,se\na,1,-1\nb,2,1", {"error_column": "se"}, "'se': errors of ratings cannot be negative"),
         ("file,rating,se\na,1,1\nb,2,1", {"raters": 3}, "--raters says of how many raters --error-column is"),
         ("file,r1,r2,se\na,1,1,1", pattern | {"error_column": "se"}, "give one of --rater-column, --error-column"),
-        ("file,r1,r2\na,1,9\nb,1,1", pattern | {"value_range": (0, 5)}, "outside of the declared range 0..5: a = 9"),
+        ("file,r1,r2\na,1,9\nb,1,1", pattern | {"value_range": (0, 5)}, "outside the declared range 0..5: a = 9"),
         ("file,r1,r2\na,1,2\nb,1,2", {}, "or several with a pattern such as 'rater*'"),
-        ("file,rating\na,1\nb,2\nb,2\na,2", {}, "rated more than once (by several raters? name --rater-column): 2 ("),
+        (
+            "file,rating\na,1\nb,2\nb,2\na,2",
+            {},
+            "rated more than once (by several raters? name their column with --rater-column): 2 (",
+        ),
         ("file,rating\na,1\nb,2", {"rater_column": "who"}, "no column 'who' of raters"),
     ):
         (root / "ratings.csv").write_text(text + "\n")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_datasets import ADVICE, folder_of, refusal, values, workbook
 
@@ -75,9 +76,9 @@ def test_labels_of_images_that_are_not_rated(tmp_path: Path) -> None:
 def test_an_image_is_rated_once(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="image,rating\na.jpg,1\nA,2\n")
     twice = "p/ratings.csv: images rated more than once: 1 (a.jpg); "
-    advice = "mend the file, or go on without the others by --allow-unmatched"
+    advice = "correct the file, or leave the others out with --allow-unmatched"
     assert refusal(root) == f"{twice}images without a rating: 1 (b.jpg); {advice}"
-    assert refusal(root, allow_unmatched=True) == f"{twice}mend the file"
+    assert refusal(root, allow_unmatched=True) == f"{twice}correct the file"
 
 
 def test_nothing_matches(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_nothing_matches(tmp_path: Path) -> None:
 
 def test_ranges(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="image,rating\na.jpg,1\nb.jpg,57\n")
-    outside = "p/ratings.csv: ratings outside of the declared range 0..50: 1 (b.jpg = 57)"
+    outside = "p/ratings.csv: ratings outside the declared range 0..50: 1 (b.jpg = 57)"
     assert refusal(root, value_range=(0, 50)) == outside
     assert values(read_images(root, value_range=(1, 57))) == [1.0, 57.0]
     for low, high in ((5.0, 5.0), (9.0, 1.0), (0.0, float("inf")), (NAN, 1.0)):
@@ -177,6 +178,17 @@ def test_tables_that_cannot_be_read(tmp_path: Path, text: bytes, columns: Column
     with pytest.raises(DrexcacheError) as caught:
         read_ratings(path, columns)
     assert str(caught.value) == f"{path}: {message}"
+
+
+def test_ratings_from_a_dataframe(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "1.jpg", "b.jpg", "c.jpg")
+    frame = pd.DataFrame({"image": [1, "b", "c"], "mos": [0.1, 2, np.nan], "split": ["train", None, "test"]})
+    table = read_images(root, frame, value_range=(0, 5), allow_unmatched=True)
+    np.testing.assert_array_equal(table.targets["rating"].values, [0.1, 2.0, NAN])
+    assert table.labels == {"split": ("train", "", "test")}
+    assert table.notes[-1] == "the DataFrame: ratings that are no finite number, as allowed: 1 (c = '')"
+    assert refusal(root, frame[:0]) == "the DataFrame: no ratings below the header row (image, mos, split)"
+    assert refusal(root, frame, layout="ic9600", rating_column="x").startswith(f"{root}: layout ic9600 expects")
 
 
 def test_what_is_no_table(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from small_datasets import folder_of, refusal
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache.reader import FeatureCache
 from drexcache.cli import main
-from drexcache.datasets.table import ImageTable
-from drexcache.datasets.urls import Url
+from drexcache.datasets import ImageFile, ImageTable, files
 from drexcache.features import extract
 from drexcache.recipes import Recipe
 
@@ -92,20 +91,20 @@ def test_only_a_changed_file_is_read_again(pictures: Path, memory: MemoryFileSys
         reads.clear()
         return extract(read_images(url), recipe("classic"), tmp_path / "c.h5", say=lambda line: None).computed
 
-    original, url = Url.read, Url("memory://photos")
+    original = files._read_at_url
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Url, "read", lambda self, name: reads.append(name) or original(self, name))  # type: ignore[func-returns-value]
+        patch.setattr(files, "_read_at_url", lambda url, name: reads.append(name) or original(url, name))  # type: ignore[func-returns-value]
         assert (run(), len(reads)) == (20, 21)  # and ratings.csv
         assert (run(), reads) == (0, ["ratings.csv"])
-        memory.pipe("/photos/003.png", url.read("003.png"))  # written again, the same bytes
+        memory.pipe("/photos/003.png", ImageFile("memory://photos", "003.png").read())  # written again, the same bytes
         assert (run(), reads[1:]) == (0, ["003.png"])
-        memory.pipe("/photos/003.png", url.read("004.png"))
+        memory.pipe("/photos/003.png", ImageFile("memory://photos", "004.png").read())
         assert (run(), set(reads[1:])) == (1, {"003.png"})
     assert run(f"file://{pictures}") == 1  # 003.png as it was
     link = tmp_path / "linked"
     link.mkdir()
     (link / "a.png").symlink_to(pictures / "000.png")
-    first, second = (Url(f"file://{link}").files()["a.png"] for _ in range(2))
+    first, second = (read_images(f"file://{link}").files[0].stat() for _ in range(2))
     assert first != second, "a link's own time says nothing of its target: never taken for unchanged"
 
 

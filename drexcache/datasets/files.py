@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import threading
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
-from drexcache.datasets.urls import Url
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 
-_MAX_MEMBER_BYTES = 1 << 30
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+MAX_MEMBER_BYTES = 1 << 30
+# What a store says of a file that changes when the file does: a time, a tag or a checksum; each has its own words.
+_SIGNS = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag", "md5Hash", "CRC")
+_BROKEN_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, zlib.error)
 _open_zips = threading.local()  # in each thread: path -> (what was opened, its handle)
+
+
+def is_url(text: object) -> bool:
+    """Whether this names a place for fsspec rather than a path of this machine.
+
+    >>> is_url("s3://bucket/photos"), is_url("photos/"), is_url(r"C:\\photos")
+    (True, False, False)
+    """
+    return isinstance(text, str) and "://" in text
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image's file at ``location`` or, if ``member`` is given, that member of the zip or the URL there.
+    """The file at ``location``; with ``member``, that member of the zip there, or that file of the folder at a URL.
 
-    A table of a million images keeps a million of these, so that a file's ``location`` is text: a Path takes 500 bytes.
-    ``listed`` is what a URL's listing told: asking a store again for each image would take a request for each.
+    A table of a million images keeps a million of these, so ``location`` is text: a Path takes 500 bytes.
+    ``listed`` is the state that a URL's listing gave: asking a store for each image again would take a request each.
 
     >>> print(ImageFile(Path("photos.zip"), "images/a.jpg"))
     photos.zip: images/a.jpg
     """
 
-    location: str | Path | Url
+    location: str | Path
     member: str | None = None
     listed: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.member}" if self.member else str(self.location)
+        if self.member is None:
+            return str(self.location)
+        return f"{self.location}{'/' if is_url(self.location) else ': '}{self.member}"
 
     def read(self) -> bytes:
-        """The file's bytes. Safe to call from several threads; a zip is opened once by each.
+        """The file's bytes: the one place that reads an image. Safe to call from several threads.
 
         Raises
         ------
@@ -44,50 +62,51 @@ class ImageFile:
             URL, whatever its store or the network refuse.
         """
         if self.member is None:
-            return self._path.read_bytes()
-        if isinstance(self.location, Url):
-            return self.location.read(self.member)
+            return Path(self.location).read_bytes()
+        if is_url(self.location):
+            return _read_at_url(str(self.location), self.member)
         try:
-            handle = _opened(self._path)
-            info = handle.getinfo(self.member)
-            if info.file_size > _MAX_MEMBER_BYTES:
-                raise OSError(f"{info.file_size} bytes in the zip, more than {_MAX_MEMBER_BYTES}")
-            with handle.open(info) as stream:
-                data = stream.read(info.file_size)  # and no more, whatever the compressed data would grow to
-        except (
-            zipfile.BadZipFile,
-            KeyError,
-            RuntimeError,
-            NotImplementedError,
-            EOFError,
-            zlib.error,
-        ) as error:
+            return _read_member(_opened(Path(self.location)), self.member)
+        except _BROKEN_ZIP as error:
             raise OSError(f"zip member cannot be read: {error}") from error
-        if len(data) != info.file_size:
-            raise OSError(f"{len(data)} bytes in the zip where {info.file_size} are declared")
-        return data
 
     def stat(self) -> tuple[int, int]:
-        """Size in bytes and time of modification in ns (for a member the zip's, at a URL a number that stands for it).
+        """Size in bytes and modification time in ns (for a member the zip's, at a URL a number that stands for it).
 
         OSError as in `read`.
         """
-        if isinstance(self.location, Url):
+        if is_url(self.location):
             return self.listed
-        status = self._path.stat()
+        status = Path(self.location).stat()
         if self.member is None:
             return status.st_size, status.st_mtime_ns
         try:
-            return _opened(self._path).getinfo(self.member).file_size, status.st_mtime_ns
-        except (zipfile.BadZipFile, KeyError) as error:
+            return _opened(Path(self.location)).getinfo(self.member).file_size, status.st_mtime_ns
+        except _BROKEN_ZIP as error:
             raise OSError(f"zip member cannot be read: {error}") from error
 
-    @property
-    def _path(self) -> Path:
-        return Path(str(self.location))
+
+def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
+    """A whole file, given by its path or URL.
+
+    Raises
+    ------
+    DrexcacheError : it cannot be read; says why.
+    """
+    if isinstance(source, ImageFile):
+        file = source
+    elif is_url(source):
+        folder, _, name = str(source).rpartition("/")
+        file = ImageFile(folder, name)
+    else:
+        file = ImageFile(Path(source))
+    try:
+        return file.read()
+    except OSError as error:
+        raise DrexcacheError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
-def list_files(root: Path | Url) -> dict[str, ImageFile]:
+def list_files(root: str | Path) -> dict[str, ImageFile]:
     """All files of a folder, a zip or a URL: relative path (POSIX) -> file, in the order of the paths' bytes.
 
     Hidden files and macOS's copies of metadata are left out; linked folders are followed. Members of a zip
@@ -96,9 +115,17 @@ def list_files(root: Path | Url) -> dict[str, ImageFile]:
     Raises
     ------
     DrexcacheError : neither a folder nor a zip, not readable, or a name that is not UTF-8 or not unique.
+
+    >>> from fsspec.implementations.memory import MemoryFileSystem
+    >>> MemoryFileSystem().pipe("/photos/new/a.jpg", b"abc")
+    >>> files = list_files("memory://photos")
+    >>> list(files), files["new/a.jpg"].read()
+    (['new/a.jpg'], b'abc')
     """
     files: dict[str, ImageFile] = {}
-    for name, file in _entries(root):
+    for name, file in _listing(root):
+        if any(_is_hidden(part) for part in name.split("/")):
+            continue
         if name in files:
             raise DrexcacheError(f"{root}: holds two files named {name}")
         try:
@@ -109,21 +136,19 @@ def list_files(root: Path | Url) -> dict[str, ImageFile]:
     return dict(sorted(files.items()))  # the order of characters is the order of their bytes in UTF-8
 
 
-def _entries(root: Path | Url) -> Iterator[tuple[str, ImageFile]]:
-    if isinstance(root, Url):
-        return _listed(root)
-    if not root.exists():
+def _listing(root: str | Path) -> Iterator[tuple[str, ImageFile]]:
+    if is_url(root):
+        return _files_at_url(str(root))
+    if not Path(root).exists():
         raise DrexcacheError(f"{root}: no such folder or zip")
-    return _walk(root) if root.is_dir() else _members(root)
+    return _files_of_folder(Path(root)) if Path(root).is_dir() else _members_of_zip(Path(root))
 
 
-def _listed(root: Url) -> Iterator[tuple[str, ImageFile]]:
-    for name, state in root.files().items():
-        if not any(_is_hidden(part) for part in PurePosixPath(name).parts):
-            yield name, ImageFile(root, name, state)
+def _is_hidden(name: str) -> bool:
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, ImageFile]]:
+def _files_of_folder(root: Path) -> Iterator[tuple[str, ImageFile]]:
     def refuse(error: OSError) -> None:
         raise DrexcacheError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -132,16 +157,15 @@ def _walk(root: Path) -> Iterator[tuple[str, ImageFile]]:
         subfolders[:] = [name for name in subfolders if not _is_hidden(name) and not _leads_back(here / name)]
         prefix = "" if here == root else here.relative_to(root).as_posix() + "/"
         for name in names:
-            if not _is_hidden(name):
-                yield prefix + name, ImageFile(f"{folder}{os.sep}{name}")
+            yield prefix + name, ImageFile(f"{folder}{os.sep}{name}")
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether a link leads to a folder that it stands in, and so nowhere new."""
+    """Whether a link leads to one of the folders that it stands in."""
     return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
-def _members(path: Path) -> Iterator[tuple[str, ImageFile]]:
+def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
     try:
         infos = _opened(path).infolist()
     except zipfile.BadZipFile as error:
@@ -149,13 +173,20 @@ def _members(path: Path) -> Iterator[tuple[str, ImageFile]]:
     except OSError as error:
         raise DrexcacheError(f"{path}: cannot be read ({error.strerror})") from error
     for info in infos:
-        name = info.filename.replace("\\", "/").removeprefix("./")  # some programs write backslashes
-        if not info.is_dir() and not any(_is_hidden(part) for part in PurePosixPath(name).parts):
-            yield name, ImageFile(path, info.filename)
+        if not info.is_dir():
+            name = info.filename.replace("\\", "/").removeprefix("./")  # some programs write backslashes
+            yield name, ImageFile(str(path), info.filename)
 
 
-def _is_hidden(name: str) -> bool:
-    return name == "__MACOSX" or (name.startswith(".") and name != "..")
+def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
+    info = archive.getinfo(member)
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise OSError(f"{info.file_size} bytes in the zip, more than {MAX_MEMBER_BYTES}")
+    with archive.open(info) as stream:
+        data = stream.read(info.file_size)  # no more than that, whatever the compressed data would grow to
+    if len(data) != info.file_size:
+        raise OSError(f"{len(data)} bytes in the zip where {info.file_size} are declared")
+    return data
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -165,7 +196,70 @@ def _opened(path: Path) -> zipfile.ZipFile:
     """
     status = path.stat()
     state = (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
-    handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = _open_zips.__dict__.setdefault("handles", {})
+    handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = vars(_open_zips).setdefault("handles", {})
     if path not in handles or handles[path][0] != state:
         handles[path] = (state, zipfile.ZipFile(path))
     return handles[path][1]
+
+
+def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
+    store, root = _store(url)
+    try:
+        store.invalidate_cache()  # s3fs and its like would go on with what they listed before
+        found = store.find(root, detail=True)
+    except Exception as error:  # each store's client has exceptions of its own
+        raise DrexcacheError(f"{url}: cannot be listed ({_reason(error)})") from error
+    if not found:  # most stores have no empty folders, and cannot tell one from none
+        raise DrexcacheError(f"{url}: no such folder, or nothing in it")
+    if root in found:
+        raise DrexcacheError(f"{url}: a file; name a folder, or copy the file (also a zip) to this machine")
+    for path, info in found.items():
+        if info.get("type") != "directory":  # some stores keep a folder as an entry of its own
+            name = path[len(root) :].lstrip("/")
+            yield name, ImageFile(url.rstrip("/"), name, (info.get("size") or 0, _state(info)))
+
+
+def _read_at_url(url: str, name: str) -> bytes:
+    store, root = _store(url)
+    try:
+        data: bytes = store.cat_file(f"{root.rstrip('/')}/{name}")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{url}/{name}") from error
+    except Exception as error:  # each store's client has exceptions of its own
+        raise OSError(_reason(error)) from error
+    return data
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """fsspec's file system, which fsspec keeps for each process and thread, and the folder's path in it."""
+    import fsspec
+
+    protocol = url.partition("://")[0].rpartition("::")[2]
+    try:
+        store, root = fsspec.url_to_fs(url)
+    except ImportError as error:
+        raise DrexcacheError(f"{url}: {protocol}:// needs a package that is not installed ({error})") from error
+    except Exception as error:  # each store's client has exceptions of its own
+        known = fsspec.available_protocols()
+        if protocol in known:
+            raise DrexcacheError(f"{url}: cannot be opened ({_reason(error)})") from error
+        raise DrexcacheError(f"{url}: no protocol {protocol}; {nearest(protocol, sorted(known))}") from error
+    return store, root
+
+
+def _state(info: Mapping[str, Any]) -> int:
+    """A number that is another one once the file has changed.
+
+    A size alone does not tell that. Where no more is known, as with many web servers and with links, whose times are
+    not their targets', it is the time now, which no earlier listing gave: the file is read again.
+    """
+    signs = [f"{key}={info[key]}" for key in _SIGNS if info.get(key) and not info.get("islink")]
+    if not signs:
+        return time.time_ns()
+    return int.from_bytes(hashlib.sha256("; ".join(signs).encode()).digest()[:8], "big") >> 1  # fits an int64
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

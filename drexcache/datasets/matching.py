@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from drexcache.datasets.files import IMAGE_EXTENSIONS
+from drexcache.datasets.formats import numbers
 from drexcache.datasets.raters import ceiling, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
 from drexcache.errors import DrexcacheError
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def match_ratings(
 
     Raises
     ------
-    DrexcacheError : an image rated twice; a rating outside of value_range; and, unless allow_unmatched, a
+    DrexcacheError : an image rated twice; a rating outside value_range; and, unless allow_unmatched, a
         rating without an image (else dropped), an image without a rating or whose rating is no finite number
         (else NaN).
 
@@ -88,29 +88,30 @@ def match_ratings(
     >>> match_ratings(["a.jpg", "b.jpg"], ratings, value_range=(1, 5)).target.values
     array([5., 3.])
     """
-    rows, problems, inexact = _rows_of_images(ids, ratings.names)
-    first = {image: found[0] for image, found in rows.items()}
-    values = np.array([_number(ratings.scores[first[image]]) if image in first else math.nan for image in ids])
-    problems["images without a rating"] = [image for image in ids if image not in first]
-    problems["ratings that are no finite number"] = [
-        f"{ratings.names[first[image]]} = {ratings.scores[first[image]]!r}"
-        for image, value in zip(ids, values, strict=True)
-        if image in first and math.isnan(value)
-    ]
-    twice = [image for image in ids if len(rows.get(image, ())) > 1]
-    _refuse(ratings.source, problems, twice, len(ids), allow_unmatched)
+    names = _match_names(ids, ratings.names)
+    rated = np.flatnonzero(names.row >= 0)
+    rows = names.row[rated]
+    values = np.full(len(ids), np.nan)
+    values[rated] = numbers(ratings.scores)[rows]
+    problems = {
+        "ratings without an image": names.without,
+        "ratings that fit several images": names.ambiguous,
+        "images without a rating": [ids[at] for at in np.flatnonzero(names.row < 0).tolist()],
+        "ratings that are no finite number": [
+            f"{ratings.names[names.row[at]]} = {ratings.scores[names.row[at]]!r}"
+            for at in rated[np.isnan(values[rated])]
+        ],
+    }
+    _refuse(ratings.source, problems, names.twice, len(ids), allow_unmatched)
     if np.isnan(values).all():
         raise DrexcacheError(
             f"{ratings.source}: no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}"
         )
-    rated = _target(target, values, value_range, higher_is, ids=ids, source=ratings.source)
-    rated = _with_reliability(rated, ratings, [first[image] for image in ids if image in first])
-    labels = {
-        name: tuple(column[first[image]] if image in first else "" for image in ids)
-        for name, column in ratings.labels.items()
-    }
-    notes = _notes(rated, {"accepted names in another case, extension or folder": inexact}, problems)
-    return Match(rated, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
+    found = _target(target, values, value_range, higher_is, ids=ids, source=ratings.source)
+    found = _with_reliability(found, ratings, rated, rows)
+    labels = {name: tuple(column[at] if at >= 0 else "" for at in names.row) for name, column in ratings.labels.items()}
+    notes = _notes(found, names.inexact, problems)
+    return Match(found, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
 
 
 def some(names: Iterable[str]) -> str:
@@ -132,107 +133,127 @@ def counted(names: Sequence[str]) -> str:
     return f"{len(names)} ({some(names)})"
 
 
-def _rows_of_images(
-    ids: Sequence[str], names: Sequence[str]
-) -> tuple[dict[str, list[int]], dict[str, list[str]], list[str]]:
-    """Id -> the rows that name it; kind of problem -> names; matches whose names are written otherwise."""
-    known = set(ids)
-    index = {} if known.issuperset(names) else _index(ids)
-    rows: dict[str, list[int]] = {}
-    without: list[str] = []
-    ambiguous: list[str] = []
-    inexact: list[str] = []
-    for row, name in enumerate(names):
-        found = [name] if name in known else next((index[key] for key in _keys(name) if key in index), [])
-        if len(found) == 1:
-            rows.setdefault(found[0], []).append(row)
-            if found[0] != name:
-                inexact.append(f"{name} is {found[0]}")
-        elif found:
-            ambiguous.append(f"{name}: {' or '.join(found)}")
-        else:
-            without.append(name)
-    return rows, {"ratings without an image": without, "ratings that fit several images": ambiguous}, inexact
+@dataclass(frozen=True)
+class _Names:
+    """Which row names which image: row (n,), -1 where none does; inexact: names written otherwise than the id."""
+
+    row: np.ndarray
+    twice: list[str]
+    without: list[str]
+    ambiguous: list[str]
+    inexact: list[str]
 
 
-def _index(ids: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """Key -> the ids that it could mean; see `_keys`."""
-    index: dict[tuple[str, str], list[str]] = {}
-    for image in ids:
-        for key in _spellings(image) + _spellings(image.rpartition("/")[2], "basename "):
-            index.setdefault(key, []).append(image)
-    return index
+def _match_names(ids: Sequence[str], names: Sequence[str]) -> _Names:
+    """For each name, the images of its most literal meaning, which have to be one."""
+    images: list[list[int]] = [[] for _ in names]
+    left = list(range(len(names)))
+    for of_id, of_name in _MEANINGS:
+        index: dict[str, list[int]] = {}
+        for at, image in enumerate(ids if left else ()):
+            index.setdefault(of_id(image), []).append(at)
+        for row in left:
+            images[row] = index.get(of_name(names[row]), [])
+        left = [row for row in left if not images[row]]
+    row_of = np.full(len(ids), -1)
+    twice: dict[str, None] = {}
+    for row, found in enumerate(images):
+        if len(found) == 1 and row_of[found[0]] < 0:
+            row_of[found[0]] = row
+        elif len(found) == 1:
+            twice[ids[found[0]]] = None
+    return _Names(
+        row_of,
+        twice=sorted(twice),
+        without=[names[row] for row in left],
+        ambiguous=[
+            f"{names[row]}: {' or '.join(ids[at] for at in found)}"
+            for row, found in enumerate(images)
+            if len(found) > 1
+        ],
+        inexact=[
+            f"{names[row]} is {ids[found[0]]}"
+            for row, found in enumerate(images)
+            if len(found) == 1 and names[row] != ids[found[0]]
+        ],
+    )
 
 
-def _keys(name: str) -> list[tuple[str, str]]:
-    """What a rating's name could mean, the most literal first; only one without folders can be a basename."""
-    keys = _spellings(name)
-    return keys if "/" in name or "\\" in name else keys + _spellings(name, "basename ")
+def _composed(name: str) -> str:
+    """With forward slashes, and letters with accents as one character (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
 
 
-def _spellings(name: str, kind: str = "") -> list[tuple[str, str]]:
-    """A name composed (NFC) with forward slashes; then in lower case; then without an image's extension."""
-    composed = unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
-    folded = composed.casefold()
-    stem = folded.rpartition(".")[0] if folded.endswith(IMAGE_EXTENSIONS) else folded
-    return [(kind + "composed", composed), (kind + "folded", folded), (kind + "stem", stem)]
+def _folded(name: str) -> str:
+    return _composed(name).casefold()
 
 
-def _notes(rated: Target, accepted: dict[str, list[str]], problems: dict[str, list[str]]) -> list[str]:
-    notes = [f"{what}: {counted(names)}" for what, names in accepted.items() if names]
+def _stem(name: str) -> str:
+    folded = _folded(name)
+    return folded.rpartition(".")[0] if folded.endswith(IMAGE_EXTENSIONS) else folded
+
+
+def _without_folders(spelling: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda image: spelling(image.rpartition("/")[2])
+
+
+def _if_without_folders(spelling: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: spelling(name) if "/" not in name and "\\" not in name else "/"  # which no id is
+
+
+# What a name could mean, the most literal first: how an id and how a name are written to be compared.
+_MEANINGS: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+    (str, str),
+    *((spelling, spelling) for spelling in (_composed, _folded, _stem)),
+    *((_without_folders(spelling), _if_without_folders(spelling)) for spelling in (_composed, _folded, _stem)),
+)
+
+
+def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -> list[str]:
+    notes = [f"accepted names in another case, extension or folder: {counted(inexact)}"] if inexact else []
     notes += [f"{what}, as allowed: {counted(names)}" for what, names in problems.items() if names]
-    if rated.reliability_from and rated.reliability is None:
+    if target.reliability_from and target.reliability is None:
         notes.append("how far ratings agree cannot be told: it takes 10 images with two ratings or an error each")
-    if rated.reliability is not None:
+    if target.reliability is not None:
         notes.append(
-            f"reliability {rated.reliability:.3f} ({rated.reliability_from}): predictions cannot be expected to "
-            f"correlate above {ceiling(rated.reliability):.3f}"
+            f"reliability {target.reliability:.3f} ({target.reliability_from}): predictions cannot be expected to "
+            f"correlate above {ceiling(target.reliability):.3f}"
         )
-    if not rated.declared:
+    if not target.declared:
         notes.append(
-            f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {rated.low:g}..{rated.high:g} stands "
+            f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {target.low:g}..{target.high:g} stands "
             "for it; declare what the scale allows with --range LOW HIGH"
         )
     return notes
 
 
-def _number(text: str) -> float:
-    """A finite number, or NaN."""
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
-
-
 def _refuse(source: str, problems: dict[str, list[str]], twice: list[str], images: int, allow_unmatched: bool) -> None:
     """One sentence on all that is wrong, unless it is allowed; two ratings of one image never are."""
-    hint = " (by several raters? name --rater-column)" if len(twice) > images / 2 else ""
+    hint = " (by several raters? name their column with --rater-column)" if len(twice) > images / 2 else ""
     wrong = [f"images rated more than once{hint}: {counted(twice)}"] if twice else []
     if not allow_unmatched:
         wrong += [f"{what}: {counted(names)}" for what, names in problems.items() if names]
     if wrong:
-        advice = "mend the file"
+        advice = "correct the file"
         if len(wrong) > bool(twice):
-            advice += f", or go on without {'the others' if twice else 'them'} by --allow-unmatched"
+            advice += f", or leave {'the others' if twice else 'them'} out with --allow-unmatched"
         raise DrexcacheError(f"{source}: {'; '.join(wrong)}; {advice}")
 
 
-def _with_reliability(target: Target, ratings: Ratings, rows: list[int]) -> Target:
-    """The target with the reliability of the rows that found their image, where the file tells it."""
+def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows: np.ndarray) -> Target:
+    """The target with the reliability of the images ``rated`` by these rows, where the table tells it."""
     if ratings.by_rater is not None:
-        table = ratings.by_rater[rows]
-        outside = np.isfinite(table) & ((table < target.low) | (table > target.high)) & target.declared
+        by_rater = ratings.by_rater[rows]
+        outside = np.isfinite(by_rater) & ((by_rater < target.low) | (by_rater > target.high)) & target.declared
         if outside.any():
             row, rater = (int(at) for at in np.argwhere(outside)[0])
             raise DrexcacheError(
-                f"{ratings.source}: ratings of single raters outside of the declared range {target.low:g}.."
-                f"{target.high:g}: {ratings.names[rows[row]]} = {table[row, rater]:g}"
+                f"{ratings.source}: ratings of single raters outside the declared range {target.low:g}.."
+                f"{target.high:g}: {ratings.names[rows[row]]} = {by_rater[row, rater]:g}"
             )
-        return replace(target, reliability=split_half(table), reliability_from=_raters(table))
+        return replace(target, reliability=split_half(by_rater), reliability_from=_raters(by_rater))
     if ratings.errors is not None:
-        values = np.array([_number(ratings.scores[row]) for row in rows])
-        known = from_errors(values, ratings.errors[rows])
+        known = from_errors(target.values[rated], ratings.errors[rows])
         return replace(target, reliability=known, reliability_from="standard errors of the ratings")
     return target
 
@@ -268,5 +289,5 @@ def _target(
         raise DrexcacheError(f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first")
     outside = [f"{ids[at]} = {values[at]:g}" for at in map(int, np.flatnonzero((values < low) | (values > high)))]
     if outside:
-        raise DrexcacheError(f"{source}: ratings outside of the declared range {low:g}..{high:g}: {counted(outside)}")
+        raise DrexcacheError(f"{source}: ratings outside the declared range {low:g}..{high:g}: {counted(outside)}")
     return Target(name, values, low, high, higher_is)

@@ -1,68 +1,17 @@
-"""Several raters: their mean, how far they agree, and so how well any prediction of the mean can do at best."""
+"""How far raters agree, and so how well any prediction of their mean can do at best."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drexcache.errors import DrexcacheError
+from drexcache.datasets.formats import Floats
 
-Floats = NDArray[np.float64]
 SPLITS = 200
 MIN_IMAGES = 10  # fewer say next to nothing about agreement
-_NONE = ("", "na", "n/a", "nan", "-")
-
-
-def table_of(
-    names: Sequence[str], raters: Sequence[str], scores: Sequence[str], source: str
-) -> tuple[list[int], Floats]:
-    """One rating per line as one line per image: the first line of each image, and (images, raters) ratings.
-
-    >>> table_of(["a", "b", "a"], ["Ann", "Ann", "Bo"], ["1", "2", "3"], "r.csv")
-    ([0, 1], array([[ 1.,  3.],
-           [ 2., nan]]))
-    """
-    first: dict[str, int] = {}
-    for line, name in enumerate(names):
-        first.setdefault(name, line)
-    rows = {name: row for row, name in enumerate(first)}
-    columns = {rater: column for column, rater in enumerate(dict.fromkeys(raters))}
-    table = np.full((len(rows), len(columns)), np.nan)
-    seen: set[tuple[str, str]] = set()
-    for name, rater, score in zip(names, raters, scores, strict=True):
-        if (name, rater) in seen:
-            raise DrexcacheError(f"{source}: rater {rater!r} rates image {name} twice; keep one of the two lines")
-        seen.add((name, rater))
-        table[rows[name], columns[rater]] = number(score, f"rater {rater} of image {name}", source)
-    return list(first.values()), table
-
-
-def number(text: str, whose: str, source: str) -> float:
-    """A rating, NaN where there is none.
-
-    Raises
-    ------
-    DrexcacheError : a text that is neither.
-    """
-    if text.casefold() in _NONE:
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise DrexcacheError(f"{source}: {whose}: expected a number, or nothing, found {text!r}")
-    return value
-
-
-def means(ratings: Floats) -> tuple[str, ...]:
-    """Each image's mean rating as text, "" where it has none. ratings : (n, raters), NaN where missing."""
-    counts = np.isfinite(ratings).sum(1)
-    sums = np.nansum(ratings, axis=1)
-    return tuple(repr(float(s / c)) if c else "" for s, c in zip(sums, counts, strict=True))
 
 
 def split_half(ratings: Floats) -> float | None:

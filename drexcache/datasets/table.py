@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from drexcache.datasets.files import ImageFile
 from drexcache.datasets.layouts import list_dataset
@@ -14,7 +14,8 @@ from drexcache.datasets.matching import Target, match_ratings
 from drexcache.datasets.ratings import Columns
 from drexcache.errors import DrexcacheError
 
-__all__ = ["ImageFile", "ImageTable", "Target", "read_images"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def sha256_of_ids(values: Sequence[str]) -> str:
 
 def read_images(
     source: str | PathLike[str],
-    ratings: str | PathLike[str] | Literal[False] | None = None,
+    ratings: str | PathLike[str] | DataFrame | Literal[False] | None = None,
     *,
     layout: str = "auto",
     dataset: str | None = None,
@@ -96,8 +97,8 @@ def read_images(
     Parameters
     ----------
     source : folder or .zip, or a folder's URL such as s3://bucket/photos, read through fsspec.
-    ratings : table of ratings (see `drexcache.datasets.ratings.read_ratings`); None takes what the layout brings (a
-        ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
+    ratings : a file of ratings, its URL, or a DataFrame (see `drexcache.datasets.read_ratings`); None takes what the
+        layout brings (a ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
     layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
         "savoias" (one category's folder, .../Images/Scenes; ratings on 0..100), or "auto".
     rating_column : may be a pattern for several columns, one per rater, such as "rater_*".
@@ -121,13 +122,17 @@ def read_images(
     >>> table.ids, table.targets["rating"].values
     (('a.PNG', 'b.jpg'), array([3., 5.]))
     """
-    groups = tuple(group_columns)
-    columns = Columns(image_column, rating_column, split_column, groups, rater_column, error_column, raters)
+    columns = Columns(
+        image=image_column, rating=rating_column, split=split_column, groups=tuple(group_columns), rater=rater_column,
+        error=error_column, error_raters=raters,
+    )  # fmt: skip
     found = list_dataset(source, ratings, layout, columns)
     if found.ratings is None and value_range is not None:
         raise DrexcacheError(f"{source}: --range given, but there are no ratings")
     ids = tuple(found.images)
-    table = ImageTable(dataset or found.name, ids, tuple(found.images.values()), {}, {}, found.notes)
+    table = ImageTable(
+        dataset or found.name, ids=ids, files=tuple(found.images.values()), targets={}, labels={}, notes=found.notes
+    )
     if found.ratings is None:
         return table
     match = match_ratings(
