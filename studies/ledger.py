@@ -12,7 +12,7 @@ from typing import Any
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.scores import Score, ScoreTable, mean_score
+from drexcache.scores import ScoreTable
 
 NAME = "drexcache-runs.jsonl"
 
@@ -131,16 +131,13 @@ def caches_of(matrices: Mapping[str, FeatureMatrix]) -> list[dict[str, Any]]:
 
 def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
     """Every metric of every regressor and cell with its interval, the mean over seeds and repeats."""
-    cells: dict[tuple[str, ...], list[Score]] = {}
-    for row in table.rows:
-        if not row.group and not row.calibrated:
-            cells.setdefault((row.regressor, row.kind, row.train, row.test, row.metric), []).append(row)
-    scores = []
-    for key, rows in cells.items():
-        value, low, high = mean_score(rows)
-        named = dict(zip(("regressor", "kind", "train", "test", "metric"), key, strict=True))
-        scores.append({**named, "value": value, "low": low, "high": high, "n": rows[0].n, "runs": len(rows)})
-    return scores
+    means = table.means()
+    means = means[(means.group == "") & ~means.calibrated]
+    names = ["regressor", "kind", "train", "test", "metric", "value", "low", "high", "n", "runs"]
+    return [
+        {name: None if value != value else value for name, value in zip(names, line, strict=True)}
+        for line in zip(*(means[name].tolist() for name in names), strict=True)
+    ]
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ def change(text: str, old: str, new: str) -> str:
         (",60,1.25", ",60.5,1.25", "line 2: n should be a whole number, found '60.5'"),
         ("False", "no", "line 2: calibrated should be True or False, found 'no'"),
         ("1.25,,", "1.25,,,surplus", "line 2 has more cells than the header, 16"),
-        ("0.9,60,1.25,,", "0.9", "line 2: n should be a number, found ''"),
+        ("0.9,60,1.25,,", "0.9", "line 2: n should be a whole number, found ''"),
         ("ridge", '"ridge', "not a CSV file"),
     ],
 )

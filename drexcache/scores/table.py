@@ -1,15 +1,19 @@
-"""ScoreTable: every score of an evaluation, one row each, as CSV."""
+"""ScoreTable: every score of an evaluation, one row each, as CSV and as a data frame."""
 
 from __future__ import annotations
 
-import csv
-import io
+import statistics
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
-from drexcache.files import write_file
+from drexcache.scores.records import read_records, write_records
+from drexcache.scores.text import render
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,15 @@ class Score:
     ceiling: float | None = None
 
 
-COLUMNS = [field.name for field in fields(Score)]
-REQUIRED = [name for name in COLUMNS if name != "ceiling"]  # which files of earlier versions do not have
 NOTE_ENDS = " | "
+TYPES: dict[str, type] = {
+    "regressor": str, "train": str, "test": str, "kind": str, "seed": int, "repeat": int, "group": str, "metric": str,
+    "calibrated": bool, "n": int, "note": str,
+}  # fmt: skip
+OPTIONAL: dict[str, type] = {"value": float, "low": float, "high": float, "seconds": float, "ceiling": float}
+LIMITS = ["value", "low", "high"]
+COLUMNS = [field.name for field in fields(Score)]
+WHAT = ["regressor", "kind", "train", "test", "group", "metric", "calibrated"]  # what a mean over runs is of
 
 
 @dataclass
@@ -57,6 +67,8 @@ class ScoreTable:
     >>> table = ScoreTable([row])
     >>> table.select(metric="pearson", test="art").rows[0].value
     0.5
+    >>> table.to_pandas()[["regressor", "value"]].to_dict("records")
+    [{'regressor': 'ridge', 'value': 0.5}]
     """
 
     rows: list[Score] = field(default_factory=list)
@@ -72,6 +84,48 @@ class ScoreTable:
         rows = self.rows
         return ScoreTable([row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())])
 
+    def to_pandas(self) -> pd.DataFrame:
+        """A line per score, a column per field of `Score`; what is undefined or not known is NaN."""
+        import pandas as pd
+
+        frame = pd.DataFrame([astuple(row) for row in self.rows], columns=COLUMNS)
+        return frame.astype(dict.fromkeys(OPTIONAL, "float64"))
+
+    @classmethod
+    def from_pandas(cls, frame: pd.DataFrame) -> ScoreTable:
+        """The scores of a frame as `to_pandas` gives it; the columns note, seconds and ceiling may be missing.
+
+        Raises
+        ------
+        DrexcacheError : another column is missing.
+        """
+        needed = [name for name in COLUMNS if name not in ("note", "seconds", "ceiling")]
+        missing = [name for name in needed if name not in frame]
+        if missing:
+            raise DrexcacheError(f"no column {', '.join(missing)} in the scores; they have: {', '.join(frame)}")
+        columns = {
+            name: [None if value != value else value for value in frame[name].tolist()]
+            for name in COLUMNS
+            if name in frame
+        }
+        return cls([Score(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)])
+
+    def means(self) -> pd.DataFrame:
+        """The scores averaged over their runs (seeds and repeats), in order of appearance.
+
+        A line per regressor, kind, train, test, group, metric and calibrated: value, low and high are NaN where any run
+        has none. The runs share their images, so that the ends of their intervals do not come closer together by
+        averaging. n and ceiling are the first run's, seconds the mean, seeds and repeats how many there are.
+        """
+        groups = self.to_pandas().groupby(WHAT, sort=False)
+        means = groups[LIMITS].mean()
+        return (
+            means.where(groups[LIMITS].count().eq(groups.size(), axis=0))
+            .join(groups.agg(n=("n", "first"), seconds=("seconds", "mean"), ceiling=("ceiling", "first"),
+                             seeds=("seed", "nunique"), repeats=("repeat", "nunique"), runs=("n", "size")))
+            .reset_index()
+        )  # fmt: skip
+
     def to_csv(self, path: str | Path) -> None:
         """Write one line per score; numbers keep every digit, an undefined one is an empty cell."""
         write_records(path, COLUMNS, [astuple(row) for row in self.rows])
@@ -84,91 +138,30 @@ class ScoreTable:
         ------
         DrexcacheError : no such file, a missing column, or a cell that is not what its column holds.
         """
-        return cls([_score(path, line, record) for line, record in read_records(path, REQUIRED)])
+        required = {name: OPTIONAL.get(name) or TYPES[name] for name in COLUMNS if name != "ceiling"}
+        return cls.from_pandas(read_records(path, required, OPTIONAL))
 
     def markdown(self, metric: str = "pearson") -> str:
         """The table to look at, in GitHub's markdown: `metric` first, with its intervals."""
-        from drexcache.scores.text import text
+        from drexcache.scores.overview import score_tables
 
-        return text(self, metric)
+        return render(score_tables(self, metric), self.notes)
 
     def latex(self, metric: str = "pearson") -> str:
         """The same tables for a paper, with booktabs."""
-        from drexcache.scores.text import text
+        from drexcache.scores.overview import score_tables
 
-        return text(self, metric, "latex")
-
-
-def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Sequence[object]]) -> None:
-    """Write a CSV with a header; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows(records)
-    write_file(path, text.getvalue())
+        return render(score_tables(self, metric), self.notes, "latex")
 
 
-def read_records(path: str | Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells by column name of every line of a CSV that has at least those columns."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="", strict=True)
-            found = list(reader.fieldnames or [])
-            records = [(reader.line_num, record) for record in reader]
-    except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DrexcacheError(f"{path}: not a CSV file: {error}") from error
-    missing = [name for name in columns if name not in found]
-    if missing:
-        raise DrexcacheError(f"{path}: no column {', '.join(missing)}; it has: {', '.join(found) or 'nothing'}")
-    for line, record in records:
-        if "" in record:
-            raise DrexcacheError(f"{path}: line {line} has more cells than the header, {len(found)}")
-    return records
+def mean_score(rows: Sequence[Score]) -> tuple[float | None, float | None, float | None]:
+    """Value, low and high, each the mean over the runs (seeds, repeats) of one cell; None if any has none."""
+    columns = [[getattr(row, name) for row in rows] for name in LIMITS]
+    means = [None if not rows or None in values else statistics.fmean(values) for values in columns]
+    return means[0], means[1], means[2]
 
 
-def number(path: str | Path, line: int, record: dict[str, str], name: str) -> float:
-    """That cell as a finite number."""
-    try:
-        value = float(record[name])
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise DrexcacheError(f"{path}: line {line}: {name} should be a number, found {record[name]!r}")
-    return value
-
-
-def whole(path: str | Path, line: int, record: dict[str, str], name: str) -> int:
-    """That cell as a whole number."""
-    value = number(path, line, record, name)
-    if value != int(value):
-        raise DrexcacheError(f"{path}: line {line}: {name} should be a whole number, found {record[name]!r}")
-    return int(value)
-
-
-def _score(path: str | Path, line: int, record: dict[str, str]) -> Score:
-    if record["calibrated"] not in ("True", "False"):
-        raise DrexcacheError(f"{path}: line {line}: calibrated should be True or False, found {record['calibrated']!r}")
-
-    def optional(name: str) -> float | None:
-        return number(path, line, record, name) if record.get(name) else None
-
-    return Score(
-        record["regressor"],
-        record["train"],
-        record["test"],
-        record["kind"],
-        whole(path, line, record, "seed"),
-        whole(path, line, record, "repeat"),
-        record["group"],
-        record["metric"],
-        record["calibrated"] == "True",
-        optional("value"),
-        optional("low"),
-        optional("high"),
-        whole(path, line, record, "n"),
-        optional("seconds"),
-        record["note"],
-        optional("ceiling"),
-    )
+def mean_seconds(rows: Sequence[Score]) -> float | None:
+    """Mean training time of one run; None where it is not known."""
+    known = [row.seconds for row in rows if row.seconds is not None]
+    return statistics.fmean(known) if known else None

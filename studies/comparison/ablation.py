@@ -10,7 +10,7 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.fusion import AttentionFusionRegressor
 from drexcache.regressors import make_regressor
-from drexcache.scores import NAMES, NOTE_ENDS, ScoreTable, Table, mean_score, score_text
+from drexcache.scores import NAMES, NOTE_ENDS, Entry, ScoreTable, Table, score_entry
 from drexcache.studies.comparison.verdicts import Comparison, Pair, compare
 from drexcache.studies.evaluation import Predictions, Progress, evaluate, kept_together
 
@@ -87,9 +87,9 @@ class Ablation:
         ]
         return Table(title, headers, body)
 
-    def _score(self, name: str, metric: str) -> str:
-        rows = self.scores.select(regressor=name, metric=metric, group="", calibrated=False).rows
-        return score_text(*mean_score(rows))
+    def _score(self, name: str, metric: str) -> Entry:
+        (mean,) = self.scores.select(regressor=name, metric=metric, group="", calibrated=False).means().itertuples()
+        return score_entry(mean.value, mean.low, mean.high)
 
 
 def ablate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drexcache.scores import Table
+from drexcache.scores import Table, number, train_to_test
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
 
@@ -23,8 +23,7 @@ def attention_table(predictions: Predictions) -> list[Table]:
     arms = list(dict.fromkeys(arm for runs in cells.values() for arm in runs[0].attention))
     body = []
     for (name, (kind, train, test)), runs in cells.items():
-        where = f"{test} ({kind})" if train == test else f"{train} → {test}"
-        body.append([name, where, *(_weight(runs, arm) for arm in arms)])
+        body.append([name, train_to_test(train, test, kind), *(_weight(runs, arm) for arm in arms)])
     return [Table("**Attention: mean weight ± deviation over the images**", ["regressor", "train → test", *arms], body)]
 
 
@@ -36,4 +35,4 @@ def _weight(runs: list[Run], arm: str) -> str:
         for image, weight in zip(run.ids, run.attention[arm].tolist(), strict=True):
             sums.setdefault(image, []).append(weight)
     weights = [float(np.mean(own)) for own in sums.values()]
-    return f"{np.mean(weights):.3f} ± {np.std(weights):.3f}"
+    return f"{number(float(np.mean(weights)))} ± {number(float(np.std(weights)))}"

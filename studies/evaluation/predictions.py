@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
-from drexcache.scores import number, read_records, whole, write_records
+from drexcache.scores import read_records, write_records
 
-KEY = ["regressor", "kind", "train", "test", "seed", "repeat"]
-COLUMNS = [*KEY, "fold", "id", "group", "rated", "predicted"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY: dict[str, type] = {"regressor": str, "kind": str, "train": str, "test": str, "seed": int, "repeat": int}
+TYPES: dict[str, type] = {**KEY, "fold": int, "id": str, "group": str, "rated": float, "predicted": float}
 ATTENTION = "attention_"
+DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": ""}  # of columns that a frame made elsewhere may lack
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,36 @@ class Predictions:
         runs = self.runs
         return Predictions([run for run in runs if all(getattr(run, key) == value for key, value in wanted.items())])
 
+    def to_pandas(self) -> pd.DataFrame:
+        """A line per prediction, with the columns of the CSV; attention weights that a run does not have are NaN."""
+        import pandas as pd
+
+        frames = [
+            pd.DataFrame({
+                **{name: getattr(run, name) for name in KEY},
+                "fold": run.fold, "id": list(run.ids), "group": list(run.group or [""] * len(run.ids)),
+                "rated": run.rated, "predicted": run.predicted,
+                **{ATTENTION + arm: weights for arm, weights in run.attention.items()},
+            })
+            for run in self.runs
+        ]  # fmt: skip
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(TYPES))
+
+    @classmethod
+    def from_pandas(cls, frame: pd.DataFrame) -> Predictions:
+        """The predictions of a frame as `to_pandas` gives it; seed, repeat, fold and group may be missing.
+
+        Raises
+        ------
+        DrexcacheError : another column is missing, no prediction at all, one that is not a finite number, or an image
+            that one run predicts twice.
+        """
+        missing = [name for name in TYPES if name not in frame and name not in DEFAULTS]
+        if missing:
+            raise DrexcacheError(f"no column {', '.join(missing)} in the predictions; they have: {', '.join(frame)}")
+        whole = frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})
+        return cls(_runs(whole, "the predictions"))
+
     def to_csv(self, path: str | Path) -> None:
         """Write one line per prediction, numbers with every digit."""
         arms = list(dict.fromkeys(arm for run in self.runs for arm in run.attention))
@@ -77,15 +112,9 @@ class Predictions:
             n = len(run.ids)
             key = tuple(getattr(run, name) for name in KEY)
             weights = [run.attention[arm].tolist() if arm in run.attention else [None] * n for arm in arms]
-            values = (
-                run.fold.tolist(),
-                run.ids,
-                run.group or [""] * n,
-                run.rated.tolist(),
-                run.predicted.tolist(),
-            )
-            records += [key + cells for cells in zip(*values, *weights, strict=True)]
-        write_records(path, COLUMNS + [ATTENTION + arm for arm in arms], records)
+            group, values = run.group or [""] * n, (run.rated.tolist(), run.predicted.tolist())
+            records += [key + cells for cells in zip(run.fold.tolist(), run.ids, group, *values, *weights, strict=True)]
+        write_records(path, [*TYPES, *(ATTENTION + arm for arm in arms)], records)
 
     @classmethod
     def read_csv(cls, path: str | Path) -> Predictions:
@@ -96,12 +125,7 @@ class Predictions:
         DrexcacheError : no such file, a missing column, no prediction at all, a cell that is not a number, or
             an image that one run predicts twice.
         """
-        lines: dict[tuple[str, ...], list[tuple[int, dict[str, str]]]] = {}
-        for line, record in read_records(path, COLUMNS):
-            lines.setdefault(tuple(record[name] for name in KEY), []).append((line, record))
-        if not lines:
-            raise DrexcacheError(f"{path}: holds no predictions")
-        return cls([_run(path, own) for own in lines.values()])
+        return cls(_runs(read_records(path, TYPES, {ATTENTION + "*": float}), str(path)))
 
 
 def predictions_beside(scores: str | Path) -> Path:
@@ -113,31 +137,27 @@ def predictions_beside(scores: str | Path) -> Path:
     return Path(scores).with_name(Path(scores).stem + "-predictions.csv")
 
 
-def _run(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -> Run:
-    """The run that these lines of one key make."""
-    line, first = lines[0]
-    ids = [record["id"] for _, record in lines]
-    if len(set(ids)) < len(ids):
-        twice = next(image for image in ids if ids.count(image) > 1)
-        raise DrexcacheError(f"{path}: {first['regressor']} predicts image {twice} twice in one run")
-    rated, predicted = (
-        np.array([number(path, at, cells, name) for at, cells in lines]) for name in ("rated", "predicted")
-    )
-    group = [record["group"] for _, record in lines]
-    arms = [name for name in first if name.startswith(ATTENTION) and first[name]]
-    return Run(
-        first["regressor"],
-        first["kind"],
-        first["train"],
-        first["test"],
-        seed=whole(path, line, first, "seed"),
-        repeat=whole(path, line, first, "repeat"),
-        ids=ids,
-        fold=np.array([whole(path, at, cells, "fold") for at, cells in lines], dtype=np.intp),
-        rated=rated,
-        predicted=predicted,
-        group=group if any(group) else (),
-        attention={
-            arm.removeprefix(ATTENTION): np.array([number(path, at, cells, arm) for at, cells in lines]) for arm in arms
-        },
-    )
+def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
+    """The runs that the lines of each key make."""
+    if frame.empty:
+        raise DrexcacheError(f"{where}: holds no predictions")
+    runs = []
+    for key, own in frame.groupby(list(KEY), sort=False):
+        named = dict(zip(KEY, key, strict=True))
+        ids, group = own["id"].tolist(), own["group"].tolist()
+        if own["id"].duplicated().any():
+            twice = own["id"][own["id"].duplicated()].iloc[0]
+            raise DrexcacheError(f"{where}: {named['regressor']} predicts image {twice} twice in one run")
+        arms = [name for name in own if name.startswith(ATTENTION) and own[name].notna().any()]
+        values = {name: own[name].to_numpy(np.float64) for name in ("rated", "predicted", *arms)}
+        for name, numbers in values.items():
+            if not np.isfinite(numbers).all():
+                raise DrexcacheError(f"{where}: {named['regressor']} has a {name} that is not a finite number")
+        runs.append(
+            Run(
+                **named, ids=ids, fold=own["fold"].to_numpy(np.intp), rated=values["rated"],
+                predicted=values["predicted"], group=group if any(group) else (),
+                attention={arm.removeprefix(ATTENTION): values[arm] for arm in arms},
+            )
+        )  # fmt: skip
+    return runs

@@ -9,7 +9,7 @@ from typing import Any
 
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS
-from drexcache.scores import number, read_records, score_text, whole
+from drexcache.scores import read_records, score_entry
 
 HEADERS = ["regressor", "trials", "pruned", "failed", "score [95% interval]", "nested estimate", "blocks", "settings"]
 
@@ -38,17 +38,15 @@ def read_study(folder: str | Path) -> SearchStudy:
     if not (folder / "best.json").is_file():
         raise DrexcacheError(f"{folder}: no best.json, which drexcache search writes there; give its output folder")
     best = _best(folder / "best.json")
+    columns = {"regressor": str, "trial": int, "state": str, "score": float}
+    found = read_records(folder / "trials.csv", columns, {"score": float})
     trials: dict[str, list[tuple[int, float]]] = {}
-    path = folder / "trials.csv"
-    for line, record in read_records(path, ["regressor", "trial", "state", "score"]):
-        if record["state"] == "complete":
-            at = whole(path, line, record, "trial"), number(path, line, record, "score")
-            trials.setdefault(record["regressor"], []).append(at)
+    for trial in found[found.state == "complete"].itertuples():
+        trials.setdefault(trial.regressor, []).append((trial.trial, trial.score))
+    shares = read_records(folder / "importance.csv", {"regressor": str, "parameter": str, "importance": float})
     importance: dict[str, dict[str, float]] = {}
-    path = folder / "importance.csv"
-    for line, record in read_records(path, ["regressor", "parameter", "importance"]):
-        share = number(path, line, record, "importance")
-        importance.setdefault(record["regressor"], {})[record["parameter"]] = share
+    for share in shares.itertuples():
+        importance.setdefault(share.regressor, {})[share.parameter] = share.importance
     return SearchStudy(
         folder, str(best["dataset"]), str(best["metric"]), {name: sorted(own) for name, own in trials.items()},
         importance, _rows(folder / "results.csv"),
@@ -67,20 +65,17 @@ def _best(path: Path) -> dict[str, Any]:
 
 def _rows(path: Path) -> list[list[str]]:
     """A line per regressor, the best first."""
-    rows = []
-    columns = ["regressor", "trials", "pruned", "failed", "blocks", "settings"]
-    scores = [
-        (kind, "low", "high") if kind == "score" else (kind, "nested_low", "nested_high")
-        for kind in ("score", "nested")
-    ]
-    for line, record in read_records(path, columns + [name for names in scores for name in names]):
-        texts = []
-        for names in scores:
-            values = [number(path, line, record, name) if record[name] else None for name in names]
-            texts.append("" if values[0] is None else score_text(*values))
-        settings = _settings(path, line, record["settings"])
-        rows.append([*(record[name] for name in columns[:4]), *texts, record["blocks"], settings])
-    return rows
+    texts = dict.fromkeys(["regressor", "trials", "pruned", "failed", "blocks", "settings"], str)
+    scores = dict.fromkeys(["score", "low", "high", "nested", "nested_low", "nested_high"], float)
+    return [
+        [
+            row.regressor, row.trials, row.pruned, row.failed,
+            str(score_entry(row.score, row.low, row.high, missing="")),
+            str(score_entry(row.nested, row.nested_low, row.nested_high, missing="")),
+            row.blocks, _settings(path, row.Index, row.settings),
+        ]
+        for row in read_records(path, {**texts, **scores}, scores).itertuples()
+    ]  # fmt: skip
 
 
 def _settings(path: Path, line: int, text: str) -> str:

@@ -1,0 +1,143 @@
+"""The tables that a person reads of a ScoreTable: the chosen metric with its intervals first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drexcache.errors import DrexcacheError
+from drexcache.scores.table import LIMITS, ScoreTable
+from drexcache.scores.text import NAMES, UNDEFINED, Entry, Table, number, score_entry, train_to_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INSIDE = {"in-domain": "out of fold", "split": "official split"}
+CELL = ["kind", "train", "test"]
+
+
+def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
+    """The tables to look at; numbers are means over seeds and repeats, and so are the ends of their intervals.
+
+    Each where there is something to show: inside the datasets (a line per dataset, a column per regressor; the
+    other way round where there are more regressors), train -> test for each regressor, all metrics, groups,
+    shares of the noise ceiling.
+
+    Raises
+    ------
+    DrexcacheError : no scores, or none of that metric.
+    """
+    if not table.rows:
+        raise DrexcacheError("no scores to show")
+    means = table.means()
+    chosen = means[(means.metric == metric) & ~means.calibrated]
+    if chosen.empty:
+        raise DrexcacheError(f"no scores of metric {metric!r}; there are: {', '.join(means.metric.unique())}")
+    whole = chosen[chosen.group == ""]
+    return [
+        *_inside(whole[whole.kind.isin(list(INSIDE))], metric),
+        *(found for _, own in whole.groupby("regressor", sort=False) for found in _matrix(own, metric)),
+        _all_metrics(means[means.group == ""]),
+        *_groups(chosen, metric),
+        *_shares(means[(means.metric == "pearson") & (means.group == "") & means.ceiling.notna()]),
+    ]
+
+
+def mean_entry(means: pd.DataFrame) -> Entry | str:
+    """The one score of these lines of `ScoreTable.means` (of several: their mean); "" where there is no line."""
+    return score_entry(*means[LIMITS].mean(skipna=False)) if len(means) else ""
+
+
+def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
+    """In-domain scores, datasets against regressors."""
+    if means.empty:
+        return []
+    how = " and ".join(INSIDE[kind] for kind in means.kind.unique())
+    title = f"**Inside a dataset ({how}): {_headline(metric)}**{_runs(means)}"
+    sets, regressors = list(means.test.unique()), list(means.regressor.unique())
+    if len(regressors) > len(sets):
+        body = [[name, *_along(means[means.regressor == name], "test", sets)] for name in regressors]
+        return [Table(title, ["regressor", *sets], body)]
+    body = [[test, *_along(means[means.test == test], "regressor", regressors)] for test in sets]
+    return [Table(title, ["dataset", *regressors], body)]
+
+
+def _matrix(means: pd.DataFrame, metric: str) -> list[Table]:
+    """One regressor: a line per training set, a column per test set; nothing where it stayed inside its datasets."""
+    if means.kind.isin(list(INSIDE)).all():
+        return []
+    tests, left_out = list(means.test.unique()), means.kind == "leave-one-out"
+    body = [[train, *_along(own, "test", tests)] for train, own in means[~left_out].groupby("train", sort=False)]
+    if left_out.any():
+        body.append(["all but the tested one", *_along(means[left_out], "test", tests)])
+    name = means.regressor.iloc[0]
+    title = f"**{name}, trained on (line) → tested on (column): {_headline(metric)}**{_runs(means)}"
+    return [Table(title, ["train → test", *tests], body)]
+
+
+def _all_metrics(means: pd.DataFrame) -> Table:
+    """A line per regressor and cell, a column per metric."""
+    metrics, body = list(means.metric.unique()), []
+    for name, mine in means.groupby("regressor", sort=False):
+        for (kind, train, test), own in mine.groupby(CELL, sort=False):
+            values = [_raw_and_calibrated(own[own.metric == metric]) for metric in metrics]
+            seconds = number(own.seconds.mean(), 1)
+            body.append([name, train_to_test(train, test, kind), str(own.n.iloc[0]), *values, seconds])
+    title = "**All metrics**, errors on ratings put on [0, 1]"
+    if means.calibrated.any():
+        title += "; in brackets after a linear calibration fitted on the other half of the test images"
+    names = [NAMES.get(metric, metric) for metric in metrics]
+    return Table(title, ["regressor", "train → test", "n", *names, "training (s)"], body)
+
+
+def _groups(chosen: pd.DataFrame, metric: str) -> list[Table]:
+    """A line per group and cell, a column per regressor."""
+    regressors, body = list(chosen[chosen.group != ""].regressor.unique()), []
+    for (kind, train, test), here in chosen.groupby(CELL, sort=False):
+        if (here.group != "").any():
+            for group, own in here.groupby("group", sort=False):
+                line = [train_to_test(train, test, kind), group or "all", str(own.n.iloc[0])]
+                body.append([*line, *_along(own, "regressor", regressors)])
+    title = f"**By group: {_headline(metric)}**"
+    return [Table(title, ["train → test", "group", "n", *regressors], body)] if body else []
+
+
+def _shares(means: pd.DataFrame) -> list[Table]:
+    """Pearson's r as a share of the noise ceiling, a line per cell with one, a column per regressor."""
+    regressors, body = list(means.regressor.unique()), []
+    for (kind, train, test), own in means.groupby(CELL, sort=False):
+        shares = {row.regressor: _share(row.value, row.low, row.high, row.ceiling) for row in own.itertuples()}
+        line = [train_to_test(train, test, kind), number(own.ceiling.iloc[0])]
+        body.append([*line, *(shares.get(name, "") for name in regressors)])
+    title = (
+        "**Share of the noise ceiling: Pearson's r / highest r that the raters' agreement allows [95% interval of r]**"
+    )
+    return [Table(title, ["train → test", "ceiling", *regressors], body)] if body else []
+
+
+def _share(value: float, low: float, high: float, ceiling: float) -> str:
+    if value != value:
+        return UNDEFINED
+    return f"{value / ceiling:.0%}" + (f" [{low / ceiling:.0%}, {high / ceiling:.0%}]" if low == low else "")
+
+
+def _along(means: pd.DataFrame, column: str, names: list[str]) -> list[Entry | str]:
+    """The score for each name of that column."""
+    return [mean_entry(means[means[column] == name]) for name in names]
+
+
+def _raw_and_calibrated(means: pd.DataFrame) -> str:
+    """A score and, in brackets, the calibrated one; nothing where the metric was not measured."""
+    if means.empty:
+        return ""
+    raw, fitted = (means[means.calibrated == flag].value.mean(skipna=False) for flag in (False, True))
+    return number(raw, missing="undefined") + (f" ({number(fitted)})" if fitted == fitted else "")
+
+
+def _headline(metric: str) -> str:
+    return f"{NAMES[metric]} [95% interval]"
+
+
+def _runs(means: pd.DataFrame) -> str:
+    """How many runs a mean is over, where there are several."""
+    several = [f"{n} {what}" for what in ("seeds", "repeats") if (n := means[what].max()) > 1]
+    return f", mean over {' x '.join(several)}" if several else ""

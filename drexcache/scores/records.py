@@ -1,0 +1,91 @@
+"""CSV files of records: a data frame out, and in again with every cell checked."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_records(path: str | Path, columns: Sequence[str], records: Iterable[Sequence[object]]) -> None:
+    """Write a CSV with a header; numbers keep every digit, None becomes an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(records)
+    write_file(path, text.getvalue())
+
+
+def read_records(
+    path: str | Path, columns: Mapping[str, type], optional: Mapping[str, type] | None = None
+) -> pd.DataFrame:
+    """The columns of a CSV file as what they should be, indexed by the number of the line in the file.
+
+    columns : name -> str, int, float or bool, which each of its cells must be. optional : those whose cells may be empty
+    (NaN, None), by name or pattern ("attention_*"); one that is named only here may be absent. All others are texts.
+
+    Raises
+    ------
+    DrexcacheError : no such file, no CSV, a missing column, or a cell that is not what it should be, by its line.
+    """
+    import pandas as pd
+
+    header, lines = _read(path, list(columns))
+    frame = pd.DataFrame(list(lines.values()), index=list(lines), columns=header, dtype=object)
+    for name in header:
+        empty_as = next((kind for pattern, kind in (optional or {}).items() if fnmatchcase(name, pattern)), None)
+        kind = columns.get(name) or empty_as or str
+        if kind is not str:
+            values = [
+                _converted(text, kind, (path, line, name)) if text or not empty_as else None
+                for line, text in zip(lines, frame[name], strict=True)
+            ]
+            frame[name] = pd.Series(values, frame.index, dtype="float64" if kind is float else None)
+    return frame
+
+
+def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
+    """The header, and the cells of each line by its number; a line that ends early has empty cells."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            lines = {reader.line_num: line for line in reader if line}
+    except OSError as error:
+        raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DrexcacheError(f"{path}: not a CSV file: {error}") from error
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise DrexcacheError(f"{path}: no column {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
+    for at, line in lines.items():
+        if len(line) > len(header):
+            raise DrexcacheError(f"{path}: line {at} has more cells than the header, {len(header)}")
+        line += [""] * (len(header) - len(line))
+    return header, lines
+
+
+def _converted(text: str, kind: type, place: tuple[str | Path, int, str]) -> float | bool:
+    """The cell's text as a finite number, a whole number, or True or False."""
+    if kind is bool and text in ("True", "False"):
+        return text == "True"
+    try:
+        value = float(text.replace("_", "?"))  # which Python would take for a separator of thousands
+    except ValueError:
+        value = float("nan")
+    if kind is float and abs(value) < float("inf"):
+        return value
+    if kind is int and value.is_integer():
+        return int(value)
+    path, line, name = place
+    expected = {float: "a number", int: "a whole number", bool: "True or False"}[kind]
+    raise DrexcacheError(f"{path}: line {line}: {name} should be {expected}, found {text!r}")
