@@ -133,11 +133,8 @@ def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
     """Every metric of every regressor and cell with its interval, the mean over seeds and repeats."""
     means = table.means()
     means = means[(means.group == "") & ~means.calibrated]
-    names = ["regressor", "kind", "train", "test", "metric", "value", "low", "high", "n", "runs"]
-    return [
-        {name: None if value != value else value for name, value in zip(names, line, strict=True)}
-        for line in zip(*(means[name].tolist() for name in names), strict=True)
-    ]
+    scores = means[["regressor", "kind", "train", "test", "metric", "value", "low", "high", "n", "runs"]]
+    return scores.astype(object).where(scores.notna(), None).to_dict("records")
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
@@ -115,9 +116,9 @@ def _shares(means: pd.DataFrame) -> list[Table]:
 
 
 def _share(value: float, low: float, high: float, ceiling: float) -> str:
-    if value != value:
+    if math.isnan(value):
         return UNDEFINED
-    return f"{value / ceiling:.0%}" + (f" [{low / ceiling:.0%}, {high / ceiling:.0%}]" if low == low else "")
+    return f"{value / ceiling:.0%}" + ("" if math.isnan(low) else f" [{low / ceiling:.0%}, {high / ceiling:.0%}]")
 
 
 def _along(means: pd.DataFrame, column: str, names: list[str]) -> list[Entry | str]:
@@ -130,7 +131,7 @@ def _raw_and_calibrated(means: pd.DataFrame) -> str:
     if means.empty:
         return ""
     raw, fitted = (means[means.calibrated == flag].value.mean(skipna=False) for flag in (False, True))
-    return number(raw, missing="undefined") + (f" ({number(fitted)})" if fitted == fitted else "")
+    return number(raw, missing="undefined") + ("" if math.isnan(fitted) else f" ({number(fitted)})")
 
 
 def _headline(metric: str) -> str:

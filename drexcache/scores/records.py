@@ -30,8 +30,9 @@ def read_records(
 ) -> pd.DataFrame:
     """The columns of a CSV file as what they should be, indexed by the number of the line in the file.
 
-    columns : name -> str, int, float or bool, which each of its cells must be. optional : those whose cells may be empty
-    (NaN, None), by name or pattern ("attention_*"); one that is named only here may be absent. All others are texts.
+    columns : name -> str, int, float or bool, which each of its cells must be. optional : those whose cells may be
+    empty (NaN, None), by name or pattern ("attention_*"); one that is named only here may be absent. All others are
+    texts.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            lines = {reader.line_num: line for line in reader if line}
+            lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -67,11 +68,10 @@ def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int
     missing = [name for name in columns if name not in header]
     if missing:
         raise DrexcacheError(f"{path}: no column {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
-    for at, line in lines.items():
-        if len(line) > len(header):
-            raise DrexcacheError(f"{path}: line {at} has more cells than the header, {len(header)}")
-        line += [""] * (len(header) - len(line))
-    return header, lines
+    for line, cells in lines:
+        if len(cells) > len(header):
+            raise DrexcacheError(f"{path}: line {line} has more cells than the header, {len(header)}")
+    return header, {line: cells + [""] * (len(header) - len(cells)) for line, cells in lines}
 
 
 def _converted(text: str, kind: type, place: tuple[str | Path, int, str]) -> float | bool:

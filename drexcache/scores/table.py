@@ -103,12 +103,8 @@ class ScoreTable:
         missing = [name for name in needed if name not in frame]
         if missing:
             raise DrexcacheError(f"no column {', '.join(missing)} in the scores; they have: {', '.join(frame)}")
-        columns = {
-            name: [None if value != value else value for value in frame[name].tolist()]
-            for name in COLUMNS
-            if name in frame
-        }
-        return cls([Score(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)])
+        known = frame[[name for name in COLUMNS if name in frame]]
+        return cls([Score(**row) for row in known.astype(object).where(known.notna(), None).to_dict("records")])
 
     def means(self) -> pd.DataFrame:
         """The scores averaged over their runs (seeds and repeats), in order of appearance.

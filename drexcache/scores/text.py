@@ -1,7 +1,8 @@
-"""How scores read: one number, one train -> test label and one table for the terminal, markdown, LaTeX and the report."""
+"""How scores read: one number, one train -> test label, one table for terminal, markdown, LaTeX and the report."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False, missing:
     >>> number(0.25), number(-0.0001), number(-0.25, 2), number(0.25, sign=True), number(None, missing="–")
     ('0.250', '0.000', '-0.25', '+0.250', '–')
     """
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return missing
     text = f"{value:{'+' if sign else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text
@@ -94,9 +95,9 @@ def score_entry(
     missing: str = UNDEFINED,
 ) -> Entry:  # fmt: skip
     """A score and its interval as an entry of a table."""
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return Entry(missing)
-    if low is None or high is None or low != low or high != high:
+    if low is None or high is None or math.isnan(low + high):
         return Entry(number(value, sign=sign), value)
     interval = f"[{number(low, sign=sign)}, {number(high, sign=sign)}]"
     return Entry(number(value, sign=sign), value, low, high, interval)
