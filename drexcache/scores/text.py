@@ -144,7 +144,7 @@ def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "mark
     \\caption{r, 2 sets}
     \\begin{tabular}{ll}
     \\toprule
-     set   & r         \\\\
+     set   & r      \\\\
     \\midrule
      a\\_b   & $-$0.500 \\\\
     \\bottomrule
