@@ -6,12 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
-from drexcache.scores.table import LIMITS, ScoreTable
 from drexcache.scores.text import NAMES, UNDEFINED, Entry, Table, number, score_entry, train_to_test
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from drexcache.scores.table import ScoreTable
+
+LIMITS = ["value", "low", "high"]
 INSIDE = {"in-domain": "out of fold", "split": "official split"}
 CELL = ["kind", "train", "test"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
+from drexcache.scores.overview import LIMITS, score_tables
 from drexcache.scores.records import read_records, write_records
 from drexcache.scores.text import render
 
@@ -54,7 +55,6 @@ TYPES: dict[str, type] = {
     "calibrated": bool, "n": int, "note": str,
 }  # fmt: skip
 OPTIONAL: dict[str, type] = {"value": float, "low": float, "high": float, "seconds": float, "ceiling": float}
-LIMITS = ["value", "low", "high"]
 COLUMNS = [field.name for field in fields(Score)]
 WHAT = ["regressor", "kind", "train", "test", "group", "metric", "calibrated"]  # what a mean over runs is of
 
@@ -139,14 +139,10 @@ class ScoreTable:
 
     def markdown(self, metric: str = "pearson") -> str:
         """The table to look at, in GitHub's markdown: `metric` first, with its intervals."""
-        from drexcache.scores.overview import score_tables
-
         return render(score_tables(self, metric), self.notes)
 
     def latex(self, metric: str = "pearson") -> str:
         """The same tables for a paper, with booktabs."""
-        from drexcache.scores.overview import score_tables
-
         return render(score_tables(self, metric), self.notes, "latex")
 
 
