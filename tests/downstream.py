@@ -1,4 +1,4 @@
-"""A program that uses drexcache, as its users write one; .ci/run has mypy check it, strictly, against an installation."""
+"""A program that uses drexcache as its users would; .ci/run has mypy and pyright check it against an installation."""
 
 from pathlib import Path
 
