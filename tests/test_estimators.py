@@ -28,9 +28,9 @@ from drexcache.cli import main
 from drexcache.features import extract
 from drexcache.regressors.model import Model
 from drexcache.regressors.named import describe_regressors, make_regressor, search_space
-from drexcache.regressors.ridge import PENALTIES, GramRidge, cache_chunks, fit_ridge_stream
+from drexcache.regressors.ridge import PENALTIES, GramRidge
 from drexcache.regressors.saving import dump_estimator, load_estimator
-from drexcache.regressors.spaces import Choice, Range
+from drexcache.regressors.settings import Choice, Range
 from drexcache.studies import evaluate
 
 NAMES = list(regressors())
@@ -261,24 +261,10 @@ def test_a_model_file_with_foreign_types_is_refused(cache: Path, tmp_path: Path)
         load_model(path)
 
 
-def test_a_cache_is_streamed_into_the_same_ridge(cache: Path) -> None:
-    opened = open_cache(cache)
-    matrix = opened.matrix()
-    chunks = list(cache_chunks(opened, rows=7))
-    np.testing.assert_array_equal(np.concatenate([X for X, _ in chunks]), matrix.X)
-    np.testing.assert_array_equal(np.concatenate([y for _, y in chunks]), matrix.y)
-    streamed = fit_ridge_stream(cache_chunks(opened, rows=7), folds=3)
-    np.testing.assert_allclose(
-        streamed.predict(matrix.X), GramRidge(cv=3).fit(matrix.X, matrix.y).predict(matrix.X), atol=0.1
-    )
-    with pytest.raises(DrexcacheError, match="no target named score; it has: rating"):
-        list(cache_chunks(opened, target="score"))
-
-
 def test_the_command_lists_every_regressor_with_its_space() -> None:
     listed = json.loads(CliRunner().invoke(main, ["regressors", "--json"]).output)
     assert [(one["name"], one["what"]) for one in listed] == list(describe_regressors().items())
-    assert listed[1]["space"] == {"standardize": {"values": [True, False]}, "cv": {"values": [None, 5, 10]}}
+    assert listed[1]["space"] == {"standardize": {"values": [True, False]}}
     text = CliRunner().invoke(main, ["regressors"]).output
     assert all(name in text and line in text for name, line in describe_regressors().items())
     assert "svr__C: 0.01 to 100, log" in text

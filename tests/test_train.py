@@ -66,6 +66,12 @@ def test_settings_of_other_regressors(cache: Path, tmp_path: Path) -> None:
     assert load_model(tmp_path / "m.drex").estimator.get_params()["svr__C"] == 0.5
 
 
+def test_a_ridge_chosen_by_folds_in_an_older_release(tmp_path: Path) -> None:
+    best = settings_file(tmp_path, regressor="ridge", settings={"standardize": False, "cv": 5})
+    with pytest.warns(UserWarning, match="ridge's setting cv is ignored: its penalty is now chosen by leave-one-out"):
+        assert read_settings(best) == ChosenSettings("ridge", {"standardize": False})
+
+
 def test_a_regressor_without_epochs_has_no_log(cache: Path, tmp_path: Path) -> None:
     said = run("train", cache, "-r", "ridge", "-o", tmp_path / "m.drex", "--log", tmp_path / "t.csv", code=1)
     assert "Error: ridge has no training log: it is not trained in epochs as a fusion head is" in said

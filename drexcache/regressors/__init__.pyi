@@ -8,8 +8,8 @@ from .named import make_regressor as make_regressor
 from .named import regressors as regressors
 from .named import search_space as search_space
 from .ridge import GramRidge as GramRidge
+from .settings import Choice as Choice
 from .settings import ChosenSettings as ChosenSettings
+from .settings import Range as Range
 from .settings import read_settings as read_settings
-from .spaces import Choice as Choice
-from .spaces import Range as Range
 from .streaming import train_streamed as train_streamed

@@ -33,7 +33,7 @@ from drexcache.errors import DrexcacheError, nearest
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
 from drexcache.regressors.import_path import is_import_path, regressor_at
 from drexcache.regressors.ridge import GramRidge
-from drexcache.regressors.spaces import Choice, Range
+from drexcache.regressors.settings import Choice, Range
 
 Space = Mapping[str, Range | Choice]
 
@@ -96,7 +96,7 @@ _REGRESSORS: dict[str, _Named] = {
     "ridge": _Named(
         "linear, standardised columns, penalty by leave-one-out over 13 values from 1 to 1e6",
         GramRidge,
-        {"standardize": Choice((True, False)), "cv": Choice((None, 5, 10))},
+        {"standardize": Choice((True, False))},
     ),
     "elastic-net": _Named(
         "linear, with the columns that matter least left out",

@@ -1,40 +1,42 @@
-"""GramRidge: ridge regression with every penalty tried at once, in memory or streamed over a cache."""
+"""GramRidge: ridge regression whose penalty is chosen by leave-one-out, in memory or streamed over a cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.model_selection import BaseCrossValidator, check_cv
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from drexcache.cache import DONE, FeatureCache
-from drexcache.errors import DrexcacheError
-from drexcache.regressors.ridge_moments import Moments
-from drexcache.regressors.ridge_selection import ROWS_AT_ONCE, Selected, by_folds, from_folds, leave_one_out
+from drexcache.cache import CachedRows
+from drexcache.regressors.ridge_sums import Sums, deviation, eigenvectors, to_device, to_numpy
 
 # For standardised features: from nearly none to nearly all shrinkage at a few thousand columns.
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))  # 1 to 1e6
+ROWS_AT_ONCE = 4096
+
+Chunks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # X (m, d) and y (m,), all rows again at every call
 
 
 class GramRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression whose penalty is chosen by leave-one-out or k-fold, as scikit-learn's `RidgeCV` chooses it.
+    """Ridge regression whose penalty is chosen by exact leave-one-out, as scikit-learn's `RidgeCV` chooses it.
+
+    Every penalty is tried from one eigendecomposition, of the columns' products or, with no more rows than columns, of
+    the rows' (Golub, Heath & Wahba 1979).
 
     Parameters
     ----------
     alphas : penalties to choose from, above 0.
-    cv : None for leave-one-out (exact, without fitting n times), a number of folds, or a splitter of scikit-learn
-        whose test folds hold every row once.
-    standardize : whether each column is first brought to deviation 1. By leave-one-out all rows set mean and
-        deviation, like ``make_pipeline(StandardScaler(), RidgeCV())``; by folds the training rows do.
+    standardize : whether each column is first brought to deviation 1 over all rows, as by
+        ``make_pipeline(StandardScaler(), RidgeCV())``.
     device : "cpu" (NumPy), "cuda" (torch) or "auto".
 
     Attributes
     ----------
     coef_ : (d,), intercept_ : for the columns as they come. alpha_ : the penalty chosen.
-    errors_ : (k,) each penalty's mean squared error out of fold. n_features_in_ : d.
+    errors_ : (k,) each penalty's mean squared error on the rows left out. n_features_in_ : d.
 
     Examples
     --------
@@ -46,16 +48,8 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
     __module__ = "drexcache"  # the public place, which model files name; the class itself may move
 
-    def __init__(
-        self,
-        alphas: Sequence[float] = PENALTIES,
-        *,
-        cv: int | BaseCrossValidator | None = None,
-        standardize: bool = True,
-        device: str = "auto",
-    ) -> None:
+    def __init__(self, alphas: Sequence[float] = PENALTIES, *, standardize: bool = True, device: str = "auto") -> None:
         self.alphas = alphas
-        self.cv = cv
         self.standardize = standardize
         self.device = device
 
@@ -64,17 +58,30 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError : NaN or infinite values, fewer than 2 rows, a penalty that is not above 0, or test folds that do
-            not hold every row once.
+        ValueError : NaN or infinite values, fewer than 2 rows, or a penalty that is not above 0.
         """
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), y_numeric=True, ensure_min_samples=2)
-        y, alphas, device = y.astype(np.float64), _checked(self.alphas), _device(self.device)
-        if self.cv is None:
-            return self._set(leave_one_out(X, y, alphas, self.standardize, device), alphas)
-        tests = [test for _, test in check_cv(self.cv).split(X, y)]
-        if not np.array_equal(np.sort(np.concatenate(tests)), np.arange(len(y))):
-            raise ValueError(f"the test folds of cv={self.cv!r} must together hold each of the {len(y)} rows once")
-        return self._set(by_folds(X, y, alphas, tests, self.standardize, device), alphas)
+        y = y.astype(np.float64)
+        if len(y) <= X.shape[1]:
+            self._fit_rows(X, y)
+        else:
+            self._fit_columns(lambda: _chunks(X, y))
+        return self
+
+    def fit_stream(self, rows: CachedRows) -> GramRidge:
+        """Fit on rows that are read from their cache twice, some thousands at a time; the result is `fit`'s.
+
+        Memory grows with the number of columns, not of rows.
+
+        Raises
+        ------
+        ValueError : as `fit`.
+        """
+        if len(rows) <= rows.shape[1]:
+            return self.fit(rows.read(np.arange(len(rows))), rows.y)
+        self.n_features_in_ = rows.shape[1]
+        self._fit_columns(lambda: rows.pieces(size=ROWS_AT_ONCE))
+        return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Scores (n,) of X (n, d)."""
@@ -82,69 +89,63 @@ class GramRidge(RegressorMixin, BaseEstimator):
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         return X @ self.coef_ + self.intercept_
 
-    def _set(self, selected: Selected, alphas: np.ndarray) -> GramRidge:
-        self.coef_, self.intercept_ = selected.coef, selected.intercept
-        self.errors_, self.alpha_ = selected.errors, float(alphas[selected.best])
-        return self
+    def _fit_rows(self, X: np.ndarray, y: np.ndarray) -> None:
+        """By the rows' products K (n, n). With G = K + a I: error_i = (G⁻¹y)_i / (G⁻¹)_ii, less the mean's own part."""
+        alphas, device = _checked(self.alphas), _device(self.device)
+        mean = X.mean(0, dtype=np.float64)
+        scale = deviation(mean, ((X - mean) ** 2).mean(0), len(X)) if self.standardize else np.ones(X.shape[1])
+        Z = to_device((X - mean) / scale, device)
+        values, U = eigenvectors(Z @ Z.T)
+        a = to_device(alphas, device)
+        shrunk = 1 / (values[:, None] + a)  # (n, k)
+        dual = U @ ((U.T @ to_device(y - y.mean(), device))[:, None] * shrunk)
+        left_out = to_numpy(a * dual / (a * (U**2 @ shrunk) - 1 / len(y)))
+        best = self._choose(alphas, np.mean(left_out**2, axis=0))
+        self.coef_ = to_numpy(Z.T @ dual[:, best]) / scale
+        self.intercept_ = float(y.mean() - mean @ self.coef_)
+
+    def _fit_columns(self, chunks: Chunks) -> None:
+        """By the columns' products (d, d), and the rows again for their leverages h: error_i = residual_i / (1 - h_i).
+
+        The leverage has 1/n for the mean, which every row moves.
+        """
+        alphas, device = _checked(self.alphas), _device(self.device)
+        total = _summed(chunks(), device)
+        scaled = total.scaled(self.standardize)
+        values, V = eigenvectors(scaled.gram)
+        shrunk = 1 / (values[:, None] + to_device(alphas, device))  # (d, k)
+        weights = (V.T @ scaled.xy)[:, None] * shrunk
+        squares = np.zeros(len(alphas))
+        for X, y in chunks():
+            x, t = total.shifted(X, y)
+            Z = ((x - scaled.mean) / scaled.scale) @ V
+            residual = (t - scaled.y_mean)[:, None] - Z @ weights
+            squares += to_numpy(((residual / (1 - 1 / total.n - Z**2 @ shrunk)) ** 2).sum(0))
+        best = self._choose(alphas, squares / total.n)
+        self.coef_ = to_numpy(V @ weights[:, best] / scaled.scale)
+        mean = to_numpy(total.shift + scaled.mean)
+        self.intercept_ = float(total.y_shift + scaled.y_mean - mean @ self.coef_)
+
+    def _choose(self, alphas: np.ndarray, errors: np.ndarray) -> int:
+        """The position of the penalty with the least error."""
+        best = int(np.argmin(errors))
+        self.errors_, self.alpha_ = errors, float(alphas[best])
+        return best
 
 
-def fit_ridge_stream(
-    chunks: Iterable[tuple[np.ndarray, np.ndarray]], ridge: GramRidge | None = None, folds: int = 5
-) -> GramRidge:
-    """Fit a ridge on rows that do not fit in memory, in one pass; what is kept is ``folds + 1`` matrices (d, d).
-
-    chunks : X (m, d) and y (m,) one after another, such as `cache_chunks` reads; some thousands of rows each are quick.
-    ridge : its alphas, standardize and device are used, and it is fitted; default ``GramRidge()``.
-    folds : the penalty is chosen by this many; row i of the stream is in fold i % folds.
-
-    Raises
-    ------
-    ValueError : no row at all, fewer rows than folds, NaN or infinite values, or chunks of different width.
-
-    >>> X = np.random.default_rng(0).normal(size=(60, 4))
-    >>> fit_ridge_stream((X[i : i + 20], X[i : i + 20, 0]) for i in range(0, 60, 20)).alpha_
-    1.0
-    """
-    model = GramRidge() if ridge is None else ridge
-    alphas, device = _checked(model.alphas), _device(model.device)
-    sums: list[Moments] = []
-    n = 0
-    for chunk in chunks:
-        X, y = validate_data(model, *chunk, dtype=(np.float64, np.float32), y_numeric=True, reset=not sums)
-        if not sums:
-            shift, y_shift = X.mean(0, dtype=np.float64), float(np.mean(y))
-            sums = [Moments.zero(shift, y_shift, device) for _ in range(folds)]
-        for fold, moments in enumerate(sums):
-            first = (fold - n) % folds
-            moments.add(X[first::folds], y[first::folds])
-        n += len(y)
-    if not 2 <= folds <= n:
-        raise ValueError(f"folds must be 2 to {n}, the number of rows; found {folds}")
-    return model._set(from_folds(sums, alphas, model.standardize), alphas)
+def _chunks(X: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(y), ROWS_AT_ONCE):
+        yield X[start : start + ROWS_AT_ONCE], y[start : start + ROWS_AT_ONCE]
 
 
-def cache_chunks(
-    cache: FeatureCache, blocks: Sequence[str] | None = None, target: str | None = None, rows: int = ROWS_AT_ONCE
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The features (m, d) and ratings (m,) on [0, 1] of a cache's rated images, ``rows`` images at a time.
-
-    The columns are those of ``cache.matrix(blocks, target)``; only whole blocks can be chosen.
-
-    Raises
-    ------
-    DrexcacheError : an unknown block or target, a cache without ratings.
-    """
-    names = list(blocks) if blocks else list(cache.blocks)
-    chosen = target or next(iter(cache.targets), None)
-    if chosen not in cache.targets:
-        raise DrexcacheError(f"{cache.path}: no target named {chosen}; it has: {', '.join(cache.targets) or 'none'}")
-    y = cache.targets[chosen].unit()
-    usable = np.isfinite(y) & np.all([cache.status(name) == DONE for name in names], axis=0)
-    for start in range(0, len(cache), rows):
-        keep = usable[start : start + rows]
-        if keep.any():
-            piece = slice(start, start + len(keep))
-            yield np.concatenate([cache.features(name, piece)[keep] for name in names], axis=1), y[piece][keep]
+def _summed(chunks: Iterable[tuple[np.ndarray, np.ndarray]], device: str) -> Sums:
+    """Of all rows, shifted by the first chunk's mean."""
+    rest = iter(chunks)
+    X, y = next(rest)
+    total = Sums(X.mean(0, dtype=np.float64), float(y.mean()), device)
+    for piece in chain([(X, y)], rest):
+        total.add(*piece)
+    return total
 
 
 def _checked(alphas: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,10 @@
-"""The settings file that a search writes (best.json) and a training starts from."""
+"""What a regressor's settings may be, and the file of settings that a search writes and a training starts from."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,49 @@ from drexcache.regressors.import_path import is_import_path
 FORMAT = 1
 Plain = str | int | float | bool | None
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a search may choose for a setting: numbers from low to high, both included.
+
+    ``log`` says that their logarithm is what to spread evenly.
+
+    >>> Range(1e-4, 1.0, log=True), 0.5 in Range(0, 1), 0.5 in Range(0, 1, integer=True)
+    (Range(low=0.0001, high=1.0, log=True, integer=False), True, False)
+    >>> print(Range(1, 40, log=True, integer=True))
+    1 to 40, whole, log
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        kind = Integral if self.integer else Real
+        return isinstance(value, kind) and not isinstance(value, bool) and bool(self.low <= value <= self.high)  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + ", whole" * self.integer + ", log" * self.log
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search may choose for a setting: one of several values, text, numbers, truth values or None.
+
+    >>> "cosine" in Choice(("euclidean", "cosine")), print(Choice((True, False)))
+    True or False
+    (True, None)
+    """
+
+    values: tuple[str | int | float | bool | None, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return any(type(value) is type(one) and value == one for one in self.values)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.values))
 
 
 class ChosenSettings(msgspec.Struct, frozen=True):
@@ -59,4 +105,10 @@ def read_settings(path: str | Path, *, trust: bool = False) -> ChosenSettings:
             f"{path}: the regressor {found.regressor} is an import path, and importing it would run its code; "
             "if you trust this file, add --trust"
         )
-    return ChosenSettings(found.regressor, found.settings or {}, found.blocks or (), found.target, found.seed)
+    settings = found.settings or {}
+    if found.regressor == "ridge" and "cv" in settings:
+        del settings["cv"]
+        warnings.warn(
+            f"{path}: ridge's setting cv is ignored: its penalty is now chosen by leave-one-out", stacklevel=2
+        )
+    return ChosenSettings(found.regressor, settings, found.blocks or (), found.target, found.seed)

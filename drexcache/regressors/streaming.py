@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from drexcache.cache import CachedRows, FeatureCache, FeatureMatrix, rated_rows_of
+from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows_of
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import WINDOW, AttentionFusionRegressor, fit_together, write_log
+from drexcache.fusion import AttentionFusionRegressor, fit_together, write_log
 from drexcache.regressors.model import Model, as_model
 from drexcache.regressors.named import make_regressor
-from drexcache.regressors.ridge import GramRidge, fit_ridge_stream
-
-FOLDS = 5  # that choose a streamed ridge's penalty, for leave-one-out needs all rows at once
+from drexcache.regressors.ridge import GramRidge
 
 
 def train_streamed(
@@ -26,8 +24,8 @@ def train_streamed(
 
     A fusion head takes its rows in an order that is shuffled locally (`drexcache.fusion.plan.local_permutation`)
     and two windows of 8,192 rows at a time; with no more rows than that, the result is that of training in
-    memory. Several seeds are trained one after the other. A ridge reads the cache once, and chooses its penalty
-    by five folds where it would by leave-one-out.
+    memory. Several seeds are trained one after the other. A ridge reads the cache twice; the result is that of
+    training in memory.
 
     columns : block or "block/tap" names; default: all blocks. target : default: the only one there is.
     split : label and value of the rows to train on. settings, log : as in `train_model`.
@@ -55,15 +53,9 @@ def train_streamed(
             estimator.set_params(verbose=True)  # a bar, where there is a terminal
             fit_together([estimator], rows, rows.y, [None], None)
         else:
-            fit_ridge(estimator, rows)
+            estimator.fit_stream(rows)
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
         write_log(estimator, log)
     return as_model(regressor, estimator, cache, tuple(rows.blocks), rows.target, len(rows), seed)
-
-
-def fit_ridge(ridge: GramRidge, rows: CachedRows) -> None:
-    """Fit a ridge to all rows, in one pass over them."""
-    folds = ridge.cv if isinstance(ridge.cv, int) else FOLDS
-    fit_ridge_stream(rows.pieces(size=WINDOW), ridge.set_params(cv=folds), folds)

@@ -124,7 +124,7 @@ def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> li
 
     No regressor gets more than it has candidates.
 
-    >>> from drexcache.regressors.spaces import Choice, Range
+    >>> from drexcache.regressors import Choice, Range
     >>> endless = SearchSpace("svr", ("dino",), settings={"C": Range(0.1, 10.0)})
     >>> shares([SearchSpace("mean", ("dino",)), endless, endless], 10, [0, 0, 0])
     [1, 5, 4]
