@@ -29,10 +29,10 @@ from drexcache.recipes import recipe
 from drexcache.studies import evaluate, ledger
 from drexcache.studies.comparison.verdicts import compare
 from drexcache.studies.evaluation.predictions import Run, predictions_beside
-from drexcache.studies.reporting.bands import calibration_band
-from drexcache.studies.reporting.build import report
-from drexcache.studies.reporting.images import find_images, thumbnails
-from drexcache.studies.reporting.results import read_evidence
+from drexcache.studies.reporting.evidence import read_evidence
+from drexcache.studies.reporting.figures import calibration_band
+from drexcache.studies.reporting.page import report
+from drexcache.studies.reporting.pictures import find_images, thumbnails
 from drexcache.studies.reporting.summary import summarise
 
 
@@ -99,7 +99,7 @@ def test_words_first_and_no_nan(page: Page) -> None:
 
 def test_what_is_left_out_is_said(page: Page) -> None:
     assert "photos: no picture of 2 of 30 images (028.png, 029.png): not found where --images says" in page.text
-    assert "no run in a ledger beside it" in page.text
+    assert "no record of the run that wrote it" in page.text
     assert "no recipe and fingerprints of art, photos; give their caches: --cache FILE" in page.text
 
 
@@ -138,7 +138,7 @@ def test_the_summary_says_what_the_verdicts_say(scores: Path) -> None:
     )
     best = [replace(pair, verdict="better" if pair.first == "ridge" else "within noise") for pair in comparison.pairs]
     assert summarise(evidence, replace(comparison, pairs=best)).headline == (
-        "ridge is the best: better in all 8 comparisons."
+        "ridge is the best: better in all 4 comparisons."
     )
 
 
@@ -283,7 +283,7 @@ def test_a_real_evaluation_is_traced_back_to_its_images(tmp_path: Path) -> None:
     changed = tmp_path / "art" / "003.png"
     Image.new("RGB", (32, 24), "red").save(changed)
     said = report([tmp_path / "s.csv"], tmp_path / "r.html", images=[str(tmp_path / "art")])
-    assert said == ["art: no picture of 1 images (003.png): not the file that the features were computed from"]
+    assert said == ["art: no picture of 1 image (003.png): not the file that the features were computed from"]
     text = Page(tmp_path / "r.html").text
     assert cache.blocks["cues"].fingerprint in text and "edge_density 1" in text
     assert f"drexcache extract IMAGES --dataset art -o {tmp_path / 'art.h5'} --recipe classic" in text
@@ -343,8 +343,8 @@ def test_pictures_that_are_broken_or_not_those_computed_from_are_left_out(tmp_pa
     files, _ = find_images([str(tmp_path / "art")], {"art": names(3)})
     made, notes = thumbnails(files, {("art", "000.png"): "0" * 64})
     assert list(made) == [("art", "002.png")]
-    assert notes[0] == "art: no picture of 1 images (000.png): not the file that the features were computed from"
-    assert notes[1].startswith("art: no picture of 1 images (001.png): cannot be read")
+    assert notes[0] == "art: no picture of 1 image (000.png): not the file that the features were computed from"
+    assert notes[1].startswith("art: no picture of 1 image (001.png): cannot be read")
 
 
 def size_of_report(folder: Path, side: int) -> int:

@@ -15,7 +15,7 @@ pytest.importorskip("jinja2", reason="needs Jinja2, of drexcache[report]")
 pytest.importorskip("playwright.sync_api", reason="needs Playwright for Python to drive a browser")
 from playwright import sync_api
 
-from drexcache.studies.reporting.build import report
+from drexcache.studies.reporting.page import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:

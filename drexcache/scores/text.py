@@ -163,9 +163,9 @@ def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "mark
     return "\n\n".join(parts) + "\n"
 
 
-def true_minus(entry: Entry | str) -> Entry | str:
+def true_minus(entry: Entry) -> Entry:
     """The entry with minus signs in its numbers, as print and the report have them, instead of hyphens."""
-    if isinstance(entry, str) or not isinstance(entry.value, float):
+    if not isinstance(entry.value, float):
         return entry
     return replace(entry, text=entry.text.replace("-", "−"), interval=entry.interval.replace("-", "−"))
 
@@ -178,7 +178,8 @@ def _markdown(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    headers, *body = [[_one_line(true_minus(entry)) for entry in line] for line in (table.headers, *table.body)]
+    lines = (table.headers, *table.body)
+    headers, *body = [[_one_line(one if isinstance(one, str) else true_minus(one)) for one in line] for line in lines]
     text = tabulate(body, headers=headers, tablefmt="latex_booktabs", disable_numparse=True)
     text = text.translate(_MATH)  # tabulate has escaped the rest
     caption = table.title.replace("**", "").translate(_ESCAPES).translate(_MATH)

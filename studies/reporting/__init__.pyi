@@ -1,1 +1,1 @@
-from .build import report as report
+from .page import report as report

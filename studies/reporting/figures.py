@@ -1,32 +1,35 @@
-"""The figures of a report, one matplotlib Figure each, so that page and paper show the same."""
+"""The figures of a report, one matplotlib Figure each, drawn once for the page and for papers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import higher_is_better
-from drexcache.scores import NAMES
-from drexcache.studies.reporting.bands import calibration_band, spread_out
-from drexcache.studies.reporting.results import Result
+from drexcache.scores import NAMES, number
+from drexcache.studies.reporting.evidence import Evidence, Result
+from drexcache.studies.reporting.searches import Search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+SYMBOLS = {"pearson": "r", "spearman": "ρ", "kendall": "τ", "rmse": "RMSE", "mae": "MAE", "rmae": "RMAE"}
 # The light theme; on a page these become the theme's variables, see drexcache.studies.reporting.svg.
 PAPER, INK, MUTED, GRID = "#ffffff", "#1c2128", "#646d78", "#dfe3e8"
 # Okabe & Ito (2008), told apart by colour-blind readers too; without yellow, which is hard to see on white.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 ON_LIGHT, ON_DARK = "#000000", "#fefefe"  # text on a coloured cell, the same in every theme
-MAX_ROWS = 20
-Colour = tuple[float, float, float, float]
+MAX_GROUPS, MAX_SETTINGS = 20, 12
+DASHED: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
 STYLE: Any = {  # matplotlib types every key by name
     "axes.edgecolor": MUTED, "axes.facecolor": PAPER, "axes.labelcolor": MUTED, "axes.labelsize": 9,
     "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK,
@@ -50,79 +53,118 @@ class Points:
 
 @dataclass
 class Figure:
-    """A drawn figure. name : its file's name, without ending; alt : what it shows, in words."""
+    """A drawn figure. alt : what it shows, in words. kind : "matrix", "scatter", "residuals", "attention" or "search".
 
-    name: str
+    owner : the regressor, or the search's folder. home : whether the owner was trained on the tested dataset, or
+    never was on any. name : its file's name without ending, and its id on the page.
+    """
+
+    kind: str
+    owner: str
     alt: str
     canvas: Canvas
     points: list[Points] = field(default_factory=list)
     wide: bool = False
+    home: bool = True
+    name: str = ""
 
 
-Draw = TypeVar("Draw", bound=Callable[..., Figure])
-
-
-def styled(draw: Draw) -> Draw:
-    """Draw with the report's style, whatever the user's own matplotlib settings are.
+def draw_figures(evidence: Evidence, searches: Sequence[Search] = ()) -> list[Figure]:
+    """Every figure of every regressor and search.
 
     Raises
     ------
     DrexcacheError : matplotlib is not installed.
     """
+    known = [result.value for result in evidence.results if result.value is not None]
+    limits = (min(known, default=0.0), max(known, default=1.0))
+    names, figures = _Names(), []
+    with style():
+        for regressor in evidence.regressors:
+            own, home = evidence.of(regressor), evidence.home(regressor)
+            if any(result.kind == "cross" for result in own):
+                figures.append(names.give(heat_map(regressor, own, limits)))
+            for result in own:
+                drawn = [scatter(result)]
+                drawn += [residuals(result)] if len(set(result.group)) > 1 else []
+                drawn += [attention(result)] if result.attention else []
+                for figure in drawn:
+                    figure.home = any(result is one for one in home)
+                    figures.append(names.give(figure, result))
+        for search in searches:
+            for regressor in search.trials:
+                figures.append(names.give(history(search, regressor)))
+                if search.importance.get(regressor):
+                    figures.append(names.give(importances(search, regressor)))
+    return figures
 
-    @wraps(draw)
-    def drawn(*args: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise DrexcacheError("figures need matplotlib: pip install 'drexcache[report]'") from error
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            return draw(*args, **options)
 
-    return drawn  # type: ignore[return-value]
+class _Names:
+    """Gives every figure a name of its own, of letters, digits and dashes only, whatever the regressor is called."""
+
+    def __init__(self) -> None:
+        self.given: set[str] = set()
+
+    def give(self, figure: Figure, result: Result | None = None) -> Figure:
+        where = [] if result is None else [result.test] if result.inside else [result.train, "to", result.test]
+        parts = [re.sub("[^A-Za-z0-9]+", "-", part).strip("-")[:30] for part in (figure.kind, figure.owner, *where)]
+        stem = "-".join(part for part in parts if part)
+        figure.name, number = stem, 1
+        while figure.name.lower() in self.given:  # also on disks that do not tell upper from lower case
+            number += 1
+            figure.name = f"{stem}-{number}"
+        self.given.add(figure.name.lower())
+        return figure
 
 
-@styled
-def scatter(result: Result, name: str) -> Figure:
+@contextmanager
+def style(**more: Any) -> Iterator[None]:
+    """The report's style, whatever the user's own matplotlib settings are; for drawing and for saving.
+
+    Raises
+    ------
+    DrexcacheError : matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise DrexcacheError("figures need matplotlib: pip install 'drexcache[report]'") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE | more)
+        yield
+
+
+def scatter(result: Result) -> Figure:
     """Predicted against rated with the identity, and the calibration line with its 95% intervals.
 
     The calibration line is the mean rating of images with a given prediction (least squares of rated on
     predicted); the narrow band is the interval of that mean, the wide one holds 95% of the images.
     """
-    canvas, axes = canvas_of(3.1, 3.25, at=(0.145, 0.125, 0.835, 0.755))
+    canvas, axes = _canvas(3.1, 3.25, at=(0.145, 0.125, 0.835, 0.755))
     axes.grid(True)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot([0, 1], [0, 1], **DASHED)
     band = calibration_band(result.rated, result.predicted)
     if band is not None:
         for reach, alpha in ((band.single, 0.08), (band.mean, 0.22)):
             axes.fill_betweenx(band.at, band.line - reach, band.line + reach, color=SERIES[1], alpha=alpha, linewidth=0)
         axes.plot(band.line, band.at, color=SERIES[1], linewidth=1.6, zorder=2)
+    x, y, blue = result.rated, result.predicted, SERIES[0]
     if result.spread is not None:
-        axes.errorbar(
-            result.rated, result.predicted, yerr=result.spread, fmt="none", ecolor=SERIES[0], elinewidth=0.5, alpha=0.35
-        )
-    axes.scatter(
-        result.rated, result.predicted, s=13, color=SERIES[0], alpha=0.65, linewidths=0, clip_on=False, zorder=3
-    )
-    low, high = min(0.0, float(result.predicted.min())), max(1.0, float(result.predicted.max()))
+        axes.errorbar(x, y, yerr=result.spread, fmt="none", ecolor=blue, elinewidth=0.5, alpha=0.35)
+    axes.scatter(x, y, s=13, color=blue, alpha=0.65, linewidths=0, clip_on=False, zorder=3)
+    low, high = min(0.0, float(y.min())), max(1.0, float(y.max()))
     margin = 0.03 * (high - low)
     axes.set(xlim=(-0.03, 1.03), ylim=(low - margin, high + margin), xlabel="rated", ylabel="predicted")
-    metric = SYMBOLS[result.metric]
-    axes.set_title(short(result.title, 34), loc="left", pad=17)
-    score = "undefined" if result.value is None else result.score
-    axes.annotate(
-        f"{metric} = {score}, n = {len(result.ids)}" if result.value is not None else f"{metric} {score}",
-        (0, 1), (0, 5), "axes fraction", textcoords="offset points", fontsize=8, color=MUTED,
-    )  # fmt: skip
+    axes.set_title(_short(result.title, 34), loc="left", pad=17)
+    metric, known = SYMBOLS[result.metric], result.value is not None
+    said = f"{metric} = {result.score}, n = {len(result.ids)}" if known else f"{metric} {result.score}"
+    axes.annotate(said, (0, 1), (0, 5), "axes fraction", textcoords="offset points", fontsize=8, color=MUTED)
     alt = f"{result.regressor}, {result.title}: predicted against rated, {NAMES[result.metric]} {result.score}"
-    points = Points(axes, result.rated, result.predicted, result, range(len(result.ids)))
-    return Figure(name, alt, canvas, [points])
+    return Figure("scatter", result.regressor, alt, canvas, [Points(axes, x, y, result, range(len(x)))])
 
 
-@styled
-def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, float], name: str) -> Figure:
+def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, float]) -> Figure:
     """Train sets (rows) against test sets (columns), each cell its value and interval on a colour of cividis.
 
     limits : values of the scale's ends, shared by the figures of one report.
@@ -131,7 +173,7 @@ def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, flo
 
     row_of = {id(one): "all others" if one.kind == "leave-one-out" else one.train for one in results}
     trains, tests = list(dict.fromkeys(row_of.values())), list(dict.fromkeys(one.test for one in results))
-    canvas, axes = canvas_of(1.0 + 0.85 * len(tests), 0.95 + 0.58 * len(trains))
+    canvas, axes = _canvas(1.0 + 0.85 * len(tests), 0.95 + 0.58 * len(trains))
     metric = results[0].metric
     colours = colormaps["cividis" if higher_is_better(metric) else "cividis_r"]
     for one in results:
@@ -139,18 +181,18 @@ def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, flo
         colour = None if share is None else colours(share)
         _heat_cell(axes, tests.index(one.test), trains.index(row_of[id(one)]), one, colour)
     axes.set(xlim=(-0.5, len(tests) - 0.5), ylim=(len(trains) - 0.5, -0.5), ylabel="trained on")
-    axes.set_xticks(range(len(tests)), [short(test, 14) for test in tests])
-    axes.set_yticks(range(len(trains)), [short(train, 14) for train in trains])
+    axes.set_xticks(range(len(tests)), [_short(test, 14) for test in tests])
+    axes.set_yticks(range(len(trains)), [_short(train, 14) for train in trains])
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("tested on")
     axes.spines[:].set_visible(False)
-    canvas.suptitle(short(regressor, 40), x=0.02, ha="left", fontsize=10, fontweight="bold")
+    canvas.suptitle(_short(regressor, 40), x=0.02, ha="left", fontsize=10, fontweight="bold")
     alt = f"{regressor}: {NAMES[metric]} of every train set (rows) on every test set (columns)"
-    return Figure(name, alt, canvas, wide=len(tests) > 4)
+    return Figure("matrix", regressor, alt, canvas, wide=len(tests) > 4)
 
 
-def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: Colour | None) -> None:
+def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: tuple[float, ...] | None) -> None:
     """One cell: value and interval on its colour; without one where the value is undefined."""
     from matplotlib.patches import Rectangle
 
@@ -159,80 +201,160 @@ def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: Colour | None) -
     centred: Any = {"ha": "center", "va": "center", "color": on_cell}
     if one.value is None:
         axes.text(x, y, "undefined", fontsize=8, **centred)
-    elif one.low is None or one.high is None:
-        axes.text(x, y, _two(one.value), fontsize=11, weight="bold", **centred)
-    else:
-        axes.text(x, y - 0.1, _two(one.value), fontsize=11, weight="bold", **centred)
-        axes.text(x, y + 0.27, f"{_two(one.low)} to {_two(one.high)}", fontsize=6.5, **centred)
+        return
+    with_interval = one.low is not None and one.high is not None
+    axes.text(x, y - 0.1 * with_interval, number(one.value, digits=2), fontsize=11, weight="bold", **centred)
+    if one.low is not None and one.high is not None:
+        interval = f"{number(one.low, digits=2)} to {number(one.high, digits=2)}"
+        axes.text(x, y + 0.27, interval, fontsize=6.5, **centred)
 
 
-@styled
-def residuals(result: Result, name: str) -> Figure:
+def residuals(result: Result) -> Figure:
     """Predicted minus rated by group, the groups with the most images first; mean with its 95% interval."""
-    names, counts = np.unique(np.asarray(result.group, dtype=str), return_counts=True)
-    chosen = names[np.argsort(-counts, kind="stable")][:MAX_ROWS].tolist()
     group = np.asarray(result.group, dtype=str)
+    names, counts = np.unique(group, return_counts=True)
+    chosen = names[np.argsort(-counts, kind="stable")][:MAX_GROUPS].tolist()
     rows = {one or "(none)": np.flatnonzero(group == one) for one in chosen}
     left = len(names) - len(chosen)
-    title = f"{short(result.title, 30)}: predicted − rated" + (f" ({left} smaller groups left out)" if left else "")
+    title = f"{_short(result.title, 30)}: predicted − rated" + (f" ({left} smaller groups left out)" if left else "")
+    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(rows))
+    axes.axvline(0, **DASHED)
     values = {one: result.residual[index] for one, index in rows.items()}
-    figure = _strips(name, title, values, dict.fromkeys(rows, SERIES[0]), result, rows, zero=True)
-    figure.alt = f"{result.regressor}, {result.title}: residuals by group"
-    return figure
+    summaries = []
+    for own in values.values():
+        reach = 1.96 * float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else 0.0
+        summaries.append((float(own.mean()) - reach, float(own.mean()), float(own.mean()) + reach))
+    points = _strips(axes, values, summaries, [SERIES[0]] * len(rows), result, rows)
+    axes.set_title(title, loc="left")
+    alt = f"{result.regressor}, {result.title}: residuals by group"
+    return Figure("residuals", result.regressor, alt, canvas, points)
 
 
-@styled
-def attention(result: Result, name: str) -> Figure:
-    """How much weight each image gives to each arm."""
-    everyone = np.arange(len(result.ids))
-    colours = {arm: SERIES[number % len(SERIES)] for number, arm in enumerate(result.attention)}
-    title = f"{short(result.title, 34)}: attention"
-    figure = _strips(name, title, result.attention, colours, result, dict.fromkeys(colours, everyone), zero=False)
-    figure.alt = f"{result.regressor}, {result.title}: attention weight of each arm, " + ", ".join(
-        f"{arm} median {np.median(weights):.2f}" for arm, weights in result.attention.items()
-    )
-    return figure
+def attention(result: Result) -> Figure:
+    """How much weight each image gives to each arm; median and quartiles."""
+    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.attention))
+    quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.attention.values()]
+    colours = [SERIES[place % len(SERIES)] for place in range(len(result.attention))]
+    rows = dict.fromkeys(result.attention, np.arange(len(result.ids)))
+    points = _strips(axes, result.attention, quartiles, colours, result, rows)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_title(f"{_short(result.title, 34)}: attention", loc="left")
+    medians = ", ".join(f"{arm} median {own[1]:.2f}" for arm, own in zip(result.attention, quartiles, strict=True))
+    alt = f"{result.regressor}, {result.title}: attention weight of each arm, {medians}"
+    return Figure("attention", result.regressor, alt, canvas, points)
 
 
 def _strips(
-    name: str, title: str, values: Mapping[str, Floats], colours: Mapping[str, str], result: Result,
-    rows: Mapping[str, np.ndarray], zero: bool,
-) -> Figure:  # fmt: skip
-    """A line of points per name, spread by their density; with a zero line the mean and its interval, else the
-    median and the quartiles."""
-    canvas, axes = canvas_of(3.4, 0.85 + 0.62 * len(values))
+    axes: Axes, values: Mapping[str, Floats], summaries: Sequence[Sequence[float]], colours: Sequence[str],
+    result: Result, rows: Mapping[str, np.ndarray],
+) -> list[Points]:  # fmt: skip
+    """A line of points per name, spread by their density, under (low, centre, high) of each."""
     axes.grid(True, axis="x")
-    if zero:
-        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     points = []
-    for line, (one, own) in enumerate(values.items()):
-        heights = line + 0.36 * spread_out(own)
-        axes.scatter(own, heights, s=11, color=colours[one], alpha=0.5, linewidths=0, clip_on=False)
-        if zero:
-            centre, reach = float(own.mean()), 1.96 * float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else 0.0
-            low, high = centre - reach, centre + reach
-        else:
-            low, centre, high = (float(limit) for limit in np.quantile(own, (0.25, 0.5, 0.75)))
+    for line, (name, own) in enumerate(values.items()):
+        heights, (low, centre, high) = line + 0.36 * spread_out(own), summaries[line]
+        axes.scatter(own, heights, s=11, color=colours[line], alpha=0.5, linewidths=0, clip_on=False)
         axes.plot([low, high], [line, line], color=INK, linewidth=3, solid_capstyle="butt")
         axes.plot([centre], [line], marker="o", markersize=7, markerfacecolor=PAPER, markeredgecolor=INK)
-        points.append(Points(axes, own, heights, result, rows[one].tolist()))
-    axes.set_yticks(range(len(values)), [f"{short(one, 16)}\nn = {len(own)}" for one, own in values.items()])
+        points.append(Points(axes, own, heights, result, rows[name].tolist()))
+    axes.set_yticks(range(len(values)), [f"{_short(name, 16)}\nn = {len(own)}" for name, own in values.items()])
     axes.set(ylim=(len(values) - 0.45, -0.55))
-    if not zero:
-        axes.set_xlim(-0.02, 1.02)
     axes.spines["left"].set_visible(False)
-    axes.set_title(title, loc="left")
-    return Figure(name, "", canvas, points)
+    return points
 
 
-SYMBOLS = {"pearson": "r", "spearman": "ρ", "kendall": "τ", "rmse": "RMSE", "mae": "MAE", "rmae": "RMAE"}
+def history(search: Search, regressor: str) -> Figure:
+    """The score of every trial of a search, and the best so far."""
+    from matplotlib.ticker import MaxNLocator
+
+    numbers, scores = (np.array(column) for column in zip(*search.trials[regressor], strict=True))
+    best = (np.maximum if higher_is_better(search.metric) else np.minimum).accumulate(scores)
+    canvas, axes = _canvas(3.4, 2.5)
+    axes.grid(True, axis="y")
+    axes.scatter(numbers, scores, s=12, color=SERIES[0], alpha=0.6, linewidths=0)
+    axes.step(numbers, best, where="post", color=SERIES[1], linewidth=1.6)
+    low, high = np.quantile(scores, (0.05, 0.95))  # a few hopeless trials would press all others into a line
+    worst, top = (low, scores.max()) if higher_is_better(search.metric) else (scores.min(), high)
+    margin = 0.08 * (top - worst) or 0.01
+    axes.set(ylim=(worst - margin, top + margin), xlabel="trial", ylabel=SYMBOLS[search.metric])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"{_short(regressor, 30)}: best {best[-1]:.3f}", loc="left")
+    alt = f"{regressor}: {NAMES[search.metric]} of {len(scores)} trials, best {best[-1]:.3f}"
+    return Figure("search", f"{search.folder}", alt, canvas)
 
 
-def _two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+def importances(search: Search, regressor: str) -> Figure:
+    """How much of the variance of a search's scores each setting explains, the largest first."""
+    shares = sorted(search.importance[regressor].items(), key=lambda item: -item[1])[:MAX_SETTINGS]
+    canvas, axes = _canvas(3.4, 0.7 + 0.28 * len(shares))
+    values = [share for _, share in shares]
+    axes.barh(range(len(shares)), values, height=0.62, color=SERIES[0])
+    for line, share in enumerate(values):
+        axes.text(share + 0.01, line, f"{100 * share:.0f}%", va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(shares)), [_short(setting, 28) for setting, _ in shares])
+    axes.set(ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.15 * max(values) or 1), xticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{_short(regressor, 24)}: what mattered", loc="left")
+    told = ", ".join(f"{setting} {100 * share:.0f}%" for setting, share in shares)
+    return Figure("search", f"{search.folder}", f"{regressor}: share of the scores' variance: {told}", canvas)
 
 
-def canvas_of(width: float, height: float, at: tuple[float, float, float, float] | None = None) -> tuple[Canvas, Axes]:
+@dataclass(frozen=True)
+class Band:
+    """A least-squares line of rated on predicted with 95% intervals, (k,) each.
+
+    at : predictions. line : mean rating there. mean, single : how far the interval of that mean, and of a
+    single image's rating, reach from it.
+    """
+
+    at: Floats
+    line: Floats
+    mean: Floats
+    single: Floats
+
+
+def calibration_band(rated: Floats, predicted: Floats, steps: int = 40) -> Band | None:
+    """The calibration line over the range of the predictions; None where these are constant.
+
+    Intervals of simple linear regression with Student's t, as in Draper & Smith (1998), Applied Regression
+    Analysis, 3rd ed., sections 1.4 and 3.1.
+
+    >>> band = calibration_band(np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 4, 6]))
+    >>> band.line[[0, -1]].tolist(), round(float(band.mean.max()), 6)
+    ([0.0, 3.0], 0.0)
+    """
+    n = len(predicted)
+    centred = predicted - predicted.mean()
+    square = float(centred @ centred)
+    if n < 3 or np.ptp(predicted) <= 1e-12 * np.abs(predicted).max():
+        return None
+    slope = float(centred @ rated) / square
+    error = np.sqrt(((rated - rated.mean() - slope * centred) ** 2).sum() / (n - 2))
+    at = np.linspace(predicted.min(), predicted.max(), steps)
+    variance = 1 / n + (at - predicted.mean()) ** 2 / square
+    t = stats.t.ppf(0.975, n - 2)
+    line = rated.mean() + slope * (at - predicted.mean())
+    return Band(at, line, t * error * np.sqrt(variance), t * error * np.sqrt(1 + variance))
+
+
+def spread_out(values: Floats) -> Floats:
+    """Offsets (n,) on [-1, 1] that show where values are dense: a violin made of points.
+
+    The places inside the violin follow the golden ratio's multiples, which are even and the same every time.
+
+    >>> spread_out(np.array([1.0, 1.0])).round(2).tolist()
+    [-1.0, 0.24]
+    """
+    order = np.argsort(np.argsort(values, kind="stable"))
+    even = np.asarray(2 * ((order * 0.6180339887498949) % 1.0) - 1, dtype=np.float64)
+    if len(values) < 3 or np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        return even
+    at = np.linspace(values.min(), values.max(), 200)
+    density = np.interp(values, at, stats.gaussian_kde(values)(at))
+    return np.asarray(even * density / density.max(), dtype=np.float64)
+
+
+def _canvas(width: float, height: float, at: tuple[float, float, float, float] | None = None) -> tuple[Canvas, Axes]:
     """A figure without the state of pyplot; in inches, 72 dots each as in SVG.
 
     at : left, bottom, width and height of the axes, as shares; by default what the labels leave, which takes
@@ -244,17 +366,17 @@ def canvas_of(width: float, height: float, at: tuple[float, float, float, float]
     return canvas, canvas.add_axes(at) if at else canvas.subplots()
 
 
-def short(text: str, limit: int) -> str:
+def _short(text: str, limit: int) -> str:
     """A name that fits, without characters that no font shows.
 
-    >>> short("a very long name of a dataset", 12)
+    >>> _short("a very long name of a dataset", 12)
     'a very long…'
     """
     text = "".join(character if character.isprintable() else "�" for character in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _is_light(colour: Colour) -> bool:
+def _is_light(colour: Sequence[float]) -> bool:
     """Whether black is easier to read on it than white (W3C's relative luminance above 0.18)."""
     linear = [((part + 0.055) / 1.055) ** 2.4 if part > 0.04 else part / 12.92 for part in colour[:3]]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) > 0.18

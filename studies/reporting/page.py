@@ -1,4 +1,4 @@
-"""The page itself: template, style and script around figures, tables and data, in one text."""
+"""report: score files as one HTML page that opens without a network, and the same figures and tables as files."""
 
 from __future__ import annotations
 
@@ -10,91 +10,202 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 from drexcache.metrics import higher_is_better
-from drexcache.studies.comparison import Comparison
-from drexcache.studies.reporting.data import PageData, gallery
-from drexcache.studies.reporting.figures import SYMBOLS, Figure
-from drexcache.studies.reporting.images import Key
-from drexcache.studies.reporting.panels import Panels
-from drexcache.studies.reporting.provenance import BLOCK_HEADERS, Provenance
-from drexcache.studies.reporting.results import Evidence
-from drexcache.studies.reporting.search import HEADERS as SEARCH_HEADERS
-from drexcache.studies.reporting.search import SearchStudy
+from drexcache.scores import number, score_tables
+from drexcache.studies.comparison import Comparison, compare
+from drexcache.studies.reporting.evidence import Evidence, Result, read_evidence
+from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
+from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
+from drexcache.studies.reporting.provenance import BLOCK_HEADERS, provenance
+from drexcache.studies.reporting.searches import HEADERS as SEARCH_HEADERS
+from drexcache.studies.reporting.searches import read_search
 from drexcache.studies.reporting.summary import leaders, summarise
-from drexcache.studies.reporting.tables import SortableTable, number
+from drexcache.studies.reporting.svg import Places, inline_svg, save_figure
+from drexcache.studies.reporting.tables import comparison_table, group_table, save_table, save_text, score_table
+
+Progress = Callable[[int, int, str], None]
+SHOWN = 6  # images at each end of a gallery
 
 
-@dataclass(frozen=True)
-class Searched:
-    """A search and its figures."""
+def report(
+    scores: Sequence[str | Path], out: str | Path, *, metric: str = "pearson", match: bool = False,
+    images: Sequence[str] = (), caches: Sequence[str | Path] = (), studies: Sequence[str | Path] = (),
+    with_thumbnails: bool = True, export: str | Path | None = None, command: str = "",
+    progress: Progress | None = None,
+) -> list[str]:  # fmt: skip
+    """Write one self-contained HTML file about the scores; a sentence on each thing that is left out, and why.
 
-    study: SearchStudy
-    figures: list[Figure]
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What goes onto the page. left_out : a sentence on each thing that does not, and why."""
-
-    evidence: Evidence
-    comparison: Comparison
-    panels: Sequence[Panels]
-    tables: Sequence[SortableTable]
-    pictures: Mapping[Key, str]
-    origin: Provenance
-    searches: Sequence[Searched]
-    left_out: list[str]
-
-    @property
-    def figures(self) -> list[Figure]:
-        """All of the page's."""
-        of_regressors = [figure for panels in self.panels for figure in panels.figures]
-        return of_regressors + [figure for searched in self.searches for figure in searched.figures]
-
-
-def render(contents: Contents, step: Callable[[Figure], None]) -> str:
-    """The page as text; ``step`` is told of every figure before it is drawn.
+    Parameters
+    ----------
+    scores : files that `evaluate` wrote, each with its predictions beside it. out : the page to write.
+    metric : to compare by. match : compare only the images that all regressors predicted, where they differ.
+    images : where the pictures lie: folders or zips named like their datasets, "NAME=PATH", or a folder of folders.
+    caches : that the scores come from, for recipes and fingerprints; default: those the ledger names.
+    studies : folders that `search` wrote. with_thumbnails : False leaves the pictures out.
+    export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX.
+    command : that makes the report, to be shown in it.
+    progress : called with (steps done, steps in all, what comes next).
 
     Raises
     ------
-    DrexcacheError : Jinja2 is not installed.
+    DrexcacheError : matplotlib or Jinja2 is not installed, scores that cannot be read or do not belong to their
+        predictions, different images without `match`, fewer than 10 images, images or caches that do not fit.
     """
+    evidence = read_evidence(scores, metric)
+    comparison = _compared(evidence, metric, match)
+    searches = [read_search(folder) for folder in studies]
+    origin = provenance(list(evidence.files.values()), evidence.images, caches, command)
+    if with_thumbnails:
+        files, missing = find_images(images, evidence.images)
+        pictures, failed = thumbnails(files, origin.hashes)
+    else:
+        pictures, missing, failed = {}, ["no pictures: left out as asked"], []
+    tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
+    tables = [table for table in tables if table.table.body]
+    figures = draw_figures(evidence, searches)
+    steps = len(figures) * (1 if export is None else 2)
+    tell = progress or (lambda done, total, name: None)
+
+    svg, places = {}, {}
+    for done, figure in enumerate(figures):
+        tell(done, steps, figure.name)
+        svg[figure.name], places[figure.name] = inline_svg(figure)
+    left_out = [*missing, *failed, *origin.notes]
+    page = _render(
+        evidence=evidence, figures=figures, svg=svg, tables=tables, origin=origin, searches=searches,
+        search_headers=SEARCH_HEADERS, block_headers=BLOCK_HEADERS, summary=summarise(evidence, comparison),
+        leaders=leaders(evidence), gallery=partial(gallery, numbers=evidence.image_numbers),
+        with_pictures=bool(pictures),
+        notes=list(dict.fromkeys([*evidence.scores.notes, *comparison.notes, *left_out])),
+        data=page_data(evidence, figures, places, pictures),
+        metric=SYMBOLS[metric], higher=higher_is_better(metric), number=_printed, made=datetime.now(UTC),
+    )  # fmt: skip
+    write_file(out, page)
+    if export is not None:
+        folder = Path(export)
+        write_file(folder / "figures" / "figures.txt", "".join(f"{one.name}: {one.alt}\n" for one in figures))
+        for done, figure in enumerate(figures, len(figures)):
+            tell(done, steps, figure.name)
+            save_figure(figure, folder / "figures")
+        for table in tables:
+            save_table(table.table, folder / "tables")
+        save_text(score_tables(evidence.scores, metric), folder / "tables" / "paper")
+    return left_out
+
+
+def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
+    """Nothing where there is one regressor in every cell."""
+    cells = [result.cell for result in evidence.results]
+    if len(set(cells)) == len(cells):
+        return Comparison([], [])
+    return compare(evidence.predictions, metric, match=match)
+
+
+def page_data(
+    evidence: Evidence, figures: Sequence[Figure], places: Mapping[str, Sequence[Places]], pictures: Mapping[Key, str]
+) -> dict[str, Any]:
+    """What the page's script needs: every image once, every result once; figures hold places and numbers of rows.
+
+    places : name of a figure -> where its points are, as `inline_svg` says. pictures : thumbnails as data URIs.
+    Gives images, [id, dataset, rated, thumbnail or ""] each; results, of each the images' numbers, predictions, spread
+    over runs (or None) and attention by arm; panels, name of a figure -> its points.
+    """
+    rated: dict[Key, float] = {}
+    for result in reversed(evidence.results):  # the first to name an image says its rating
+        rated |= {(result.test, image): value for image, value in zip(result.ids, result.rated.tolist(), strict=True)}
+    numbers = evidence.image_numbers
+    place_of = {id(result): place for place, result in enumerate(evidence.results)}
+    return {
+        "images": [
+            [image, test, round(rated[test, image], 3), pictures.get((test, image), "")] for test, image in numbers
+        ],
+        "results": [
+            {
+                "images": [numbers[result.test, image] for image in result.ids],
+                "predicted": np.round(result.predicted, 3).tolist(),
+                "spread": None if result.spread is None else np.round(result.spread, 3).tolist(),
+                "attention": {arm: np.round(own, 3).tolist() for arm, own in result.attention.items()},
+            }
+            for result in evidence.results
+        ],
+        "panels": {
+            figure.name: [
+                {"result": place_of[id(points.result)], "rows": list(points.rows), **at}
+                for points, at in zip(figure.points, places[figure.name], strict=True)
+            ]
+            for figure in figures
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of a gallery. image : its number in the page's data."""
+
+    image: int
+    id: str
+    rated: float
+    predicted: float
+    attention: dict[str, float]
+
+    @property
+    def error(self) -> float:
+        """Predicted minus rated."""
+        return self.predicted - self.rated
+
+
+def gallery(result: Result, numbers: Mapping[Key, int]) -> tuple[list[Shown], list[Shown]]:
+    """The worst-predicted images, worst first, and the best-predicted, best first; none stands in both."""
+    order = np.argsort(-np.abs(result.residual), kind="stable").tolist()
+    shown = min(SHOWN, len(order) // 2)
+    worst, best = (
+        [
+            Shown(
+                image=numbers[result.test, result.ids[row]],
+                id=result.ids[row],
+                rated=float(result.rated[row]),
+                predicted=float(result.predicted[row]),
+                attention={arm: float(own[row]) for arm, own in result.attention.items()},
+            )
+            for row in rows
+        ]
+        for rows in (order[:shown], order[::-1][:shown])
+    )
+    return worst, best
+
+
+def _printed(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    """A number with a true minus."""
+    return number(value, digits, sign=sign).replace("-", "−")
+
+
+def _render(*, data: Mapping[str, Any], svg: Mapping[str, str], **content: Any) -> str:
+    """The page as text."""
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
         raise DrexcacheError("a report needs Jinja2: pip install 'drexcache[report]'") from error
-    evidence = contents.evidence
-    data, svg = PageData.of(evidence.results, contents.pictures), {}
-    for figure in contents.figures:
-        step(figure)
-        svg[figure.name] = Markup(data.embed(figure, evidence.results))  # matplotlib escapes its texts
-    script, metric = _file("report.js"), evidence.results[0].metric
+    script = _file("report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file("report.html.j2")).render(
-        evidence=evidence, panels=contents.panels, tables=contents.tables, origin=contents.origin, svg=svg,
-        summary=summarise(evidence, contents.comparison), leaders=leaders(evidence), left_out=contents.left_out,
-        notes=list(dict.fromkeys([*evidence.scores.notes, *contents.comparison.notes])), metric=SYMBOLS[metric],
-        higher=higher_is_better(metric), gallery=partial(gallery, data=data), block_headers=BLOCK_HEADERS,
-        searches=contents.searches, search_headers=SEARCH_HEADERS,
-        with_pictures=bool(contents.pictures), number=number, made=datetime.now(UTC),
-        style=Markup(_file("report.css")), script=Markup(script), script_hash=_sha256(script),
-        data=Markup(_json(data.as_json())),
-    )  # fmt: skip
+        svg={name: Markup(text) for name, text in svg.items()},  # matplotlib escapes its texts
+        # JSON that cannot end the element that it stands in.
+        data=Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")),
+        style=Markup(_file("report.css")),
+        script=Markup(script),
+        # As Content-Security-Policy wants it: only this script may run on the page.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **content,
+    )
 
 
 def _file(name: str) -> str:
     return (resources.files("drexcache.studies") / "reporting" / "page_files" / name).read_text(encoding="utf-8")
-
-
-def _sha256(script: str) -> str:
-    """As Content-Security-Policy wants it: only this script may run on the page."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end the element that it stands in."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -17,9 +17,10 @@ from drexcache.errors import DrexcacheError
 from drexcache.recipes import recipe, recipe_names
 from drexcache.studies import ledger
 from drexcache.studies.evaluation import predictions_beside
-from drexcache.studies.reporting.images import Key
+from drexcache.studies.reporting.pictures import Key
 
 PACKAGES = ("drexcache", "numpy", "scipy", "scikit-learn", "torch", "matplotlib", "jinja2")
+BLOCK_HEADERS = ["block", "datasets", "backbone", "pixels", "taps", "weights", "fingerprint", "computed with"]
 
 
 @dataclass
@@ -37,11 +38,8 @@ class Provenance:
     notes: list[str]
 
 
-BLOCK_HEADERS = ["block", "datasets", "backbone", "pixels", "taps", "weights", "fingerprint", "computed with"]
-
-
 def provenance(
-    scores: Mapping[str, Path], images: Mapping[str, Sequence[str]], caches: Sequence[str | Path], command: str
+    scores: Sequence[Path], images: Mapping[str, Sequence[str]], caches: Sequence[str | Path], command: str
 ) -> Provenance:
     """Look up what is known of these score files.
 
@@ -54,59 +52,38 @@ def provenance(
     ------
     DrexcacheError : a given cache that cannot be read, or of another dataset or other images.
     """
-    files = [entry for path in scores.values() for entry in (_file(path), _file(predictions_beside(path)))]
-    runs = [run for run in map(_run_of, scores.values()) if run]
-    notes = [f"{path}: no run in a ledger beside it" for path in scores.values() if not _run_of(path)]
-    opened = _opened(images, caches, runs, notes)
-    commands = [line for cache in opened.values() for line in _extractions(cache)]
-    commands += dict.fromkeys(str(run["command"]) for run in runs if run.get("command"))
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    blocks = _blocks(list(opened.values()))
-    return Provenance(files, runs, blocks, _hashes(opened), versions, [*commands, command], notes)
-
-
-def _opened(
-    images: Mapping[str, Sequence[str]], given: Sequence[str | Path], runs: Sequence[Mapping[str, Any]],
-    notes: list[str],
-) -> dict[str, FeatureCache]:  # fmt: skip
-    """The cache of each dataset, given or named by the ledger; notes get what is missing or differs."""
-    opened = {cache.dataset: cache for cache in (_given(path, images) for path in given)}
+    found = {path: _run_of(path) for path in scores}
+    runs = [run for run in found.values() if run]
+    notes = [f"{path}: no record of the run that wrote it ({ledger.NAME})" for path, run in found.items() if not run]
+    opened = {cache.dataset: cache for cache in (_given(path, images) for path in caches)}
     for run in runs:
         for entry in run.get("caches", []):
-            if entry.get("dataset") in images and entry["dataset"] not in opened:
-                cache = _of_ledger(entry, run, notes)
-                if cache:
-                    opened[cache.dataset] = cache
+            name = entry.get("dataset")
+            if name in opened:
+                notes += _differences(opened[name], entry)
+            elif name in images:
+                cache, note = _of_ledger(entry, Path(run["ledger"]).parent)
+                opened |= {name: cache} if cache else {}
+                notes += [note] if note else []
     missing = [name for name in images if name not in opened]
     if missing:
         notes.append(f"no recipe and fingerprints of {', '.join(missing)}; give their caches: --cache FILE")
-    notes += _differences(opened, runs)
-    return opened
-
-
-def _hashes(opened: Mapping[str, FeatureCache]) -> dict[Key, str]:
-    """SHA-256 of each image file whose features are in a cache."""
-    return {
-        (name, image): row.tobytes().hex()
-        for name, cache in opened.items()
-        for image, row in zip(cache.ids, cache.hashes(), strict=True)
-        if row.any()
-    }
-
-
-def _extractions(cache: FeatureCache) -> list[str]:
-    """The extract commands that fill the cache, IMAGES being where the images lie."""
-    stored = [block.definition for block in cache.blocks.values()]
-    own = f"drexcache extract IMAGES --dataset {shlex.quote(cache.dataset)} -o {shlex.quote(str(cache.path))} --recipe "
-    lines, known = [], []
-    for name in recipe_names():
-        blocks = recipe(name).blocks
-        fits = [one for one in stored for block in blocks if (one.tag, one.spec()) == (block.tag, block.spec())]
-        if len(fits) == len(blocks):
-            lines.append(own + name)
-            known += fits
-    others = [block.name for block in stored if block not in known]
-    return lines + [f"{own}RECIPE.toml  # {', '.join(others)}: of no recipe that ships with drexcache"] * bool(others)
+    commands = [line for cache in opened.values() for line in _extractions(cache)]
+    commands += [str(run["command"]) for run in runs if run.get("command")]
+    return Provenance(
+        files=[_file(one) for path in scores for one in (path, predictions_beside(path))],
+        runs=runs,
+        blocks=_blocks(list(opened.values())),
+        hashes={
+            (name, image): row.tobytes().hex()
+            for name, cache in opened.items()
+            for image, row in zip(cache.ids, cache.hashes(), strict=True)
+            if row.any()
+        },
+        versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        commands=list(dict.fromkeys([*commands, command])),
+        notes=list(dict.fromkeys(notes)),
+    )
 
 
 def _file(path: Path) -> tuple[str, str, str]:
@@ -136,39 +113,45 @@ def _given(path: str | Path, images: Mapping[str, Sequence[str]]) -> FeatureCach
     return cache
 
 
-def _of_ledger(entry: Mapping[str, Any], run: Mapping[str, Any], notes: list[str]) -> FeatureCache | None:
-    """The cache that the ledger names, as seen from here or from the ledger; None and a note where it is gone."""
-    places = (Path(str(entry.get("path", ""))), Path(run["ledger"]).parent / str(entry.get("path", "")))
-    place = next((place for place in places if place.is_file()), None)
+def _of_ledger(entry: Mapping[str, Any], beside: Path) -> tuple[FeatureCache | None, str]:
+    """The cache that a run names, as seen from here or from its ledger; where it is gone, None and a note."""
+    path = Path(str(entry.get("path", "")))
+    place = next((place for place in (path, beside / path) if place.is_file()), None)
     if place is None:
-        notes.append(f"{entry.get('path')}: the cache of {entry['dataset']} is no longer there")
-        return None
+        return None, f"{path}: the cache of {entry['dataset']} is no longer there"
     try:
         cache = open_cache(place)
-        prints = {name: block.fingerprint for name, block in cache.blocks.items()}
+        if cache.dataset == entry["dataset"] and not _differences(cache, entry):
+            return cache, ""
     except DrexcacheError as error:
-        notes.append(f"the cache of {entry['dataset']} could not be read: {error}")
-        return None
-    if cache.dataset == entry["dataset"] and set(entry.get("fingerprints", {}).values()) <= set(prints.values()):
-        return cache
-    notes.append(f"{place}: no longer holds the features of {entry['dataset']} that were evaluated")
-    return None
+        return None, f"the cache of {entry['dataset']} could not be read: {error}"
+    return None, f"{place}: no longer holds the features of {entry['dataset']} that were evaluated"
 
 
-def _differences(opened: Mapping[str, FeatureCache], runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Caches that were given although the ledger knows other fingerprints."""
-    notes = []
-    for run in runs:
-        for entry in run.get("caches", []):
-            cache = opened.get(entry.get("dataset"))
-            known = {} if cache is None else {name: block.fingerprint for name, block in cache.blocks.items()}
-            for name, fingerprint in entry.get("fingerprints", {}).items():
-                if cache is not None and fingerprint not in known.values():
-                    notes.append(
-                        f"{cache.path}: has no block {name} with fingerprint {fingerprint[:12]}, which "
-                        f"{entry['dataset']} was evaluated with"
-                    )
-    return list(dict.fromkeys(notes))
+def _differences(cache: FeatureCache, entry: Mapping[str, Any]) -> list[str]:
+    """What was evaluated and is not in the cache."""
+    known = {block.fingerprint for block in cache.blocks.values()}
+    return [
+        f"{cache.path}: has no block {name} with fingerprint {fingerprint[:12]}, which {entry['dataset']} was "
+        "evaluated with"
+        for name, fingerprint in entry.get("fingerprints", {}).items()
+        if fingerprint not in known
+    ]
+
+
+def _extractions(cache: FeatureCache) -> list[str]:
+    """The extract commands that fill the cache, IMAGES being where the images lie."""
+    stored = [block.definition for block in cache.blocks.values()]
+    own = f"drexcache extract IMAGES --dataset {shlex.quote(cache.dataset)} -o {shlex.quote(str(cache.path))} --recipe "
+    lines, known = [], []
+    for name in recipe_names():
+        blocks = recipe(name).blocks
+        fits = [one for one in stored for block in blocks if (one.tag, one.spec()) == (block.tag, block.spec())]
+        if len(fits) == len(blocks):
+            lines.append(own + name)
+            known += fits
+    others = [block.name for block in stored if block not in known]
+    return lines + [f"{own}RECIPE.toml  # {', '.join(others)}: of no recipe that ships with drexcache"] * bool(others)
 
 
 def _blocks(caches: Sequence[FeatureCache]) -> list[list[str]]:
@@ -183,15 +166,18 @@ def _blocks(caches: Sequence[FeatureCache]) -> list[list[str]]:
 
 
 def _block_line(block: StoredBlock, datasets: Sequence[str]) -> list[str]:
-    fields = block.fields()
+    fields, tag = block.fields(), block.definition.tag
     size = "x".join(str(side) for side in fields.get("size") or ()) or "full size"
-    tag = block.definition.tag
-    with_tag = fields["backbone"] + (f".{tag}" if tag else "")
-    pixels = ", ".join([size, *(str(fields[key]) for key in ("resize", "precision") if fields.get(key))])
-    taps = ", ".join(f"{tap} {part.stop - part.start}" for tap, part in block.taps.items())
-    weights = f"{block.weights_source} ({block.weights_sha256[:12]})" if block.weights_sha256 else block.weights_source
-    entries = [", ".join(f"{key} {value}" for key, value in sorted(entry.items())) for entry in block.provenance]
-    return [block.name, ", ".join(datasets), with_tag, pixels, taps, weights, block.fingerprint, "; ".join(entries)]
+    return [
+        block.name,
+        ", ".join(datasets),
+        fields["backbone"] + (f".{tag}" if tag else ""),
+        ", ".join([size, *(str(fields[key]) for key in ("resize", "precision") if fields.get(key))]),
+        ", ".join(f"{tap} {part.stop - part.start}" for tap, part in block.taps.items()),
+        block.weights_source + (f" ({block.weights_sha256[:12]})" if block.weights_sha256 else ""),
+        block.fingerprint,
+        "; ".join(", ".join(f"{key} {value}" for key, value in sorted(entry.items())) for entry in block.provenance),
+    ]
 
 
 def _version(package: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drexcache.metrics import higher_is_better
+from drexcache.scores import number
 from drexcache.studies.comparison import ALPHA, Comparison, Pair
+from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result
 from drexcache.studies.reporting.figures import SYMBOLS
-from drexcache.studies.reporting.results import Evidence, Result
-from drexcache.studies.reporting.tables import number
 
 MOST_NAMED = 3  # in a sentence; all stand in the tables
 
@@ -27,22 +27,30 @@ class Summary:
 def summarise(evidence: Evidence, comparison: Comparison) -> Summary:
     """Say what the verdicts amount to; nothing here is decided by anything but the verdicts of `compare`.
 
-    The leader has no verdict against it and the best mean value inside the datasets (where there are none, of
-    all cells); it is only called better where a verdict says so.
+    The headline is about the scores inside the datasets; where there are none, about all. The leader has no verdict
+    against it and the best mean value; it is only called better where a verdict says so.
     """
-    ranked = _ranked(evidence)
-    tested = [pair for pair in comparison.pairs if pair.p_holm is not None]
-    in_play = [name for name in ranked if any(name in (pair.first, pair.second) for pair in tested)]
+    means = _means(evidence)
+    pairs = [pair for pair in comparison.pairs if pair.kind in INSIDE] or comparison.pairs
+    tested = [pair for pair in pairs if pair.p_holm is not None]
+    in_play = [name for name in means if any(name in (pair.first, pair.second) for pair in tested)]
     unbeaten = [name for name in in_play if not any(_loser(pair) == name for pair in tested)]
-    leader = (unbeaten or ranked)[0]
-    if in_play:
-        headline = _headline(unbeaten, [name for name in in_play if name not in unbeaten], tested)
-    else:
+    leader = (unbeaten or in_play or list(means))[0]
+    if not in_play:
         headline = _alone(evidence, leader)
-    inside = [_dataset(evidence, test, comparison.pairs) for test in evidence.datasets if _inside(evidence, test)]
-    undefined = sorted({name for pair in comparison.pairs if pair.p_holm is None for name in _undefined(pair)})
-    untold = [f"{_and(undefined)} cannot be compared: the predictions are constant."] if undefined else []
-    return Summary(headline, [*inside, *_transfer(evidence, leader), *_certainty(tested), *untold], leader)
+    elif not unbeaten:
+        headline = _mixed(leader, means, tested, evidence)
+    elif len(in_play) > len(unbeaten) > MOST_NAMED:
+        headline = _of_many(leader, in_play, means, tested, evidence)
+    else:
+        headline = _led(unbeaten, [name for name in in_play if name not in unbeaten], tested)
+    datasets = [test for test in evidence.images if _inside(evidence, test)]
+    sentences = [_dataset(evidence, test, list(means), comparison.pairs) for test in datasets]
+    sentences += [*_transfer(evidence, leader), *_certainty(comparison.pairs)]
+    constant = sorted({name for pair in comparison.pairs if pair.p_holm is None for name in _undefined(pair)})
+    if constant:
+        sentences.append(f"{_and(constant)} cannot be compared: the predictions are constant.")
+    return Summary(headline, sentences, leader)
 
 
 def leaders(evidence: Evidence) -> list[Result]:
@@ -57,15 +65,14 @@ def _headline_results(evidence: Evidence) -> list[Result]:
     return [result for result in evidence.results if result.inside] or evidence.results
 
 
-def _ranked(evidence: Evidence) -> list[str]:
-    """Regressors by their mean value, best first; those without one last."""
-    means = {}
-    for name in evidence.regressors:
-        values = [result.value for result in _headline_results(evidence) if result.regressor == name]
-        known = [value for value in values if value is not None]
-        sign = -1 if higher_is_better(evidence.results[0].metric) else 1
-        means[name] = sign * statistics.fmean(known) if known else float("inf")
-    return sorted(means, key=lambda name: means[name])
+def _means(evidence: Evidence) -> dict[str, float]:
+    """Regressor -> mean value, best first; those without one last."""
+    values: dict[str, list[float]] = {name: [] for name in evidence.regressors}
+    for result in _headline_results(evidence):
+        values[result.regressor] += [] if result.value is None else [result.value]
+    sign = -1 if higher_is_better(evidence.results[0].metric) else 1
+    means = {name: statistics.fmean(own) if own else float("nan") for name, own in values.items()}
+    return dict(sorted(means.items(), key=lambda item: sign * item[1] if values[item[0]] else float("inf")))
 
 
 def _best(results: Sequence[Result]) -> Result:
@@ -95,22 +102,14 @@ def _alone(evidence: Evidence, name: str) -> str:
     return f"{said} on {len(results)} test sets; there is nothing to compare it with."
 
 
-def _headline(unbeaten: Sequence[str], beaten: Sequence[str], tested: Sequence[Pair]) -> str:
-    """Whom the verdicts single out."""
-    if not unbeaten:
-        return "No regressor is best everywhere: each is worse than another in some comparison."
+def _led(unbeaten: Sequence[str], beaten: Sequence[str], tested: Sequence[Pair]) -> str:
+    """Whom the verdicts single out, of a few."""
     if not beaten:
         return f"Nothing separates {_and(unbeaten)}: every difference is within noise."
-    wins = [pair for pair in tested if _loser(pair) in beaten]
-    if len(unbeaten) == 1:
-        against = [pair for pair in tested if unbeaten[0] in (pair.first, pair.second)]
-        won = [pair for pair in wins if pair in against]
-        return _ahead(_quoted(unbeaten[0]), len(won), len(against))
-    return f"{_and(unbeaten)} lead, and nothing separates them; {_lost(beaten, tested)}."
-
-
-def _ahead(name: str, won: int, compared: int) -> str:
-    """As sure as the share of comparisons that it won."""
+    if len(unbeaten) > 1:
+        return f"{_and(unbeaten)} lead, and nothing separates them; {_lost(beaten, tested)}."
+    name, against = _quoted(unbeaten[0]), _of_pairs(tested, unbeaten[0])
+    won, compared = sum(_loser(pair) is not None for pair in against), len(against)
     if won == compared:
         return f"{name} is the best: better in " + (f"all {won} comparisons." if won > 1 else "the only comparison.")
     if 2 * won >= compared:
@@ -118,40 +117,69 @@ def _ahead(name: str, won: int, compared: int) -> str:
     return f"{name} is ahead by little: better in {won} of {compared} comparisons, within noise in the others."
 
 
+def _of_many(
+    leader: str, in_play: Sequence[str], means: dict[str, float], tested: Sequence[Pair], evidence: Evidence
+) -> str:
+    """The leader of a crowd, such as an ablation's, and how many others it leaves behind."""
+    behind = {_loser(pair) for pair in _of_pairs(tested, leader)} - {None}
+    left = len(in_play) - 1 - len(behind)
+    better = f"better than {len(behind)} of the {len(in_play) - 1} others" if behind else "better than none for certain"
+    return f"{_quoted(leader)} leads with {_mean(leader, means, evidence)}: {better}, within noise of {left}."
+
+
+def _mixed(leader: str, means: dict[str, float], tested: Sequence[Pair], evidence: Evidence) -> str:
+    """Nobody is unbeaten: who is best on average, and who beats it where."""
+    lost = [pair for pair in _of_pairs(tested, leader) if _loser(pair) == leader]
+    rival = lost[0].second if lost[0].first == leader else lost[0].first
+    more = f" and in {len(lost) - 1} more comparisons" if len(lost) > 1 else ""
+    return (
+        f"{_quoted(leader)} has the best mean, {_mean(leader, means, evidence)}, but no regressor is best everywhere: "
+        f"it is worse than {_quoted(rival)} on {lost[0].test}{more}."
+    )
+
+
+def _mean(name: str, means: dict[str, float], evidence: Evidence) -> str:
+    """ "r = 0.871 on average over 6 test sets"."""
+    sets = len({result.cell for result in _headline_results(evidence)})
+    over = f" on average over {sets} test sets" if sets > 1 else ""
+    return f"{SYMBOLS[evidence.results[0].metric]} = {number(means[name])}{over}"
+
+
+def _of_pairs(tested: Sequence[Pair], name: str) -> list[Pair]:
+    return [pair for pair in tested if name in (pair.first, pair.second)]
+
+
 def _lost(beaten: Sequence[str], tested: Sequence[Pair]) -> str:
     if len(beaten) > MOST_NAMED:
         return f"{len(beaten)} others are worse in some comparison"
-    return _joined([_beaten(one, tested) for one in beaten])
-
-
-def _beaten(name: str, tested: Sequence[Pair]) -> str:
-    own = [pair for pair in tested if name in (pair.first, pair.second)]
-    lost = sum(_loser(pair) == name for pair in own)
-    return f"{_quoted(name)} is worse" + ("" if lost == len(own) else f" in {lost} of {len(own)} comparisons")
+    parts = []
+    for name in beaten:
+        own = _of_pairs(tested, name)
+        lost = sum(_loser(pair) == name for pair in own)
+        parts.append(
+            f"{_quoted(name)} is worse" + ("" if lost == len(own) else f" in {lost} of {len(own)} comparisons")
+        )
+    return _joined(parts)
 
 
 def _inside(evidence: Evidence, test: str) -> list[Result]:
     return [result for result in evidence.results if result.inside and result.test == test]
 
 
-def _dataset(evidence: Evidence, test: str, pairs: Sequence[Pair]) -> str:
-    """The leader inside one dataset and what is known about each of the others."""
-    results = _inside(evidence, test)
-    first, ranked = _best(results), _ranked(evidence)
-    others = []
-    for one in sorted(results, key=lambda one: ranked.index(one.regressor)):
-        if one is first:
-            continue
+def _dataset(evidence: Evidence, test: str, ranked: Sequence[str], pairs: Sequence[Pair]) -> str:
+    """The best inside one dataset and what is known about each of the others."""
+    results = sorted(_inside(evidence, test), key=lambda one: ranked.index(one.regressor))
+    first = _best(results)
+    told = [f"{_quoted(first.regressor)}, {_of(first)}"]
+    others = [one for one in results if one is not first]
+    for one in others[:MOST_NAMED]:
         ours = {first.regressor, one.regressor}
         pair = next((p for p in pairs if {p.first, p.second} == ours and (p.kind, p.train, p.test) == one.cell), None)
         value = "undefined" if one.value is None else number(one.value)
-        verdict = f" ({_verdict(pair, first.regressor)})" if pair else ""
-        others.append(f"{_quoted(one.regressor)} {value}{verdict}")
-    left = len(others) - MOST_NAMED
-    told = others[:MOST_NAMED] + [f"{left} more in the table"] * (left > 0)
-    return (
-        f"{test} ({len(first.ids):,} images): " + "; ".join([f"{_quoted(first.regressor)}, {_of(first)}", *told]) + "."
-    )
+        told.append(f"{_quoted(one.regressor)} {value}" + (f" ({_verdict(pair, first.regressor)})" if pair else ""))
+    if len(others) > MOST_NAMED:
+        told.append(f"{len(others) - MOST_NAMED} more in the table")
+    return f"{test} ({len(first.ids):,} images): {'; '.join(told)}."
 
 
 def _verdict(pair: Pair, leader: str) -> str:
@@ -164,24 +192,27 @@ def _verdict(pair: Pair, leader: str) -> str:
 
 def _transfer(evidence: Evidence, leader: str) -> list[str]:
     """How much of the leader's score is left on datasets it was not trained on."""
-    own = [result for result in evidence.results if result.regressor == leader and result.value is not None]
-    across = [result for result in own if result.kind == "cross"]
+    own = [result for result in evidence.of(leader) if result.value is not None]
     home = {result.test: result.value for result in own if result.inside and result.value is not None}
-    matched = [result for result in across if result.test in home]
+    matched = [
+        (result, result.value)
+        for result in own
+        if result.kind == "cross" and result.value is not None and result.test in home
+    ]
     if not matched:
         return []
-    metric = SYMBOLS[matched[0].metric]
-    here = statistics.fmean(home[result.test] for result in matched)
-    there = statistics.fmean(result.value for result in matched if result.value is not None)
-    sign = 1 if higher_is_better(matched[0].metric) else -1
-    weakest = min(matched, key=lambda result: sign * (result.value or 0.0))
+    metric = own[0].metric
+    here = statistics.fmean(home[result.test] for result, _ in matched)
+    there = statistics.fmean(value for _, value in matched)
+    weakest, _ = min(matched, key=lambda one: one[1] if higher_is_better(metric) else -one[1])
     return [
-        f"On a dataset it was not trained on, {_quoted(leader)} has a mean {metric} of {number(there)} instead of "
-        f"{number(here)}; weakest is {weakest.title}, {_of(weakest)}."
+        f"On a dataset it was not trained on, {_quoted(leader)} has a mean {SYMBOLS[metric]} of {number(there)} "
+        f"instead of {number(here)}; weakest is {weakest.title}, {_of(weakest)}."
     ]
 
 
-def _certainty(tested: Sequence[Pair]) -> list[str]:
+def _certainty(pairs: Sequence[Pair]) -> list[str]:
+    tested = [pair for pair in pairs if pair.p_holm is not None]
     if not tested:
         return []
     if len(tested) == 1:

@@ -12,71 +12,55 @@ from xml.etree import ElementTree
 import numpy as np
 
 from drexcache.files import write_file
-from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, STYLE, Figure
+from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, style
 
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
 }
+Places = dict[str, list[float]]  # "x" and "y"
 _NAMESPACE = re.compile(r"\{[^}]*\}")
 _REFERENCE = re.compile(r"#([\w.-]+)")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _FONT = re.compile(r"font:\s*(bold\s+|700\s+)?([\d.]+)px[^;]*")
 
 
-def inline_svg(figure: Figure) -> tuple[str, list[dict[str, Any]]]:
+def inline_svg(figure: Figure) -> tuple[str, list[Places]]:
     """The figure as an ``<svg>`` element, and where its points are in it.
 
     Colours become ``var(--ink)`` and the like, text stays text, ids are unique to the figure. The second part
     has for each of `figure.points` x and y, (k,) lists in the SVG's own coordinates.
     """
-    root = ElementTree.fromstring(_saved(figure, "svg", **{"svg.fonttype": "none", "svg.hashsalt": figure.name}))
+    root = ElementTree.fromstring(_saved(figure, "svg", **{"svg.fonttype": "none"}))
     height = float(root.attrib["viewBox"].split()[3])
     _clean(root, figure.name)
-    root.attrib.pop("width")
-    root.attrib.pop("height")
+    del root.attrib["width"], root.attrib["height"]
     root.attrib.update({"role": "img", "aria-label": figure.alt})
-    return ElementTree.tostring(root, encoding="unicode"), [
-        {"x": _rounded(places[:, 0]), "y": _rounded(height - places[:, 1])} for places in _places(figure)
-    ]
+    places = []
+    for points in figure.points:  # known now that the figure has been drawn
+        at = np.asarray(points.axes.transData.transform(np.column_stack([points.x, points.y])))  # y upwards
+        places.append({"x": np.round(at[:, 0], 1).tolist(), "y": np.round(height - at[:, 1], 1).tolist()})
+    return ElementTree.tostring(root, encoding="unicode"), places
 
 
-def save_figure(figure: Figure, folder: Path) -> list[Path]:
-    """Write it as PNG (200 dots per inch) and as SVG with text as outlines; the files.
+def save_figure(figure: Figure, folder: Path) -> None:
+    """Write it as PNG (200 dots per inch) and as SVG with text as outlines.
 
     Raises
     ------
     DrexcacheError : a file cannot be written.
     """
-    paths = []
-    for ending, options in (("png", {}), ("svg", {"svg.fonttype": "path", "svg.hashsalt": figure.name})):
-        path = folder / f"{figure.name}.{ending}"
-        write_file(path, _saved(figure, ending, **options))
-        paths.append(path)
-    return paths
+    write_file(folder / f"{figure.name}.png", _saved(figure, "png"))
+    write_file(folder / f"{figure.name}.svg", _saved(figure, "svg", **{"svg.fonttype": "path"}))
 
 
 def _saved(figure: Figure, ending: str, **options: Any) -> bytes:
-    import matplotlib
-
-    buffer = io.BytesIO()
-    settings: Any = STYLE | options
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    buffer, vector = io.BytesIO(), ending == "svg"
+    with style(**options, **{"svg.hashsalt": figure.name}), warnings.catch_warnings():
         # A name in a script that matplotlib's own font lacks; in the page, the reader's fonts show it.
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
-        metadata = {"Date": None} if ending == "svg" else {}
-        figure.canvas.savefig(buffer, format=ending, dpi=72 if ending == "svg" else 200, metadata=metadata)
+        metadata = {"Date": None} if vector else {}
+        figure.canvas.savefig(buffer, format=ending, dpi=72 if vector else 200, metadata=metadata)
     return buffer.getvalue()
-
-
-def _places(figure: Figure) -> list[np.ndarray]:
-    """(k, 2) display coordinates of each of the figure's points, y upwards; the figure must have been drawn."""
-    return [
-        np.asarray(points.axes.transData.transform(np.column_stack([points.x, points.y]))) for points in figure.points
-    ]
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return np.round(values, 1).tolist()
 
 
 def _clean(root: ElementTree.Element, prefix: str) -> None:
@@ -91,33 +75,29 @@ def _clean(root: ElementTree.Element, prefix: str) -> None:
         attributes = {_NAMESPACE.sub("", name): value for name, value in element.attrib.items()}
         element.attrib.clear()
         for name, value in attributes.items():
-            if name == "id" and value in used:
-                element.set(name, f"{prefix}-{value}")
-            elif name != "id":
+            if name != "id" or value in used:
                 element.set(name, _attribute(name, value, prefix))
-        if element.tag != "text":
-            element.text = None
+        element.text = element.text if element.tag == "text" else None
         element.tail = None
     for group in root.iter("g"):
         _share_style(group)
 
 
 def _attribute(name: str, value: str, prefix: str) -> str:
+    if name == "id":
+        return f"{prefix}-{value}"
     if name in ("href", "clip-path"):
         return _REFERENCE.sub(lambda found: f"#{prefix}-{found[1]}", value)
     if name in ("d", "x", "y", "transform"):
-        return " ".join(_LONG_NUMBER.sub(_two_digits, value).split())
+        shorter = _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+        return " ".join(shorter.split())
     return _themed(value) if name == "style" else value
 
 
-def _two_digits(found: re.Match[str]) -> str:
-    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
-
-
-def _themed(style: str) -> str:
+def _themed(css: str) -> str:
     for colour, name in THEMED.items():
-        style = style.replace(colour, f"var(--{name})")
-    return _FONT.sub(lambda font: f"font-size: {font[2]}px" + ("; font-weight: 700" if font[1] else ""), style)
+        css = css.replace(colour, f"var(--{name})")
+    return _FONT.sub(lambda font: f"font-size: {font[2]}px" + ("; font-weight: 700" if font[1] else ""), css)
 
 
 def _share_style(group: ElementTree.Element) -> None:
@@ -125,5 +105,4 @@ def _share_style(group: ElementTree.Element) -> None:
     styles = {child.get("style") for child in group}
     if len(group) > 1 and len(styles) == 1 and all(child.tag == "use" for child in group) and None not in styles:
         for child in group:
-            style = child.attrib.pop("style")
-        group.set("style", style)
+            group.set("style", child.attrib.pop("style"))

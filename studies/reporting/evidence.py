@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS
-from drexcache.scores import Score, ScoreTable, mean_score, score_text
+from drexcache.scores import Score, ScoreTable, score_text, train_to_test
 from drexcache.studies.comparison import join
 from drexcache.studies.evaluation import Predictions, Run, predictions_beside
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 INSIDE = ("in-domain", "split")
+CELL = ["kind", "train", "test"]
 MIN_IMAGES = 10
 
 
@@ -23,7 +28,7 @@ MIN_IMAGES = 10
 class Result:
     """One regressor in one cell: predictions averaged over its runs (seeds, repeats), n images.
 
-    ids, rated, predicted, group, attention : as in `drexcache.studies.evaluation.predictions.Run`.
+    ids, rated, predicted, group, attention : as in `drexcache.studies.evaluation.Run`.
     spread : (n,) standard deviation of an image's predictions over the runs, or None with one run.
     metric : what value, low and high are about, mean over the runs; None where it is undefined.
     ceiling : the highest Pearson's r that the raters' agreement allows, where it is known and the metric is that.
@@ -58,7 +63,7 @@ class Result:
     @property
     def title(self) -> str:
         """The dataset, or "train → test"."""
-        return self.test if self.inside else f"{self.train} → {self.test}"
+        return train_to_test(self.train, self.test)
 
     @property
     def score(self) -> str:
@@ -80,9 +85,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the score files hold. files : label -> path of the scores."""
+    """All that the score files hold. means : of the scores over their runs. files : label -> path of the scores."""
 
     scores: ScoreTable
+    means: pd.DataFrame
     predictions: Predictions
     results: list[Result]
     files: dict[str, Path] = field(default_factory=dict)
@@ -93,9 +99,27 @@ class Evidence:
         return list(dict.fromkeys(result.regressor for result in self.results))
 
     @property
-    def datasets(self) -> list[str]:
-        """Names of the tested datasets, in order of appearance."""
-        return list(dict.fromkeys(result.test for result in self.results))
+    def images(self) -> dict[str, list[str]]:
+        """Tested dataset -> ids of its images, in order of appearance."""
+        images: dict[str, dict[str, None]] = {}
+        for result in self.results:
+            images.setdefault(result.test, {}).update(dict.fromkeys(result.ids))
+        return {dataset: list(ids) for dataset, ids in images.items()}
+
+    @property
+    def image_numbers(self) -> dict[tuple[str, str], int]:
+        """(dataset, id) -> number of every image of `images`, from 0."""
+        keys = ((dataset, image) for dataset, ids in self.images.items() for image in ids)
+        return {key: number for number, key in enumerate(keys)}
+
+    def of(self, regressor: str) -> list[Result]:
+        """The results of one regressor."""
+        return [result for result in self.results if result.regressor == regressor]
+
+    def home(self, regressor: str) -> list[Result]:
+        """Those trained on the tested dataset; where there are none, all."""
+        own = self.of(regressor)
+        return [result for result in own if result.inside] or own
 
 
 def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
@@ -112,12 +136,18 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
     if not files:
         raise DrexcacheError("no scores to report on; name one or more files that evaluate wrote")
     tables = {label: ScoreTable.read_csv(path) for label, path in files.items()}
-    runs = {label: _predictions(path) for label, path in files.items()}
+    predictions = {label: _predictions(path) for label, path in files.items()}
     for label in files:
-        _check_pair(label, tables[label], runs[label])
-    scores, predictions = _join_scores(tables), join(runs)
-    results = [_result(scores, own, metric) for own in _by_regressor_and_cell(predictions).values()]
-    return Evidence(scores, predictions, results, files)
+        _check_pair(label, tables[label], predictions[label])
+    scores, joined = _join_scores(tables), join(predictions)
+    cells: dict[tuple[str, ...], list[Run]] = {}
+    for run in joined.runs:
+        cells.setdefault((run.regressor, *run.cell), []).append(run)
+    means = scores.means()
+    chosen = means[(means.metric == metric) & (means.group == "") & ~means.calibrated]
+    scored = chosen.set_index(["regressor", *CELL])
+    results = [_result(runs, metric, scored.loc[key]) for key, runs in cells.items()]
+    return Evidence(scores, means, joined, results, files)
 
 
 def _predictions(path: Path) -> Predictions:
@@ -134,6 +164,7 @@ def _check_pair(label: str, table: ScoreTable, predictions: Predictions) -> None
     """Every score has its predictions, gives what they give, and the other way round."""
     if not table.rows:
         raise DrexcacheError(f"{label}: holds no scores")
+    apart = f"the scores and {predictions_beside(label).name} do not belong together"
     runs = {_key(run): run for run in predictions.runs}
     scored = {_key(row): row for row in table.rows if not row.group and not row.calibrated and row.metric == "rmse"}
     if not scored:
@@ -142,19 +173,15 @@ def _check_pair(label: str, table: ScoreTable, predictions: Predictions) -> None
         missing = [key for key in one if key not in others]
         if missing:
             name, _, train, test, seed, repeat = missing[0]
-            raise DrexcacheError(
-                f"{label}: no {what} of {name}, {train} → {test}, seed {seed}, repeat {repeat} "
-                f"({len(missing)} such runs); the scores and {predictions_beside(label).name} do not belong together"
-            )
+            where = f"{name}, {train} → {test}, seed {seed}, repeat {repeat}"
+            raise DrexcacheError(f"{label}: no {what} of {where} ({len(missing)} such runs); {apart}")
     for key, run in runs.items():
         if len(run.ids) < MIN_IMAGES:
             raise DrexcacheError(f"{label}: {run.test} has {len(run.ids)} images; a report needs at least {MIN_IMAGES}")
         found, stated = METRICS["rmse"](run.rated, run.predicted), scored[key].value
         if found is None or stated is None or abs(found - stated) > 1e-6:
-            raise DrexcacheError(
-                f"{label}: says RMSE {stated} of {run.regressor}, {run.train} → {run.test}, but its predictions give "
-                f"{found}; the scores and {predictions_beside(label).name} do not belong together"
-            )
+            where = f"{run.regressor}, {run.train} → {run.test}"
+            raise DrexcacheError(f"{label}: says RMSE {stated} of {where}, but its predictions give {found}; {apart}")
 
 
 def _key(one: Run | Score) -> tuple[str, str, str, str, int, int]:
@@ -162,29 +189,21 @@ def _key(one: Run | Score) -> tuple[str, str, str, str, int, int]:
 
 
 def _join_scores(tables: Mapping[str, ScoreTable]) -> ScoreTable:
-    """All rows, regressors of several files renamed as `drexcache.studies.comparison.verdicts.join` does."""
+    """All rows, regressors of several files renamed as `drexcache.studies.comparison.join` does."""
     homes: dict[str, set[str]] = {}
     for label, table in tables.items():
         for row in table.rows:
             homes.setdefault(row.regressor, set()).add(label)
-    return ScoreTable(
-        [
-            replace(row, regressor=f"{label}: {row.regressor}" if len(homes[row.regressor]) > 1 else row.regressor)
-            for label, table in tables.items()
-            for row in table.rows
-        ]
-    )
+    rows = []
+    for label, table in tables.items():
+        for row in table.rows:
+            shared = len(homes[row.regressor]) > 1
+            rows.append(replace(row, regressor=f"{label}: {row.regressor}") if shared else row)
+    return ScoreTable(rows)
 
 
-def _by_regressor_and_cell(predictions: Predictions) -> dict[tuple[str, tuple[str, str, str]], list[Run]]:
-    found: dict[tuple[str, tuple[str, str, str]], list[Run]] = {}
-    for run in predictions.runs:
-        found.setdefault((run.regressor, run.cell), []).append(run)
-    return found
-
-
-def _result(scores: ScoreTable, runs: Sequence[Run], metric: str) -> Result:
-    """The runs of one regressor and cell, averaged over the images that all of them predict."""
+def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
+    """The runs of one regressor and cell, averaged over the images that all of them predict; mean : of their scores."""
     first = runs[0]
     common = set(first.ids).intersection(*(run.ids for run in runs))
     ids = [image for image in first.ids if image in common]
@@ -198,13 +217,21 @@ def _result(scores: ScoreTable, runs: Sequence[Run], metric: str) -> Result:
         for arm in first.attention
         if all(arm in run.attention for run in runs)
     }
-    rows = [
-        row for row in scores.select(metric=metric, group="", calibrated=False, regressor=first.regressor).rows
-        if (row.kind, row.train, row.test) == first.cell
-    ]  # fmt: skip
+    value, low, high, ceiling = mean[["value", "low", "high", "ceiling"]].astype(object).where(mean.notna(), None)
     return Result(
-        first.regressor, *first.cell, ids, first.rated[orders[0]], predicted.mean(axis=0),
-        predicted.std(axis=0, ddof=1) if len(runs) > 1 else None,
-        [first.group[row] for row in orders[0]] if first.group else [],
-        attention, metric, *mean_score(rows), next((row.ceiling for row in rows if row.ceiling is not None), None),
-    )  # fmt: skip
+        regressor=first.regressor,
+        kind=first.kind,
+        train=first.train,
+        test=first.test,
+        ids=ids,
+        rated=first.rated[orders[0]],
+        predicted=predicted.mean(axis=0),
+        spread=predicted.std(axis=0, ddof=1) if len(runs) > 1 else None,
+        group=[first.group[row] for row in orders[0]] if first.group else [],
+        attention=attention,
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
+        ceiling=ceiling,
+    )

@@ -1,4 +1,4 @@
-"""What a search left in its folder, for a report: its regressors' best candidates, its trials, what mattered."""
+"""What a search left in its folder: its regressors' best candidates, its trials, what mattered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADERS = ["regressor", "trials", "pruned", "failed", "score [95% interval]", "n
 
 
 @dataclass(frozen=True)
-class SearchStudy:
+class Search:
     """metric : that was searched for. trials : regressor -> (number, score) of the complete ones, in order.
     importance : regressor -> parameter -> share of the scores' variance. rows : texts under `HEADERS`."""
 
@@ -27,7 +27,7 @@ class SearchStudy:
     rows: list[list[str]]
 
 
-def read_study(folder: str | Path) -> SearchStudy:
+def read_search(folder: str | Path) -> Search:
     """Read best.json, results.csv, trials.csv and importance.csv of a search's folder.
 
     Raises
@@ -39,18 +39,20 @@ def read_study(folder: str | Path) -> SearchStudy:
         raise DrexcacheError(f"{folder}: no best.json, which drexcache search writes there; give its output folder")
     best = _best(folder / "best.json")
     columns = {"regressor": str, "trial": int, "state": str, "score": float}
-    found = read_records(folder / "trials.csv", columns, {"score": float})
-    trials: dict[str, list[tuple[int, float]]] = {}
-    for trial in found[found.state == "complete"].itertuples():
-        trials.setdefault(trial.regressor, []).append((trial.trial, trial.score))
-    shares = read_records(folder / "importance.csv", {"regressor": str, "parameter": str, "importance": float})
-    importance: dict[str, dict[str, float]] = {}
-    for share in shares.itertuples():
-        importance.setdefault(share.regressor, {})[share.parameter] = share.importance
-    return SearchStudy(
-        folder, str(best["dataset"]), str(best["metric"]), {name: sorted(own) for name, own in trials.items()},
-        importance, _rows(folder / "results.csv"),
-    )  # fmt: skip
+    trials = read_records(folder / "trials.csv", columns, {"score": float})
+    complete = trials[trials.state == "complete"].sort_values("trial").groupby("regressor", sort=False)
+    importance = read_records(folder / "importance.csv", {"regressor": str, "parameter": str, "importance": float})
+    return Search(
+        folder=folder,
+        dataset=str(best["dataset"]),
+        metric=str(best["metric"]),
+        trials={name: list(zip(own.trial, own.score, strict=True)) for name, own in complete},
+        importance={
+            name: dict(zip(own.parameter, own.importance, strict=True))
+            for name, own in importance.groupby("regressor", sort=False)
+        },
+        rows=_rows(folder / "results.csv"),
+    )
 
 
 def _best(path: Path) -> dict[str, Any]:
@@ -82,9 +84,9 @@ def _settings(path: Path, line: int, text: str) -> str:
     """ "C 2.18, gamma 5.1e-05" of the JSON in the table."""
     try:
         found = json.loads(text) if text else {}
-    except ValueError as error:
-        raise DrexcacheError(f"{path}: line {line}: settings should be JSON, found {text!r}") from error
+    except ValueError:
+        found = None
     if not isinstance(found, dict):
-        raise DrexcacheError(f"{path}: line {line}: settings should be names with values, found {text!r}")
+        raise DrexcacheError(f"{path}: line {line}: settings should be JSON, names with values, found {text!r}")
     parts = (f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items())
-    return ", ".join(parts) or "as they are"
+    return ", ".join(parts) or "defaults"

@@ -36,6 +36,8 @@ def find_images(sources: Sequence[str], images: Mapping[str, Sequence[str]]) -> 
     >>> list(files), notes
     ([('art', 'a.png')], ['art: no picture of 1 of 2 images (b.png): not found where --images says'])
     """
+    if not sources:
+        return {}, ["no pictures; give the folder or zip of each dataset: --images FOLDER, or --images NAME=FOLDER"]
     folders: dict[str, Path] = {}
     for source in sources:
         folders |= _folders(source, list(images))
@@ -55,10 +57,8 @@ def find_images(sources: Sequence[str], images: Mapping[str, Sequence[str]]) -> 
                 f"found such as {table.ids[0]}"
             )
         if missing:
-            notes.append(
-                f"{dataset}: no picture of {len(missing)} of {len(ids)} images ({some(missing)}): not found where "
-                "--images says"
-            )
+            where = "not found where --images says"
+            notes.append(f"{dataset}: no picture of {len(missing)} of {len(ids)} images ({some(missing)}): {where}")
     return files, notes
 
 
@@ -96,7 +96,10 @@ def _left_out(failures: Iterable[tuple[Key, str]]) -> list[str]:
         kind = (dataset, why.split(" (")[0])
         images.setdefault(kind, []).append(image)
         first.setdefault(kind, why)
-    return [f"{one[0]}: no picture of {len(ids)} images ({some(ids)}): {first[one]}" for one, ids in images.items()]
+    return [
+        f"{dataset}: no picture of {len(ids)} image{'s' if len(ids) > 1 else ''} ({some(ids)}): {first[dataset, why]}"
+        for (dataset, why), ids in images.items()
+    ]
 
 
 def _folders(source: str, datasets: Sequence[str]) -> dict[str, Path]:
