@@ -5,32 +5,34 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import skops.io
+from numpy.typing import NDArray
 from optuna import Study
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.exceptions import ConvergenceWarning
-from tabulate import tabulate
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_files
-from drexcache.fusion import AttentionFusionRegressor
-from drexcache.metrics import interval
-from drexcache.scores import write_records
+from drexcache.metrics import higher_is_better, interval
+from drexcache.scores import Table, number, render, score_entry
 from drexcache.studies.searching.optimism import corrected
 from drexcache.studies.searching.pool import Pool, predictions_path
 from drexcache.studies.searching.space import BLOCK, Candidate, SearchSpace
-from drexcache.studies.searching.storage import ERROR, finished
-from drexcache.studies.searching.trials import Task
+from drexcache.studies.searching.task import Task
+from drexcache.studies.searching.trials import BEAT, ERROR, WORKER, finished
 
 FORMAT = 1  # of best.json
+TRIAL_COLUMNS = ["regressor", "trial", "state", "score", "blocks", "settings", "details"]  # of trials.csv
 ENOUGH = 10  # completed trials before importances say anything
 
 
@@ -67,7 +69,6 @@ class SearchResult:
     best: dict[str, Any]
     rows: list[Row]
     importance: dict[str, dict[str, float]]
-    studies: dict[str, Study]
     folder: Path
     notes: list[str]
     interrupted: bool = False
@@ -92,20 +93,21 @@ class SearchResult:
 
     def markdown(self) -> str:
         """The table of regressors, what mattered, and the notes."""
-        metric = self.best["metric"]
         headers = [
-            "regressor", "trials (pruned, failed)", f"{metric} [95% interval]", "nested estimate [95% interval]",
-            "training s", "predicting s / 1,000", "MB", "blocks",
+            "regressor", "trials (pruned, failed)", f"{self.best['metric']} [95% interval]",
+            "nested estimate [95% interval]", "training s", "predicting s / 1,000", "MB", "blocks",
         ]  # fmt: skip
-        lines = [
+        body = [
             [
-                row.regressor, f"{row.trials} ({row.pruned}, {row.failed})", _interval(row.score, row.low, row.high),
-                _interval(row.nested, row.nested_low, row.nested_high), _number(row.train_seconds, 2),
-                _number(row.predict_seconds, 3), _number(row.megabytes, 2), row.blocks.replace("|", "\\|"),
+                row.regressor, f"{row.trials} ({row.pruned}, {row.failed})",
+                score_entry(row.score, row.low, row.high, missing="–"),
+                score_entry(row.nested, row.nested_low, row.nested_high, missing="–"),
+                number(row.train_seconds, 2, missing="–"), number(row.predict_seconds, 3, missing="–"),
+                number(row.megabytes, 2, missing="–"), row.blocks,
             ]
             for row in self.rows
         ]  # fmt: skip
-        text = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True) + "\n"
+        text = render([Table("", headers, body)])
         for regressor, shares in self.importance.items():
             parts = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
             text += f"\nWhat mattered to {regressor}: {parts}\n"
@@ -121,23 +123,24 @@ def conclude(
     ------
     DrexcacheError : no trial succeeded; says the first reason.
     """
-    found = {pool.space.regressor: _Found(task, pool.space, pool.study, folder) for pool in pools}
-    complete = [one for one in found.values() if one.complete]
+    found = [_Found(task, pool.space, pool.study, folder) for pool in pools]
+    complete = [one for one in found if one.complete]
     if not complete:
-        reasons = [f"{name}: {reason}" for name, one in found.items() for reason in one.reasons]
+        reasons = [f"{one.space.regressor}: {reason}" for one in found for reason in one.reasons]
         raise DrexcacheError(
             f"{folder}: no trial has succeeded"
             + (f"; the first failed: {reasons[0]}" if reasons else " yet: none was finished")
         )
-    sign = 1 if complete[0].study.direction.name == "MAXIMIZE" else -1
-    complete.sort(key=lambda one: -sign * one.best.values[0])
-    rows = [one.row() for one in complete] + [one.row() for one in found.values() if not one.complete]
-    remarks = [*notes, *(remark for one in found.values() for remark in one.remarks())]
+    complete.sort(key=lambda one: one.best.values[0], reverse=higher_is_better(task.metric))
     result = SearchResult(
-        _best(task, complete), rows, {one.space.regressor: shares for one in complete if (shares := one.importance())},
-        {name: one.study for name, one in found.items()}, folder, remarks, interrupted,
-    )  # fmt: skip
-    _write(result, found.values())
+        best=_best(task, complete),
+        rows=[one.row() for one in (*complete, *(one for one in found if not one.complete))],
+        importance={one.space.regressor: shares for one in complete if (shares := one.importance())},
+        folder=folder,
+        notes=[*notes, *(remark for one in found for remark in one.remarks())],
+        interrupted=interrupted,
+    )
+    _write(result, found)
     return result
 
 
@@ -152,8 +155,7 @@ class _Found:
     @property
     def best(self) -> FrozenTrial:
         """The completed trial with the best score, of equals the first."""
-        sign = 1 if self.study.direction.name == "MAXIMIZE" else -1
-        return max(self.complete, key=lambda trial: (sign * trial.values[0], -trial.number))
+        return (max if higher_is_better(self.task.metric) else min)(self.complete, key=lambda trial: trial.values[0])
 
     @property
     def reasons(self) -> list[str]:
@@ -165,25 +167,33 @@ class _Found:
         """The best one."""
         return self.space.candidate(self.best.params)
 
-    def predictions(self) -> np.ndarray:
+    @cached_property
+    def predictions(self) -> NDArray[np.float64]:
         """(candidates, repeats, n) of the completed trials that have some in the folder; NaN where not held out."""
-        paths = [predictions_path(self.folder, self.space.regressor, trial.number) for trial in self.complete]
-        kept = [np.load(path, allow_pickle=False) for path in paths if path.is_file()]
+        kept = [held for trial in self.complete if (held := self._held_out(trial)) is not None]
         return np.array(kept, dtype=np.float64).reshape(-1, *self.task.folds.shape)
+
+    def limits(self) -> tuple[float | None, float | None]:
+        """The best score's 95% interval, its ends' mean over the repeats; unknown without predictions."""
+        predicted, y = self._held_out(self.best), self.task.matrix.y
+        held = [] if predicted is None else [(y[np.isfinite(row)], row[np.isfinite(row)]) for row in predicted]
+        ends = [interval(self.task.metric, rated, row) for rated, row in held]
+        known = [(low, high) for low, high in ends if low is not None and high is not None]
+        return (float(np.mean([e[0] for e in known])), float(np.mean([e[1] for e in known]))) if known else (None, None)
 
     def row(self) -> Row:
         """Its line of the table."""
         states = [trial.state for trial in self.trials]
-        counts = len(states), states.count(TrialState.PRUNED), states.count(TrialState.FAIL)
+        row = Row(self.space.regressor, len(states), states.count(TrialState.PRUNED), states.count(TrialState.FAIL))
         if not self.complete:
-            return Row(self.space.regressor, *counts)
-        candidate = self.candidate
-        low, high = _limits(self.task, self._best_predictions())
-        estimate, nested_low, nested_high = nested(self.task, self.predictions())
-        train_seconds, predict_seconds, megabytes = _cost(self.task, candidate)
-        return Row(
-            self.space.regressor, *counts, self.best.values[0], low, high, estimate, nested_low, nested_high,
-            train_seconds, predict_seconds, megabytes, ", ".join(candidate.blocks), json.dumps(candidate.settings),
+            return row
+        low, high = self.limits()
+        estimate, nested_low, nested_high = nested(self.task, self.predictions)
+        train_seconds, predict_seconds, megabytes = _cost(self.task, self.candidate)
+        return replace(
+            row, score=self.best.values[0], low=low, high=high, nested=estimate, nested_low=nested_low,
+            nested_high=nested_high, train_seconds=train_seconds, predict_seconds=predict_seconds, megabytes=megabytes,
+            blocks=", ".join(self.candidate.blocks), settings=json.dumps(self.candidate.settings),
         )  # fmt: skip
 
     def importance(self) -> dict[str, float]:
@@ -203,15 +213,24 @@ class _Found:
         if self.reasons:
             failed, some = len(self.reasons), len(self.trials)
             remarks.append(f"{name}: {failed} of {some} trials failed, the first: {self.reasons[0]}")
-        if self.complete and (kept := len(self.predictions())) < len(self.complete):
+        if self.complete and (kept := len(self.predictions)) < len(self.complete):
             remarks.append(
                 f"{name}: the nested estimate is of {kept} of {len(self.complete)} trials; the predictions of the "
                 "others are in the folders of other processes: give all the same folder"
             )
         return remarks
 
-    def _best_predictions(self) -> np.ndarray | None:
-        path = predictions_path(self.folder, self.space.regressor, self.best.number)
+    def trial_record(self, trial: FrozenTrial) -> tuple:
+        """A line of trials.csv."""
+        candidate = self.space.candidate(trial.params)
+        details = {key: value for key, value in trial.user_attrs.items() if key not in (WORKER, BEAT)}
+        return (
+            self.space.regressor, trial.number, trial.state.name.lower(), trial.value, ", ".join(candidate.blocks),
+            json.dumps(candidate.settings), json.dumps(details),
+        )  # fmt: skip
+
+    def _held_out(self, trial: FrozenTrial) -> NDArray[np.float64] | None:
+        path = predictions_path(self.folder, self.space.regressor, trial.number)
         return np.load(path, allow_pickle=False).astype(np.float64) if path.is_file() else None
 
 
@@ -224,15 +243,6 @@ def nested(task: Task, predictions: np.ndarray) -> tuple[float | None, float | N
     return corrected(task.metric, task.matrix.y[held], predictions[:, :, held], groups)
 
 
-def _limits(task: Task, predicted: np.ndarray | None) -> tuple[float | None, float | None]:
-    """The 95% interval, its ends' mean over the repeats; ends are unknown without predictions."""
-    if predicted is None:
-        return None, None
-    ends = [interval(task.metric, task.matrix.y[np.isfinite(row)], row[np.isfinite(row)]) for row in predicted]
-    known = [(low, high) for low, high in ends if low is not None and high is not None]
-    return (float(np.mean([e[0] for e in known])), float(np.mean([e[1] for e in known]))) if known else (None, None)
-
-
 def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
     """Seconds of a training on all images, of predicting 1,000, and the fitted model's megabytes."""
     X, y = task.features(candidate), task.matrix.y
@@ -243,7 +253,7 @@ def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
     trained = time.perf_counter()
     estimator.predict(X)
     predicted = time.perf_counter()
-    if isinstance(estimator, AttentionFusionRegressor):
+    if hasattr(estimator, "get_state"):
         size = sum(array.nbytes for array in estimator.get_state()[0].values())
     else:
         size = len(skops.io.dumps(estimator))
@@ -253,13 +263,12 @@ def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
 def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
     """What best.json holds; its nested estimate repeats the choice among all regressors."""
     winner, matrix = complete[0], task.matrix
-    low, high = _limits(task, winner._best_predictions())
-    estimate = nested(task, np.concatenate([one.predictions() for one in complete]))
+    estimate, *ends = nested(task, np.concatenate([one.predictions for one in complete]))
     return {
         "format": FORMAT, "drexcache": version("drexcache"), "regressor": winner.space.regressor,
         "blocks": list(winner.candidate.blocks), "settings": winner.candidate.settings, "seed": task.seed,
-        "metric": task.metric, "score": winner.best.values[0], "interval": [low, high], "nested": estimate[0],
-        "nested_interval": list(estimate[1:]), "trials": sum(len(one.trials) for one in complete),
+        "metric": task.metric, "score": winner.best.values[0], "interval": list(winner.limits()), "nested": estimate,
+        "nested_interval": ends, "trials": sum(len(one.trials) for one in complete),
         "study": winner.study.study_name, "trial": winner.best.number, "dataset": matrix.dataset,
         "target": matrix.target, "images": len(matrix), "folds": int(task.folds.max()) + 1,
         "repeats": len(task.folds), "holdout": task.held == 1,
@@ -267,36 +276,18 @@ def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(result: SearchResult, found: Any) -> None:
+def _write(result: SearchResult, found: Sequence[_Found]) -> None:
     """best.json, results.csv, results.md, importance.csv, trials.csv."""
-    folder = result.folder
-    best = json.dumps(result.best, indent=2) + "\n"
-    write_files({folder / "best.json": best, folder / "results.md": result.markdown()})
-    write_records(folder / "results.csv", [field.name for field in fields(Row)], [astuple(row) for row in result.rows])
-    write_records(
-        folder / "importance.csv", ["regressor", "parameter", "importance"],
-        [(name, *item) for name, shares in result.importance.items() for item in shares.items()],
-    )  # fmt: skip
-    write_records(
-        folder / "trials.csv", ["regressor", "trial", "state", "score", "blocks", "settings", "details"],
-        [_trial_record(one.space, trial) for one in found for trial in one.trials],
-    )  # fmt: skip
+    shares = [(name, *item) for name, own in result.importance.items() for item in own.items()]
+    trials = [one.trial_record(trial) for one in found for trial in one.trials]
+    write_files({
+        result.folder / "best.json": json.dumps(result.best, indent=2) + "\n",
+        result.folder / "results.md": result.markdown(),
+        result.folder / "results.csv": _csv([field.name for field in fields(Row)], map(astuple, result.rows)),
+        result.folder / "importance.csv": _csv(["regressor", "parameter", "importance"], shares),
+        result.folder / "trials.csv": _csv(TRIAL_COLUMNS, trials),
+    })
 
 
-def _trial_record(space: SearchSpace, trial: FrozenTrial) -> tuple:
-    candidate = space.candidate(trial.params)
-    details = {key: value for key, value in trial.user_attrs.items() if key not in ("worker", "last sign of life")}
-    return (
-        space.regressor, trial.number, trial.state.name.lower(), trial.value, ", ".join(candidate.blocks),
-        json.dumps(candidate.settings), json.dumps(details),
-    )  # fmt: skip
-
-
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _csv(columns: Sequence[str], records: Iterable[tuple]) -> str:
+    return pd.DataFrame(list(records), columns=columns).to_csv(index=False)

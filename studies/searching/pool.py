@@ -14,12 +14,10 @@ from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState
 
 from drexcache.files import write_file
-from drexcache.fusion import AttentionFusionRegressor
 from drexcache.metrics import METRICS
-from drexcache.studies.searching.heartbeat import elsewhere, sign
 from drexcache.studies.searching.space import SearchSpace
-from drexcache.studies.searching.storage import ERROR, claim, give_up
-from drexcache.studies.searching.trials import Progress, Task, advance, start
+from drexcache.studies.searching.task import Attempt, Task, advance
+from drexcache.studies.searching.trials import ERROR, claim, elsewhere, give_up
 
 KEEP = 20.0  # a trial goes on while it is in the best fifth of the completed ones at the same stage
 SURE = 100  # held-out images before a trial is judged
@@ -41,25 +39,26 @@ def _unjudged(task: Task) -> int:
 
 
 def stack_size(space: SearchSpace, task: Task) -> int:
-    """Trials that are trained together: 1, or for a fusion head what stacks and threads take well."""
-    estimator = task.estimator(space.candidate(space.start(task.matrix)))
-    if not isinstance(estimator, AttentionFusionRegressor):
+    """Trials that are trained together: 1, or of a regressor that has ``fit_many`` what stacks and threads take well."""
+    if not hasattr(task.estimator(space.candidate(space.defaults(task.matrix))), "fit_many"):
         return 1
     return 32 if torch.cuda.is_available() else 8
 
 
 @dataclass
 class Pool:
-    """Some trials of one study, each at a stage of its own."""
+    """Some trials of one study, each at a stage of its own.
+
+    total : trials that the study shall have. size : trials that are trained at a time.
+    """
 
     study: Study
     space: SearchSpace
     task: Task
     total: int
     folder: Path
-    running: dict[int, Trial]  # of all pools of this process, for the heartbeat: key is Optuna's own id
-    size: int
-    members: list[tuple[Trial, Progress]] = field(default_factory=list)
+    size: int = 1
+    members: list[tuple[Trial, Attempt]] = field(default_factory=list)
 
     def refill(self) -> bool:
         """Claim as many trials as there is room for; False where there is nothing to train."""
@@ -67,21 +66,16 @@ class Pool:
             trial = claim(self.study, self.space.distributions, self.total)
             if trial is None:
                 break
-            try:
-                sign(trial)
-            except UpdateFinishedTrialError:  # others took this process for dead: the trial is theirs to replace
-                continue
-            self.running[trial._trial_id] = trial
-            self.members.append((trial, start(self.task, self.space.candidate(trial.params))))
+            self.members.append((trial, Attempt(self.task, self.space.candidate(trial.params))))
         return bool(self.members)
 
     def train(self) -> None:
         """One stage of every member; nothing is written."""
-        advance(self.task, [progress for _, progress in self.members])
+        advance([attempt for _, attempt in self.members])
 
     def report(self) -> None:
         """Write what the stage gave; members that are done, pruned or have failed make room."""
-        self.members = [(trial, progress) for trial, progress in self.members if self._goes_on(trial, progress)]
+        self.members = [(trial, attempt) for trial, attempt in self.members if self.goes_on(trial, attempt)]
 
     def wait(self) -> bool:
         """Whether others still work on this study; trials of dead processes are given up, to be claimed again."""
@@ -96,26 +90,25 @@ class Pool:
             give_up(self.study, trial.number)
         self.members = []
 
-    def _goes_on(self, trial: Trial, progress: Progress) -> bool:
+    def goes_on(self, trial: Trial, attempt: Attempt) -> bool:
         """Report the stage; finish the trial where it is over."""
         try:
-            state = self._report(trial, progress)
+            state = self._report(trial, attempt)
             if state is None:
                 return True
-            value = progress.score(self.task) if state is TrialState.COMPLETE else None
+            value = attempt.score(self.task.metric) if state is TrialState.COMPLETE else None
             self.study.tell(trial, value, state)
         except (UpdateFinishedTrialError, ValueError):  # others took this process for dead and gave the trial up
             pass
-        self.running.pop(trial._trial_id, None)
         return False
 
-    def _report(self, trial: Trial, progress: Progress) -> TrialState | None:
+    def _report(self, trial: Trial, attempt: Attempt) -> TrialState | None:
         """The state in which the trial ends now, or None where it goes on."""
-        stage, last = len(progress.fold_scores), len(self.task.stages)
-        score = None if progress.failure else progress.score(self.task)
-        if progress.failure or (stage == last and score is None):
+        stage, last = len(attempt.fold_scores), len(self.task.stages)
+        score = None if attempt.failure else attempt.score(self.task.metric)
+        if attempt.failure or (stage == last and score is None):
             constant = f"it predicts one number for all images of a fold: {self.task.metric} is undefined"
-            trial.set_user_attr(ERROR, progress.failure or constant)
+            trial.set_user_attr(ERROR, attempt.failure or constant)
             return TrialState.FAIL
         if score is not None:
             trial.report(score, stage - 1)
@@ -123,28 +116,30 @@ class Pool:
         pruned = _unjudged(self.task) < stage < last and score is not None and trial.should_prune()
         if stage < last and not pruned:
             return None
-        self._describe(trial, progress)
+        self._describe(trial, attempt)
         if pruned:
             return TrialState.PRUNED
-        save_predictions(self.folder, self.space.regressor, trial.number, progress.predicted)
+        save_predictions(self.folder, self.space.regressor, trial.number, attempt.predicted)
         return TrialState.COMPLETE
 
-    def _describe(self, trial: Trial, progress: Progress) -> None:
+    def _describe(self, trial: Trial, attempt: Attempt) -> None:
         """What a dashboard shows beside the score."""
-        trial.set_user_attr("fold scores", progress.fold_scores)
-        trial.set_user_attr("seconds", round(progress.seconds, 3))
+        trial.set_user_attr("fold scores", attempt.fold_scores)
+        trial.set_user_attr("seconds", round(attempt.seconds, 3))
         for metric in SECONDARY:
             if metric != self.task.metric and metric in METRICS:
-                trial.set_user_attr(metric, progress.score(self.task, metric))
+                trial.set_user_attr(metric, attempt.score(metric))
         if len(self.task.folds) > 1:
-            repeats = [value for value in progress.scores(self.task, self.task.metric) if value is not None]
+            repeats = [value for value in attempt.scores(self.task.metric) if value is not None]
             trial.set_user_attr("sd over repeats", float(np.std(repeats, ddof=1)) if len(repeats) > 1 else None)
 
 
 def save_predictions(folder: Path, regressor: str, number: int, predicted: np.ndarray) -> None:
     """Keep a trial's held-out predictions (repeats, n): float32, NaN where nothing was held out."""
-    values = predicted.astype(np.float32)
-    write_file(predictions_path(folder, regressor, number), lambda file: np.save(file, values, allow_pickle=False))
+    write_file(
+        predictions_path(folder, regressor, number),
+        lambda file: np.save(file, predicted.astype(np.float32), allow_pickle=False),
+    )
 
 
 def predictions_path(folder: Path, regressor: str, number: int) -> Path:

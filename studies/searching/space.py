@@ -69,15 +69,15 @@ class SearchSpace:
         """Whether the parameters leave at least one block."""
         return any(params.get(BLOCK + name, True) for name in self.blocks)
 
-    def start(self, matrix: FeatureMatrix) -> dict[str, Any]:
+    def defaults(self, matrix: FeatureMatrix) -> dict[str, Any]:
         """Parameters of the first trial: all blocks, and the regressor's own settings.
 
         A setting whose default is outside of the space starts in the middle of its range, or with its first value.
         """
-        defaults = make_regressor(self.regressor, matrix).get_params()
+        own = make_regressor(self.regressor, matrix).get_params()
         params = {name: True for name in self.distributions if name.startswith(BLOCK)}
         for key, setting in self.settings.items():
-            params[key] = defaults[key] if defaults.get(key) in setting else _middle(setting)
+            params[key] = own[key] if own.get(key) in setting else _middle(setting)
         return params
 
     def describe(self) -> dict[str, str]:

@@ -1,60 +1,37 @@
-"""Where a search keeps its trials: any number of processes share a study, and its number of trials is exact."""
+"""Where a search keeps its trials: a journal file, a database, or Optuna's gRPC proxy in front of one."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import random
 import re
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import optuna
-from optuna import Study, Trial
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from drexcache.errors import DrexcacheError
-from drexcache.studies.searching.servers import open_database, open_proxy, reason
 
 JOURNAL = "trials.journal"
-MADE_FOR, ERROR = "made for", "error"  # user attributes: of a study, of a trial whose candidate could not be trained
-Direction = Literal["minimize", "maximize"]
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # of a server that is gone, or refuses
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal, made durable once per finished trial instead of once per line (some 20 a trial)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(str(path))
-        self._drop_torn_line()
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append one line per record; what finishes a trial is on the disk when this returns."""
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self.path.open("ab") as file:
-            # held by the kernel: a killed process lets go at once, where Optuna's own lock would keep others for 30 s
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(text.encode())
-            file.flush()
-            if any("values" in log for log in logs):
-                os.fsync(file.fileno())
-
-    def _drop_torn_line(self) -> None:
-        """A full disk can leave half a line, after which nothing could be read."""
-        with self.path.open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            data = file.read()
-            file.truncate(data.rfind(b"\n") + 1)
+CONNECT = 10  # seconds in which a server must answer at first
+CALL = 30.0  # seconds in which a proxy must answer a call
+ATTEMPTS = 10  # to make the tables while other processes do the same
+NO_RIGHTS = "42501"  # PostgreSQL's code of "permission denied"
+EXPECTED = ("NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT")  # what Optuna's client handles
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -65,98 +42,23 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     DrexcacheError : a storage that cannot be reached, or is none of Optuna's.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    place = url or folder / JOURNAL
     try:
-        with usable(url or folder / JOURNAL):
+        with usable(place):
             if url is None:
                 return JournalStorage(_Journal(folder / JOURNAL))
-            return open_proxy(url) if url.startswith("grpc://") else open_database(url)
+            return _open_proxy(url) if url.startswith("grpc://") else _open_database(url)
     except (ImportError, ValueError, OSError, KeyError, RuntimeError) as error:
-        raise _unusable(url or folder / JOURNAL, error) from error
+        raise _unusable(place, error) from error
 
 
 @contextmanager
 def usable(place: str | Path) -> Iterator[None]:
-    """A context in which a storage that is gone, or refuses, is told in one sentence."""
+    """A context that turns the errors of a storage that is gone, or refuses, into one sentence."""
     try:
         yield
     except STORAGE_ERRORS as error:
         raise _unusable(place, error) from error
-
-
-def _unusable(place: str | Path, error: BaseException) -> DrexcacheError:
-    return DrexcacheError(f"{without_password(str(place))}: the storage of trials cannot be used: {reason(error)}")
-
-
-def open_study(storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any]) -> Study:
-    """The study of that name, new or old.
-
-    Raises
-    ------
-    DrexcacheError : it was made for something else; the message says what differs.
-    """
-    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-    if MADE_FOR not in study.user_attrs:
-        study.set_user_attr(MADE_FOR, dict(made_for))
-    # read again: another process may have been quicker
-    lines = _differences(study.user_attrs[MADE_FOR], made_for)
-    if lines:
-        raise DrexcacheError(
-            f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); "
-            "choose another folder or --study name, or search as before"
-        )
-    return study
-
-
-def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) -> Trial | None:
-    """A new running trial, or None where the study has its total.
-
-    Exact with any number of processes, because the storage gives every trial a number of its own: a trial counts
-    only if fewer than ``total`` trials with lower numbers do, whatever the others see at that moment.
-    """
-    if counted(study) >= total:
-        return None
-    trial = study.ask(distributions)
-    before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
-    if sum(not is_void(other) for other in before) < total:
-        return trial
-    give_up(study, trial.number)
-    return None
-
-
-def counted(study: Study) -> int:
-    """Trials that count towards the total: all but those that were given up."""
-    return sum(not is_void(trial) for trial in study.get_trials(deepcopy=False))
-
-
-def finished(study: Study) -> list[FrozenTrial]:
-    """Trials that have a result: a score, a reason for being pruned, or a reason for having failed."""
-    return [trial for trial in study.get_trials(deepcopy=False, states=DONE) if not is_void(trial)]
-
-
-def is_void(trial: FrozenTrial) -> bool:
-    """Whether a trial was given up without a result: its process died, was interrupted, or came too late."""
-    return trial.state is TrialState.FAIL and ERROR not in trial.user_attrs
-
-
-def give_up(study: Study, number: int) -> None:
-    """End a trial without a result; another will take its place."""
-    try:
-        study.tell(number, state=TrialState.FAIL)
-    except (UpdateFinishedTrialError, ValueError):  # another process was quicker
-        return
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What differs, key by key, as "key: old -> new"."""
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
-    keys = dict.fromkeys([*old, *new])
-    return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{where} {key}".strip())]
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) == 64 else text  # a fingerprint
 
 
 def without_password(url: str) -> str:
@@ -166,3 +68,109 @@ def without_password(url: str) -> str:
         return scheme + found + rest
     user, _, place = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}@{place}"
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, synced once per finished trial and not once per line (some 20 a trial).
+
+    The lock is the kernel's: a killed process lets go of it at once, where Optuna's own makes others wait for 30 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append one line per record; what finishes a trial is on the disk when this returns."""
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self.path.open("r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = _end_of_lines(file)
+            file.truncate(end)
+            file.seek(end)
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if any("values" in log for log in logs):
+                os.fsync(file.fileno())
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last whole line ends: a full disk or a kill can leave half a line, after which nothing is readable."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read(1) in (b"", b"\n"):
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def _open_database(url: str) -> RDBStorage:
+    """The storage in a database; PostgreSQL is spoken to by psycopg, and must answer within `CONNECT` seconds."""
+    place = make_url(url)
+    if place.drivername == "postgresql":
+        place = place.set(drivername="postgresql+psycopg")
+    if place.drivername == "postgresql+psycopg":
+        place = place.update_query_dict({"connect_timeout": str(CONNECT), **place.query})
+    for attempt in range(ATTEMPTS):
+        try:
+            return RDBStorage(place.render_as_string(hide_password=False))
+        except (IntegrityError, ProgrammingError) as error:
+            if attempt == ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) == NO_RIGHTS:
+                raise
+            time.sleep(random.uniform(0, 0.5))  # another process is making the tables
+        except ImportError as error:
+            needs = "pip install 'drexcache[postgres]'" if "psycopg" in place.drivername else "install its driver"
+            raise ImportError(f"the Python package for {place.drivername} is missing: {needs}") from error
+    raise AssertionError("unreachable")
+
+
+def _open_proxy(url: str) -> GrpcStorageProxy:
+    """The storage behind a proxy, grpc://HOST:PORT, that `optuna.storages.run_grpc_proxy_server` serves."""
+    place = urlsplit(url)
+    if not place.hostname or not place.port:
+        raise ValueError("a proxy is given as grpc://HOST:PORT")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            proxy = _Proxy(host=place.hostname, port=place.port)
+        proxy.wait_server_ready(timeout=CONNECT)
+    except ImportError as error:
+        raise ImportError("the Python package grpcio is missing: pip install 'drexcache[grpc]'") from error
+    except ConnectionError as error:
+        raise ConnectionError(f"no proxy has answered within {CONNECT} seconds") from error
+    return proxy
+
+
+class _Proxy(GrpcStorageProxy):
+    """Optuna's own client waits without limit and raises gRPC's errors; this one has a deadline and raises Optuna's."""
+
+    def _setup(self) -> None:
+        super()._setup()
+        for name, procedure in vars(self._stub).items():
+            setattr(self._stub, name, _limited(procedure))
+
+
+def _limited(procedure: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A procedure of the proxy with a deadline."""
+    from grpc import RpcError
+
+    def call(request: Any) -> Any:
+        try:
+            return procedure(request, timeout=CALL)
+        except RpcError as error:
+            if error.code().name in EXPECTED:
+                raise
+            raise StorageInternalError(f"the proxy: {error.details()}") from error
+
+    return call
+
+
+def _unusable(place: str | Path, error: BaseException) -> DrexcacheError:
+    """What a storage says is wrong, in one line, and what to do about missing rights."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None and hasattr(error.__cause__, "orig"):
+        error = error.__cause__
+    said = getattr(error, "orig", None) or error  # SQLAlchemy adds the statement and a link
+    text = next((line.strip() for line in str(said).splitlines() if line.strip()), type(said).__name__)
+    if getattr(said, "sqlstate", None) == NO_RIGHTS:
+        text += "; give the role a database of its own (CREATE DATABASE ... OWNER ...), or the rights on this one"
+    return DrexcacheError(f"{without_password(str(place))}: the storage of trials cannot be used: {text}")

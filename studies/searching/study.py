@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,23 +19,12 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS, higher_is_better
 from drexcache.studies.evaluation import comparable, duplicate_groups
-from drexcache.studies.searching.heartbeat import beating
-from drexcache.studies.searching.interruption import Interruption
 from drexcache.studies.searching.outcome import SearchResult, conclude
 from drexcache.studies.searching.pool import Pool, make_pruner, stack_size
-from drexcache.studies.searching.sampler import SpaceSampler
 from drexcache.studies.searching.space import SearchSpace, make_space
-from drexcache.studies.searching.storage import (
-    JOURNAL,
-    STORAGE_ERRORS,
-    Direction,
-    counted,
-    finished,
-    open_storage,
-    open_study,
-    usable,
-)
-from drexcache.studies.searching.trials import Task, make_task
+from drexcache.studies.searching.storage import JOURNAL, STORAGE_ERRORS, open_storage, usable
+from drexcache.studies.searching.task import Task, make_task
+from drexcache.studies.searching.trials import Direction, SpaceSampler, counted, finished, kept_alive, open_study
 
 ProgressCall = Callable[[int, int, str], None]
 LOOK = 1.0  # seconds between two looks at what all processes have done: each costs a database some ten queries
@@ -73,41 +65,6 @@ def search(
     >>> found.best["regressor"], found.best["trials"]
     ('svr', 3)
     """
-    plan = _planned(
-        matrix, regressors, narrowed, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed
-    )
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = open_storage(storage, folder)
-    with usable(storage or folder / JOURNAL):
-        running: dict[int, Any] = {}
-        pools = _pools(plan, opened, study or plan.task.matrix.dataset, total_trials, folder, running)
-        with beating(running), Interruption() as interruption:
-            _run(pools, interruption, progress)
-        return conclude(plan.task, pools, folder, plan.notes, interrupted=interruption.asked)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    task: Task
-    spaces: list[SearchSpace]
-    notes: list[str]
-
-    def made_for(self, space: SearchSpace) -> dict[str, Any]:
-        """What two runs must share to be one search."""
-        matrix = self.task.matrix
-        return {
-            "dataset": matrix.dataset, "target": matrix.target, "images": len(matrix), "rows": _digest(matrix),
-            "fingerprint": {name: matrix.fingerprints.get(name, "") for name in space.blocks},
-            "space": space.describe(), "folds": int(self.task.folds.max()) + 1, "repeats": len(self.task.folds),
-            "holdout": self.task.held == 1, "metric": self.task.metric, "seed": self.task.seed,
-        }  # fmt: skip
-
-
-def _planned(
-    matrix: FeatureMatrix, regressors: Sequence[str], narrowed: Mapping[str, Any] | None, *, folds: int, repeats: int,
-    holdout: bool, metric: str, seed: int,
-) -> _Plan:  # fmt: skip
     if not regressors or len(set(regressors)) < len(regressors):
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if metric not in METRICS:
@@ -116,7 +73,17 @@ def _planned(
     spaces = [make_space(name, rated, narrowed) for name in regressors]
     same, notes = duplicate_groups(rated)
     task = make_task(rated, same, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed)
-    return _Plan(task, spaces, notes)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = open_storage(storage, folder)
+    with usable(storage or folder / JOURNAL):
+        pools = _pools(task, spaces, opened, study or matrix.dataset, total_trials, folder)
+        with (
+            kept_alive(lambda: [trial for pool in pools for trial, _ in pool.members]),
+            Interruption() as interruption,
+        ):
+            _run(pools, interruption, progress)
+        return conclude(task, pools, folder, notes, interrupted=interruption.asked)
 
 
 def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> list[int]:
@@ -139,25 +106,75 @@ def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> li
 
 
 def _pools(
-    plan: _Plan, storage: BaseStorage, name: str, total: int, folder: Path, running: dict[int, Any]
+    task: Task, spaces: Sequence[SearchSpace], storage: BaseStorage, name: str, total: int, folder: Path
 ) -> list[Pool]:
     """A study for every space and its share of the trials; sampler and pruner are set explicitly and with a seed."""
-    direction: Direction = "maximize" if higher_is_better(plan.task.metric) else "minimize"
-    studies = [
-        open_study(storage, f"{name}/{space.regressor}", direction, plan.made_for(space)) for space in plan.spaces
-    ]
-    totals = shares(plan.spaces, total, [counted(study) for study in studies])
+    direction: Direction = "maximize" if higher_is_better(task.metric) else "minimize"
+    studies = [open_study(storage, f"{name}/{space.regressor}", direction, _made_for(task, space)) for space in spaces]
+    totals = shares(spaces, total, [counted(study) for study in studies])
     if sum(totals) > total:
         raise DrexcacheError(
             f"{folder}: {sum(totals)} trials are done already and --total-trials counts all of them; "
             f"give {sum(totals)} or more"
         )
-    pools = []
-    for study, space, share in zip(studies, plan.spaces, totals, strict=True):
-        study.sampler = SpaceSampler(space, space.start(plan.task.matrix), plan.task.seed)
-        study.pruner = make_pruner(plan.task)
-        pools.append(Pool(study, space, plan.task, share, folder, running, stack_size(space, plan.task)))
-    return pools
+    for study, space in zip(studies, spaces, strict=True):
+        study.sampler = SpaceSampler(space, space.defaults(task.matrix), task.seed)
+        study.pruner = make_pruner(task)
+    return [
+        Pool(study, space, task, share, folder, stack_size(space, task))
+        for study, space, share in zip(studies, spaces, totals, strict=True)
+    ]
+
+
+def _made_for(task: Task, space: SearchSpace) -> dict[str, Any]:
+    """What two runs must share to be one search."""
+    matrix = task.matrix
+    return {
+        "dataset": matrix.dataset, "target": matrix.target, "images": len(matrix), "rows": _digest(matrix),
+        "fingerprint": {name: matrix.fingerprints.get(name, "") for name in space.blocks},
+        "space": space.describe(), "folds": int(task.folds.max()) + 1, "repeats": len(task.folds),
+        "holdout": task.held == 1, "metric": task.metric, "seed": task.seed,
+    }  # fmt: skip
+
+
+class Interruption:
+    """A context in which Ctrl-C sets ``asked``, or raises KeyboardInterrupt where that is allowed.
+
+    So a training stops at once, and every write is finished first.
+
+    >>> with Interruption() as interruption:
+    ...     signal.raise_signal(signal.SIGINT)
+    >>> interruption.asked
+    True
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._allowed = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Here Ctrl-C may cut."""
+        self._allowed = True
+        try:
+            yield
+        finally:
+            self._allowed = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._allowed:
+            raise KeyboardInterrupt
 
 
 def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCall | None) -> None:

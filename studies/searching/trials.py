@@ -1,161 +1,218 @@
-"""What a candidate is worth: trained on the other folds, scored on images it has not seen."""
+"""The trials of a study: proposed, claimed by one process each, kept alive, and given up when their process is gone.
+
+Optuna's own heartbeat works inside ``Study.optimize`` and for databases only, its ``MaxTrialsCallback`` lets several
+processes overshoot, and its sampler's random state is not kept; these are the three things done here instead.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
+import socket
+import threading
 import time
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
+import optuna
+from optuna import Study, Trial
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
-from drexcache.bootstrap import Floats
-from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import AttentionFusionRegressor, fit_many
-from drexcache.metrics import METRICS
-from drexcache.regressors import make_regressor
-from drexcache.studies.evaluation import hash_folds
-from drexcache.studies.searching.space import Candidate
+from drexcache.studies.searching.space import SearchSpace
 
-Stage = tuple[int, int]  # repeat, fold
-# what a training may raise for settings that do not suit the data; anything else is a bug and is shown
-FAILURES = (ValueError, ArithmeticError, MemoryError, RuntimeError, DrexcacheError)
+Direction = Literal["minimize", "maximize"]
+MADE_FOR, ERROR = "made for", "error"  # user attributes: of a study, of a trial whose candidate could not be trained
+WORKER, BEAT = "worker", "last sign of life"  # user attributes of a running trial
+EVERY, GRACE = 20.0, 120.0  # seconds between two signs of life, and without one until a process is taken for dead
+UNSIGNED = 15.0  # the same for a trial that was never signed: its process died within milliseconds of making it
+DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ATTEMPTS = 50  # to propose a candidate that is allowed and new
 
 
-@dataclass(frozen=True)
-class Task:
-    """Training rows, and which of them are held out when.
+def open_study(storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any]) -> Study:
+    """The study of that name, new or old.
 
-    matrix : n rated images, none of which any test will use. folds : (repeats, n) ints.
-    same : (n,) names that copies and near-copies of an image share; they share their folds.
-    held : the folds that are held out; with only the first, it is an inner split.
+    Raises
+    ------
+    DrexcacheError : it was made for something else; the message says what differs.
     """
-
-    matrix: FeatureMatrix
-    folds: NDArray[np.intp]
-    same: Sequence[str]
-    held: int
-    metric: str
-    seed: int
-
-    @property
-    def stages(self) -> list[Stage]:
-        """Trainings of one candidate, in order."""
-        return [(repeat, fold) for repeat in range(len(self.folds)) for fold in range(self.held)]
-
-    def rows(self, stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Positions of the images to train on and of those held out."""
-        repeat, fold = stage
-        out = self.folds[repeat] == fold
-        return np.flatnonzero(~out), np.flatnonzero(out)
-
-    def estimator(self, candidate: Candidate) -> Any:
-        """The candidate's unfitted estimator, made for all of X: a fusion head knows its blocks' columns itself."""
-        named = replace(self.matrix, blocks={name: self.matrix.blocks[name] for name in candidate.blocks})
-        return make_regressor(candidate.regressor, named, self.seed, candidate.settings)
-
-    def features(self, candidate: Candidate) -> NDArray[np.float32]:
-        """What the candidate's estimator takes: all of X for a fusion head, else its blocks' columns."""
-        every = len(candidate.blocks) == len(self.matrix.blocks)
-        if every or isinstance(self.estimator(candidate), AttentionFusionRegressor):
-            return self.matrix.X
-        return self.matrix.select(candidate.blocks).X
+    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    if MADE_FOR not in study.user_attrs:
+        study.set_user_attr(MADE_FOR, dict(made_for))
+    # read again: another process may have been quicker
+    lines = _differences(study.user_attrs[MADE_FOR], made_for)
+    if lines:
+        raise DrexcacheError(
+            f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); "
+            "choose another folder or --study name, or search as before"
+        )
+    return study
 
 
-def make_task(
-    matrix: FeatureMatrix, same: Sequence[str], *, folds: int, repeats: int, holdout: bool, metric: str, seed: int
-) -> Task:
-    """The task on a matrix of training rows; ``same`` (n,) names images that must share a fold.
+def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) -> Trial | None:
+    """A new running trial of this process, or None where the study has its total.
 
-    The folds are those of `drexcache.studies.evaluate`, except that near-duplicates stay together.
+    Exact with any number of processes, because the storage gives every trial a number of its own: a trial counts
+    only if fewer than ``total`` trials with lower numbers do, whatever the others see at that moment.
     """
-    divided = np.stack([hash_folds(matrix.ids, folds, repeat, same) for repeat in range(repeats)])
-    return Task(matrix, divided, same, 1 if holdout else folds, metric, seed)
-
-
-@dataclass
-class Progress:
-    """How far one candidate is: predictions (repeats, n), NaN where not yet held out, and a score per stage."""
-
-    candidate: Candidate
-    predicted: Floats
-    fold_scores: list[float | None] = field(default_factory=list)
-    seconds: float = 0.0
-    failure: str = ""
-
-    def add(self, task: Task, predicted: Floats, seconds: float) -> None:
-        """What the next stage predicted for its held-out images."""
-        stage = task.stages[len(self.fold_scores)]
-        rows = task.rows(stage)[1]
-        self.predicted[stage[0], rows] = predicted
-        self.seconds += seconds
-        constant = len(rows) < 3 or np.ptp(predicted) <= 1e-12 * np.abs(predicted).max()
-        self.fold_scores.append(None if constant else METRICS[task.metric](task.matrix.y[rows], predicted))
-
-    def scores(self, task: Task, metric: str) -> list[float | None]:
-        """The metric of each repeat's held-out predictions so far, None where it is undefined.
-
-        Predictions that are constant in every fold have no correlation, although the folds' constants differ.
-        """
-        if metric in ("pearson", "spearman", "kendall") and all(score is None for score in self.fold_scores):
-            return [None]
-        begun = [(task.matrix.y[np.isfinite(row)], row[np.isfinite(row)]) for row in self.predicted]
-        return [METRICS[metric](rated, row) for rated, row in begun if len(row) >= 3]
-
-    def score(self, task: Task, metric: str | None = None) -> float | None:
-        """Mean over the repeats; None where the metric is undefined."""
-        values = self.scores(task, metric or task.metric)
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def start(task: Task, candidate: Candidate) -> Progress:
-    """A candidate that nothing is known of."""
-    return Progress(candidate, np.full(task.folds.shape, np.nan))
-
-
-def advance(task: Task, members: Sequence[Progress]) -> None:
-    """Train every member (all of one regressor) for its next stage; fusion heads together in one stack."""
-    try:
-        estimators = [task.estimator(member.candidate) for member in members]
-        if len(members) > 1 and all(isinstance(one, AttentionFusionRegressor) for one in estimators):
-            _advance_together(task, members, estimators)
-            return
-    except FAILURES:  # one of them: which one shows when each is trained alone
-        pass
-    for member in members:
+    while counted(study) < total:
+        trial = study.ask(distributions)
+        before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        if sum(not is_void(other) for other in before) >= total:
+            give_up(study, trial.number)
+            return None
         try:
-            _advance_one(task, member)
-        except FAILURES as error:
-            member.failure = str(error).strip().split("\n")[0] or type(error).__name__
+            trial.set_user_attr(WORKER, _this_process())
+            trial.set_user_attr(BEAT, time.time())
+        except UpdateFinishedTrialError:  # others took this process for dead, and the trial is theirs to replace
+            continue
+        return trial
+    return None
 
 
-def _advance_together(task: Task, members: Sequence[Progress], estimators: Sequence[AttentionFusionRegressor]) -> None:
-    rows = [task.rows(task.stages[len(member.fold_scores)]) for member in members]
-    started = time.perf_counter()
-    models = fit_many(estimators, task.matrix.X, task.matrix.y, [train for train, _ in rows])
-    each = (time.perf_counter() - started) / len(members)
-    parts = [_checked(model.predict(task.matrix.X[held])) for model, (_, held) in zip(models, rows, strict=True)]
-    for member, predicted in zip(members, parts, strict=True):
-        member.add(task, predicted, each)
+def give_up(study: Study, number: int) -> None:
+    """End a trial without a result; another will take its place."""
+    try:
+        study.tell(number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):  # another process was quicker
+        return
 
 
-def _advance_one(task: Task, member: Progress) -> None:
-    train, held = task.rows(task.stages[len(member.fold_scores)])
-    X = task.features(member.candidate)
-    started = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # its score says whether it went far enough
-        estimator = task.estimator(member.candidate).fit(X[train], task.matrix.y[train])
-    member.add(task, _checked(estimator.predict(X[held])), time.perf_counter() - started)
+def is_void(trial: FrozenTrial) -> bool:
+    """Whether a trial was given up without a result: its process died, was interrupted, or came too late."""
+    return trial.state is TrialState.FAIL and ERROR not in trial.user_attrs
 
 
-def _checked(predicted: Any) -> Floats:
-    values = np.asarray(predicted, dtype=np.float64).reshape(-1)
-    if not np.isfinite(values).all():
-        raise ValueError("its predictions are not finite")
-    return values
+def counted(study: Study) -> int:
+    """Trials that count towards the total: all but those that were given up."""
+    return sum(not is_void(trial) for trial in study.get_trials(deepcopy=False))
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """Trials that have a result: a score, a reason for being pruned, or a reason for having failed."""
+    return [trial for trial in study.get_trials(deepcopy=False, states=DONE) if not is_void(trial)]
+
+
+@contextmanager
+def kept_alive(running: Callable[[], Sequence[Trial]]) -> Iterator[None]:
+    """Sign the trials that ``running`` lists, again and again, while the context lasts."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(EVERY):
+            for trial in running():
+                if over.is_set():  # a storage that hangs takes its time for each sign
+                    return
+                try:
+                    trial.set_user_attr(BEAT, time.time())
+                except (OptunaError, OSError, RuntimeError):  # it has just ended, or the storage is away for a moment
+                    continue
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def elsewhere(study: Study, mine: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Numbers of the running trials that are not mine: (of living processes, of dead ones)."""
+    alive: list[int] = []
+    dead: list[int] = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number not in mine:
+            (dead if _is_orphan(trial) else alive).append(trial.number)
+    return alive, dead
+
+
+def _is_orphan(trial: FrozenTrial) -> bool:
+    """Its process is gone from this machine, or has given no sign for too long."""
+    host, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
+    if host == socket.gethostname() and not _exists(int(process)):
+        return True
+    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    silent = time.time() - float(trial.user_attrs.get(BEAT, started))
+    return silent > (GRACE if BEAT in trial.user_attrs else UNSIGNED)
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class SpaceSampler(BaseSampler):
+    """Optuna's TPE, seeded anew for every trial, so that a continued study goes on as if never cut.
+
+    The seed comes from the study's seed and the trial's number, which the storage gives to one process only: any
+    number of processes may share a study. Candidates without a block, and those that were tried before, are drawn
+    again.
+
+    defaults : parameters of the first trial. seed : of the study.
+    """
+
+    def __init__(self, space: SearchSpace, defaults: dict[str, Any], seed: int) -> None:
+        self.space, self.defaults, self.seed = space, defaults, seed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All of it: every trial has every parameter."""
+        return self.space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The parameters of a new trial."""
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        if all(is_void(other) for other in others if other.number < trial.number):
+            return self.defaults
+        tried = [other.params for other in others] if math.isfinite(self.space.size) else []
+        tpe = TPESampler(seed=self.seed_of(trial.number))
+        params: dict[str, Any] = {}
+        for _ in range(ATTEMPTS):
+            params = tpe.sample_relative(study, trial, search_space)
+            for name, distribution in search_space.items():
+                if name not in params:
+                    params[name] = tpe.sample_independent(study, trial, name, distribution)
+            if self.space.allows(params) and params not in tried:
+                return params
+        return params if self.space.allows(params) else self.defaults
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed: `sample_relative` gives every parameter."""
+        raise AssertionError(f"{param_name} is no parameter of the space")
+
+    def seed_of(self, number: int) -> int:
+        """Of that trial's generator."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{number}".encode()).digest()[:4])
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What differs, key by key, as "key: old -> new"."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
+    keys = dict.fromkeys([*old, *new])
+    return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{where} {key}".strip())]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text  # a fingerprint
