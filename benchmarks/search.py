@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,11 @@ from drexcache.cache.matrix import FeatureMatrix
 from drexcache.fusion.estimator import AttentionFusionRegressor
 from drexcache.regressors.named import make_regressor
 from drexcache.studies.searching import pool as search_pool
-from drexcache.studies.searching.sampler import SpaceSampler
 from drexcache.studies.searching.space import Candidate, SearchSpace, make_space
-from drexcache.studies.searching.storage import claim, open_storage, open_study
+from drexcache.studies.searching.storage import open_storage
 from drexcache.studies.searching.study import search
-from drexcache.studies.searching.trials import Progress, Task, make_task
+from drexcache.studies.searching.task import Attempt, Task, make_task
+from drexcache.studies.searching.trials import SpaceSampler, claim, open_study
 
 FOLDS = 4
 # Both preset and space are those of the regressor "fusion", but shorter, so that the plain side ends in minutes.
@@ -127,7 +126,7 @@ def plain_search(task: Task, space: SearchSpace, trials: int, device: str) -> tu
         return metrics.pearson(task.matrix.y, predicted) or 0.0
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=task.seed))
-    study.enqueue_trial(space.start(task.matrix))
+    study.enqueue_trial(space.defaults(task.matrix))
     study.optimize(objective, n_trials=trials)
     return study.best_value, space.candidate(study.best_params)
 
@@ -139,13 +138,14 @@ def on_fresh_images(candidate: Candidate, matrix: FeatureMatrix, fresh: FeatureM
     return statistics.mean(metrics.pearson(new.y, head.predict(new.X)) or 0.0 for head in heads)
 
 
-@dataclass
-class Given(Progress):
+class Given(Attempt):
     """A candidate whose score is known, so that neither training nor scoring takes time."""
 
-    value: float = 0.0
+    def __init__(self, task: Task, candidate: Candidate, value: float) -> None:
+        super().__init__(task, candidate)
+        self.value = value
 
-    def score(self, task: Task, metric: str | None = None) -> float:
+    def score(self, metric: str) -> float:
         """That score, for every metric."""
         return self.value
 
@@ -157,18 +157,17 @@ def overhead(trials: int) -> tuple[float, float, int]:
     task = make_task(matrix, (), folds=5, repeats=1, holdout=False, metric="pearson", seed=42)
     with tempfile.TemporaryDirectory() as folder:
         study = open_study(open_storage(None, Path(folder)), "overhead", "maximize", {})
-        study.sampler, study.pruner = SpaceSampler(space, space.start(matrix), 42), search_pool.make_pruner(task)
-        pool = search_pool.Pool(study, space, task, trials, Path(folder), {}, 1)
+        study.sampler, study.pruner = SpaceSampler(space, space.defaults(matrix), 42), search_pool.make_pruner(task)
+        pool = search_pool.Pool(study, space, task, trials, Path(folder))
         spent = []
         for _ in range(trials):
             started = time.perf_counter()
             trial = claim(study, space.distributions, trials)
             assert trial is not None
-            search_pool.sign(trial)
-            given = Given(space.candidate(trial.params), np.empty(0), value=-abs(np.log10(trial.params["lr"]) + 3))
+            given = Given(task, space.candidate(trial.params), -abs(np.log10(trial.params["lr"]) + 3))
             for _ in task.stages:
                 given.fold_scores.append(given.value)
-                if not pool._goes_on(trial, given):
+                if not pool.goes_on(trial, given):
                     break
             spent.append(1000 * (time.perf_counter() - started))
     return statistics.mean(spent), statistics.mean(spent[-100:]), len(space.distributions)

@@ -40,7 +40,7 @@ def command(
     """Search the settings and blocks of regressors by k-fold; the same command again goes on.
 
     Every regressor gets an equal share of the trials. The folder holds best.json, for drexcache train --from,
-    and a table of all regressors, the trials, and plots.
+    a table of all regressors, and the trials; drexcache report --study draws them.
 
     \b
     drexcache search scenes.h5 -r fusion -r svr -o search-scenes --total-trials 60
@@ -48,7 +48,7 @@ def command(
     """
     from drexcache.cache import open_cache
     from drexcache.studies import ledger
-    from drexcache.studies.searching import plot_search, read_narrowed, search, training_rows, without_password
+    from drexcache.studies.searching import read_narrowed, search, training_rows, without_password
 
     matrix = training_rows(open_cache(cache).matrix(blocks or None, target), split, cache)
     narrowed = read_narrowed(space, regressors, trust=trust) if space else None
@@ -61,7 +61,6 @@ def command(
     if found.interrupted:
         say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
         raise SystemExit(130)
-    pictures = plot_search(found)
     command_typed = command_line()
     if storage:
         command_typed = command_typed.replace(storage, without_password(storage))
@@ -69,4 +68,4 @@ def command(
         out, "search", command=command_typed, caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
         settings=found.best, scores=found.scores(), files=[f"{out}/best.json", f"{out}/trials.csv"],
     )  # fmt: skip
-    say(f"best settings in {out}/best.json, all trials in {out}/trials.csv; {pictures}; recorded in {record}")
+    say(f"best settings in {out}/best.json, all trials in {out}/trials.csv; recorded in {record}")

@@ -15,10 +15,11 @@ from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.named import make_regressor, search_space
 from drexcache.studies import evaluate
-from drexcache.studies.searching.rows import training_rows
 from drexcache.studies.searching.space import make_space, read_narrowed
-from drexcache.studies.searching.storage import MADE_FOR, finished, open_storage
+from drexcache.studies.searching.storage import open_storage
 from drexcache.studies.searching.study import search, shares
+from drexcache.studies.searching.task import training_rows
+from drexcache.studies.searching.trials import MADE_FOR, finished
 
 
 def toy(n: int = 60, **fields: Any) -> FeatureMatrix:

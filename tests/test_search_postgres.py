@@ -26,12 +26,22 @@ from sqlalchemy import make_url
 import drexcache
 from drexcache.cli import main
 from drexcache.features import extract
-from drexcache.studies.searching import servers as search_servers
-from drexcache.studies.searching.heartbeat import BEAT, WORKER, elsewhere
-from drexcache.studies.searching.sampler import SpaceSampler
+from drexcache.studies.searching import storage as search_storage
 from drexcache.studies.searching.space import make_space
-from drexcache.studies.searching.storage import claim, counted, finished, give_up, is_void, open_storage, open_study
+from drexcache.studies.searching.storage import open_storage
 from drexcache.studies.searching.study import search
+from drexcache.studies.searching.trials import (
+    BEAT,
+    WORKER,
+    SpaceSampler,
+    claim,
+    counted,
+    elsewhere,
+    finished,
+    give_up,
+    is_void,
+    open_study,
+)
 
 psycopg = pytest.importorskip("psycopg", reason="needs psycopg (pip install 'drexcache[postgres]')")
 
@@ -193,9 +203,9 @@ def test_four_processes_share_a_study_on_postgresql(cache: Path, new_database: N
     print(f"best of four processes {best:.4f}; of one process {np.round(alone, 4).tolist()}")
     assert best >= np.mean(alone) - MARGIN * np.std(alone, ddof=1)
     space = make_space("svr", matrix)
-    sampler = SpaceSampler(space, space.start(matrix), 42)
+    sampler = SpaceSampler(space, space.defaults(matrix), 42)
     numbers = [trial.number for trial in study_at(url).trials]
-    assert len({sampler._seed(number) for number in numbers}) == len(numbers)
+    assert len({sampler.seed_of(number) for number in numbers}) == len(numbers)
 
 
 def test_two_processes_search_through_a_proxy(cache: Path, new_database: NewDatabase, tmp_path: Path) -> None:
@@ -267,7 +277,7 @@ def test_rights_and_passwords(cache: Path, server: str, new_database: NewDatabas
 
 
 def test_servers_that_do_not_answer(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_servers, "CONNECT", 1)
+    monkeypatch.setattr(search_storage, "CONNECT", 1)
     with socket.socket() as silent:  # takes connections and says nothing
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -292,7 +302,7 @@ def test_a_proxy_that_is_lost_in_the_middle(
     cache: Path, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
     """Gone, or there and silent: the search ends in a sentence, and what is finished is kept."""
-    monkeypatch.setattr(search_servers, "CALL", 1.0)
+    monkeypatch.setattr(search_storage, "CALL", 1.0)
     database = new_database()
     with proxy_of(database) as (url, process):
 

@@ -11,15 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import pytest
 from optuna.trial import TrialState
 from test_search import study_of, toy
 
-from drexcache.studies.searching import sampler as search_sampler
-from drexcache.studies.searching.heartbeat import BEAT, WORKER, elsewhere
 from drexcache.studies.searching.space import make_space
-from drexcache.studies.searching.storage import JOURNAL, claim, counted, finished, give_up, is_void, open_storage
+from drexcache.studies.searching.storage import JOURNAL, open_storage
 from drexcache.studies.searching.study import search
+from drexcache.studies.searching.trials import (
+    BEAT,
+    WORKER,
+    SpaceSampler,
+    claim,
+    counted,
+    elsewhere,
+    finished,
+    give_up,
+    is_void,
+)
 
 SCRIPT = """
 import sys
@@ -126,22 +134,16 @@ def test_a_process_without_a_sign_of_life_is_taken_for_dead(tmp_path: Path) -> N
     assert elsewhere(study, [quiet.number]) == ([lively.number], [])
 
 
-def test_seeds_are_distinct_and_tpe_sees_a_bounded_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_sampler, "RECENT", 20)
-    monkeypatch.setattr(search_sampler, "BEST", 5)
+def test_seeds_are_distinct_and_the_sampler_learns(tmp_path: Path) -> None:
     space = make_space("svr", toy())
-    sampler = search_sampler.SpaceSampler(space, space.start(toy()), 42)
-    assert len({sampler._seed(number) for number in range(1000)}) == 1000
+    sampler = SpaceSampler(space, space.defaults(toy()), 42)
+    assert len({sampler.seed_of(number) for number in range(1000)}) == 1000
     study = optuna.create_study(
         storage=open_storage(None, tmp_path), study_name="s", sampler=sampler, direction="maximize"
     )
     for _ in range(50):
         trial = study.ask(space.distributions)
         study.tell(trial, -abs(np.log10(trial.params["svr__C"]) - 1))
-    view = search_sampler._Recent("s", study._storage)
-    seen = view._get_trials(deepcopy=False)
-    assert len(seen) == search_sampler.RECENT + search_sampler.BEST
-    assert study.best_trial.number in [trial.number for trial in seen]
     late = [abs(np.log10(trial.params["svr__C"]) - 1) for trial in study.trials[-15:]]
     early = [abs(np.log10(trial.params["svr__C"]) - 1) for trial in study.trials[:10]]
     assert np.mean(late) < 0.8 * np.mean(early)

@@ -280,13 +280,15 @@ def _write(result: SearchResult, found: Sequence[_Found]) -> None:
     """best.json, results.csv, results.md, importance.csv, trials.csv."""
     shares = [(name, *item) for name, own in result.importance.items() for item in own.items()]
     trials = [one.trial_record(trial) for one in found for trial in one.trials]
-    write_files({
-        result.folder / "best.json": json.dumps(result.best, indent=2) + "\n",
-        result.folder / "results.md": result.markdown(),
-        result.folder / "results.csv": _csv([field.name for field in fields(Row)], map(astuple, result.rows)),
-        result.folder / "importance.csv": _csv(["regressor", "parameter", "importance"], shares),
-        result.folder / "trials.csv": _csv(TRIAL_COLUMNS, trials),
-    })
+    write_files(
+        {
+            result.folder / "best.json": json.dumps(result.best, indent=2) + "\n",
+            result.folder / "results.md": result.markdown(),
+            result.folder / "results.csv": _csv([field.name for field in fields(Row)], map(astuple, result.rows)),
+            result.folder / "importance.csv": _csv(["regressor", "parameter", "importance"], shares),
+            result.folder / "trials.csv": _csv(TRIAL_COLUMNS, trials),
+        }
+    )
 
 
 def _csv(columns: Sequence[str], records: Iterable[tuple]) -> str:

@@ -39,7 +39,7 @@ def _unjudged(task: Task) -> int:
 
 
 def stack_size(space: SearchSpace, task: Task) -> int:
-    """Trials that are trained together: 1, or of a regressor that has ``fit_many`` what stacks and threads take well."""
+    """Trials that are trained together: 1, or with ``fit_many`` what stacks and threads take well."""
     if not hasattr(task.estimator(space.candidate(space.defaults(task.matrix))), "fit_many"):
         return 1
     return 32 if torch.cuda.is_available() else 8

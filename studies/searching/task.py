@@ -157,9 +157,9 @@ class Attempt:
 
 
 def advance(attempts: Sequence[Attempt]) -> None:
-    """Train every attempt (all of one task and one regressor) for its next stage; those that have ``fit_many`` together."""
+    """Train every attempt, all of one task and one regressor, for its next stage; together where it can."""
     try:
-        if len(attempts) > 1:
+        if len(attempts) > 1:  # the regressor has fit_many
             _advance_together(attempts)
             return
     except FAILURES:  # one of them: which one shows when each is trained alone
