@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_files
 from drexcache.metrics import higher_is_better, interval
-from drexcache.scores import Table, number, render, score_entry
+from drexcache.scores import Entry, Table, number, render, score_entry
 from drexcache.studies.searching.optimism import corrected
 from drexcache.studies.searching.pool import Pool, predictions_path
 from drexcache.studies.searching.space import BLOCK, Candidate, SearchSpace
@@ -97,7 +97,7 @@ class SearchResult:
             "regressor", "trials (pruned, failed)", f"{self.best['metric']} [95% interval]",
             "nested estimate [95% interval]", "training s", "predicting s / 1,000", "MB", "blocks",
         ]  # fmt: skip
-        body = [
+        body: list[list[Entry | str]] = [
             [
                 row.regressor, f"{row.trials} ({row.pruned}, {row.failed})",
                 score_entry(row.score, row.low, row.high, missing="–"),
