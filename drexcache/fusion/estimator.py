@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -12,6 +13,8 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from drexcache.cache import CachedRows
+from drexcache.files import write_file
 from drexcache.fusion.checks import Arms, check_settings, require_finite, resolved_arms
 from drexcache.fusion.fitting import checked, device_of, fit_together, seeds_of
 from drexcache.fusion.head import fuse, parameter_shapes, project
@@ -23,6 +26,43 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fusion": {"ema_horizon": 0.1, "min_steps": 400},
 }
 ROWS_AT_ONCE = 2048
+
+
+def fit_many(
+    estimators: Sequence[AttentionFusionRegressor],
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: Sequence[np.ndarray | None] | None = None,
+    *,
+    datasets: ArrayLike | None = None,
+    stack: int | None = None,
+) -> list[AttentionFusionRegressor]:
+    """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
+
+    X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
+    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads at a time; None for what suits the
+    device. Estimator k's result is that of ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point
+    tolerance.
+
+    Raises
+    ------
+    ValueError : as `AttentionFusionRegressor.fit`.
+
+    >>> X = np.random.default_rng(0).normal(size=(60, 6)).astype("float32")
+    >>> y, folds = X[:, 0], [np.arange(0, 40), np.arange(20, 60)]
+    >>> small = AttentionFusionRegressor(width=16, epochs=2)
+    >>> [model.predict(X).shape for model in fit_many([small, small], X, y, folds)]
+    [(60,), (60,)]
+    """
+    models = [clone(estimator) for estimator in estimators]
+    all_rows = list(rows) if rows is not None else [None] * len(models)
+    if len(all_rows) != len(models):
+        raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
+    if not models:
+        return []
+    X_checked, y_checked = checked(models[0], X, y)
+    fit_together(models, X_checked, y_checked, all_rows, datasets, stack=stack)
+    return models
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
@@ -76,6 +116,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     """
 
     __module__ = "drexcache.fusion"  # the public place, which model files name; the class itself may move
+
+    # Others ask with hasattr for what another regressor may offer too: fit_many, fit_stream, each_seed, attention,
+    # get_state, from_state and write_log, and the parameters arms and fixed_average.
+    fit_many = staticmethod(fit_many)
 
     def __init__(
         self,
@@ -143,6 +187,18 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     @overload
     def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def fit_stream(self, rows: CachedRows) -> AttentionFusionRegressor:
+        """Train on rows that are read from their cache while they are trained on, in an order shuffled locally.
+
+        Two windows of 8,192 rows are in memory at a time; with no more rows than that the result is `fit`'s.
+
+        Raises
+        ------
+        ValueError : as `fit`.
+        """
+        fit_together([self], rows, rows.y, [None], None)
+        return self
+
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
         scores, _ = self.each_seed(X)
@@ -179,6 +235,18 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
             scores.append(out[0].cpu().numpy())
             weights.append(out[1].cpu().numpy())
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
+
+    def write_log(self, path: str | Path) -> None:
+        """Write ``log_`` as a CSV, a row per epoch; a correlation that is undefined stays empty.
+
+        Raises
+        ------
+        DrexcacheError : the file cannot be written.
+        """
+        import pandas as pd
+
+        check_is_fitted(self)
+        write_file(path, pd.DataFrame(self.log_).to_csv(index=False, float_format="%.6g"))
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by name and JSON-able settings: all that `from_state` needs."""
@@ -226,40 +294,3 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.regressor_tags.poor_score = True  # the paper's settings are for thousands of ratings on [0, 1]
         return tags
-
-
-def fit_many(
-    estimators: Sequence[AttentionFusionRegressor],
-    X: np.ndarray,
-    y: np.ndarray,
-    rows: Sequence[np.ndarray | None] | None = None,
-    *,
-    datasets: ArrayLike | None = None,
-    stack: int | None = None,
-) -> list[AttentionFusionRegressor]:
-    """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
-
-    X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
-    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads at a time; None for what suits the
-    device. Estimator k's result is that of ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point
-    tolerance.
-
-    Raises
-    ------
-    ValueError : as `AttentionFusionRegressor.fit`.
-
-    >>> X = np.random.default_rng(0).normal(size=(60, 6)).astype("float32")
-    >>> y, folds = X[:, 0], [np.arange(0, 40), np.arange(20, 60)]
-    >>> small = AttentionFusionRegressor(width=16, epochs=2)
-    >>> [model.predict(X).shape for model in fit_many([small, small], X, y, folds)]
-    [(60,), (60,)]
-    """
-    models = [clone(estimator) for estimator in estimators]
-    all_rows = list(rows) if rows is not None else [None] * len(models)
-    if len(all_rows) != len(models):
-        raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
-    if not models:
-        return []
-    X_checked, y_checked = checked(models[0], X, y)
-    fit_together(models, X_checked, y_checked, all_rows, datasets, stack=stack)
-    return models

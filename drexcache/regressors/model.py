@@ -27,7 +27,7 @@ from drexcache.cache import (
 )
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
-from drexcache.fusion import AttentionFusionRegressor, write_log
+from drexcache.fusion import AttentionFusionRegressor
 from drexcache.regressors.saving import dump_estimator, load_estimator
 
 VERSION = 1
@@ -116,7 +116,7 @@ class Model:
 
     def _outputs(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """For X (n, d) predictions on [0, 1] of each seed (seeds, n), and a fusion head's attention (n, n_arms)."""
-        if isinstance(self.estimator, AttentionFusionRegressor):
+        if hasattr(self.estimator, "each_seed"):
             scores, weights = self.estimator.each_seed(X)
             return scores, weights.mean(0)
         return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, -1), None
@@ -133,7 +133,7 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON."""
-        if isinstance(self.estimator, AttentionFusionRegressor):
+        if hasattr(self.estimator, "get_state"):
             tensors, state = self.estimator.get_state()
         else:
             tensors, state = {"skops": np.frombuffer(dump_estimator(self.estimator), dtype="u1")}, None
@@ -218,10 +218,10 @@ def train_model(
     if len(rated) < 2:
         raise DrexcacheError(f"{cache.path}: {len(rated)} rated images with features; training needs at least 2")
     estimator = make_regressor(regressor, rated, seed, settings)
-    is_fusion = isinstance(estimator, AttentionFusionRegressor)
-    if log is not None and not is_fusion:
+    has_epochs = hasattr(estimator, "write_log")
+    if log is not None and not has_epochs:
         raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
-    if is_fusion:
+    if has_epochs:
         estimator.set_params(verbose=True)  # a bar, where there is a terminal
     elif is_import_path(regressor):
         dump_estimator(estimator)  # one that cannot be saved is refused before the training, not after
@@ -230,7 +230,7 @@ def train_model(
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
-        write_log(estimator, log)
+        estimator.write_log(log)
     return as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
 
 

@@ -249,7 +249,7 @@ def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: M
         columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have others, too
         estimator.set_params(**_suited(estimator, given, len(matrix), columns))
     own: dict[str, Any] = {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
-    if isinstance(estimator, AttentionFusionRegressor):
+    if hasattr(estimator, "arms"):
         own["arms"] = dict(matrix.blocks)
     return estimator.set_params(**{key: value for key, value in own.items() if key not in given})
 

@@ -10,10 +10,8 @@ import numpy as np
 
 from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows_of
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import AttentionFusionRegressor, fit_together, write_log
 from drexcache.regressors.model import Model, as_model
 from drexcache.regressors.named import make_regressor
-from drexcache.regressors.ridge import GramRidge
 
 
 def train_streamed(
@@ -43,19 +41,17 @@ def train_streamed(
         raise DrexcacheError(f"{cache.path}: {len(rows)} rated images with features; training needs at least 2")
     no_rows = FeatureMatrix(np.empty((0, rows.shape[1]), np.float32), rows.y[:0], (), rows.blocks)
     estimator = make_regressor(regressor, no_rows, seed, settings)
-    fusion = isinstance(estimator, AttentionFusionRegressor)
-    if not fusion and not isinstance(estimator, GramRidge):
+    if not hasattr(estimator, "fit_stream"):
         raise DrexcacheError(f"{regressor} needs all features in memory; fusion, fusion-paper and ridge can stream")
-    if log is not None and not fusion:
+    has_epochs = hasattr(estimator, "write_log")
+    if log is not None and not has_epochs:
         raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
     try:
-        if isinstance(estimator, AttentionFusionRegressor):
+        if has_epochs:
             estimator.set_params(verbose=True)  # a bar, where there is a terminal
-            fit_together([estimator], rows, rows.y, [None], None)
-        else:
-            estimator.fit_stream(rows)
+        estimator.fit_stream(rows)
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
-        write_log(estimator, log)
+        estimator.write_log(log)
     return as_model(regressor, estimator, cache, tuple(rows.blocks), rows.target, len(rows), seed)

@@ -8,7 +8,6 @@ from typing import Any
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import AttentionFusionRegressor
 from drexcache.regressors import make_regressor
 from drexcache.scores import NAMES, NOTE_ENDS, Entry, ScoreTable, Table, score_entry
 from drexcache.studies.comparison.verdicts import Comparison, Pair, compare
@@ -157,7 +156,7 @@ def variants(matrix: FeatureMatrix, estimator: Any) -> list[Variant]:
         key = tuple(tap for own in parts.values() for tap in own)
         if key and key not in found:
             found[key] = Variant(label, parts)
-    if not isinstance(estimator, AttentionFusionRegressor) or len(blocks) < 2:
+    if not hasattr(estimator, "fixed_average") or len(blocks) < 2:
         return list(found.values())
     other_ways = [Variant("concatenated", blocks, one_arm=True), Variant("averaged", blocks, {"fixed_average": True})]
     return [*found.values(), *other_ways]

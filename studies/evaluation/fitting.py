@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import has_fit_parameter
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.fusion import AttentionFusionRegressor, fit_many
 from drexcache.scores import ScoreTable
 from drexcache.studies.evaluation.cells import DATASET, Cell, Part, comparable, plan
 from drexcache.studies.evaluation.predictions import Predictions, Run
@@ -150,15 +150,17 @@ class _Trainer:
             jobs = jobs[len(fitted) :]
 
     def _fit(self, jobs: Sequence[_Job], label: str) -> list[Fitted]:
-        """The first job done or, of fusion heads, the first few together."""
+        """The first job done or, of regressors that train together, the first few."""
         started = time.perf_counter()
         try:
             first = self.make(jobs[0].name, train := jobs[0].part.train, jobs[0].seed)
             batch, source = jobs[: self.together], jobs[0].part.source
-            if not isinstance(first, AttentionFusionRegressor) or len(batch) == 1:
+            if not hasattr(first, "fit_many") or len(batch) == 1:
                 return [(first.fit(train.X, train.y, **_datasets(first, train)), time.perf_counter() - started)]
             heads = [first, *(self.make(job.name, job.part.train, job.seed) for job in batch[1:])]
-            fitted = fit_many(heads, source.X, source.y, [job.part.rows for job in batch], **_datasets(first, source))
+            fitted = first.fit_many(
+                heads, source.X, source.y, [job.part.rows for job in batch], **_datasets(first, source)
+            )
         except ValueError as error:
             raise DrexcacheError(f"{label}: the training failed: {str(error).splitlines()[0]}") from error
         seconds = (time.perf_counter() - started) / len(fitted)
@@ -173,8 +175,8 @@ class _Trainer:
 
 
 def _datasets(estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
-    """Which dataset each row is from, for a fusion head, which learns a scale and an offset for each."""
-    joined = isinstance(estimator, AttentionFusionRegressor) and DATASET in train.labels
+    """Which dataset each row is from, for a regressor whose ``fit`` asks for it."""
+    joined = DATASET in train.labels and has_fit_parameter(estimator, "datasets")
     return {"datasets": train.labels[DATASET]} if joined else {}
 
 
