@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from drexcache.errors import DrexcacheError
-from drexcache.metrics import METRICS, fisher_interval, mae, pearson
+from drexcache.metrics import METRICS, mae, pearson
 from drexcache.studies import compare
-from drexcache.studies.comparison.dependent import williams_p, zou_interval
-from drexcache.studies.comparison.verdicts import Pair, holm, images_needed, join
+from drexcache.studies.comparison.significance import holm, images_needed, williams_p
+from drexcache.studies.comparison.verdicts import Pair, join
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
 
@@ -47,16 +47,6 @@ def test_williams_is_steigers_example() -> None:
     assert williams_p(0.5, 0.4, 0.1, 103) == pytest.approx(2 * stats.t.sf(by_hand, 100))
     assert williams_p(0.4, 0.5, 0.1, 103) == pytest.approx(williams_p(0.5, 0.4, 0.1, 103))
     assert williams_p([0.5, 0.5], [0.4, 0.5], [0.1, 1.0], 103) == pytest.approx([0.3749, 1.0], abs=1e-4)
-
-
-def test_zou_is_zous_example() -> None:
-    # Zou 2007: r = .396 and .179, r12 = .088, n = 66 give (-.093, .517)
-    limits = [fisher_interval("pearson", r, 66) for r in (0.396, 0.179)]
-    assert zou_interval(0.396, 0.179, 0.088, *limits) == pytest.approx((-0.093, 0.517), abs=5e-4)
-    low, high = zou_interval(0.179, 0.396, 0.088, *limits[::-1])
-    assert (-high, -low) == pytest.approx((-0.093, 0.517), abs=5e-4)
-    # without any dependence it is the root of the sum of squares: 0.5 - 0 -+ sqrt(.1^2 + .1^2)
-    assert zou_interval(0.5, 0.0, 0.0, (0.4, 0.6), (-0.1, 0.1)) == pytest.approx((0.5 - 0.02**0.5, 0.5 + 0.02**0.5))
 
 
 def test_holm_by_hand() -> None:
@@ -110,12 +100,6 @@ def test_a_correlation_must_pass_both_tests() -> None:
     assert pair.high is not None
     paired = 2 * stats.t.sf(abs(pair.difference) / (pair.high - pair.difference) * stats.t.ppf(0.975, 79), 79)
     assert pair.p == pytest.approx(max(float(williams), paired))
-    assert (pair.zou_low, pair.zou_high) == pytest.approx(
-        zou_interval(
-            *(matrix[0, 1], matrix[0, 2], matrix[1, 2]),
-            *(fisher_interval("pearson", r, 80) for r in (matrix[0, 1], matrix[0, 2])),
-        )
-    )
 
 
 def test_seeds_and_repeats_are_averaged_and_their_spread_stands_apart() -> None:

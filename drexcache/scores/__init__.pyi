@@ -6,6 +6,7 @@ from .table import Score as Score
 from .table import ScoreTable as ScoreTable
 from .table import mean_score as mean_score
 from .table import mean_seconds as mean_seconds
+from .table import told_apart as told_apart
 from .text import NAMES as NAMES
 from .text import UNDEFINED as UNDEFINED
 from .text import Entry as Entry

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drexcache.errors import DrexcacheError
 from drexcache.scores.overview import LIMITS, score_tables
@@ -50,6 +50,7 @@ class Score:
 
 
 NOTE_ENDS = " | "
+Record = TypeVar("Record", bound=Any)  # a dataclass with a regressor
 TYPES: dict[str, type] = {
     "regressor": str, "train": str, "test": str, "kind": str, "seed": int, "repeat": int, "group": str, "metric": str,
     "calibrated": bool, "n": int, "note": str,
@@ -157,3 +158,21 @@ def mean_seconds(rows: Sequence[Score]) -> float | None:
     """Mean training time of one run; None where it is not known."""
     known = [row.seconds for row in rows if row.seconds is not None]
     return statistics.fmean(known) if known else None
+
+
+def told_apart(files: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """The scores (or runs) of several files as one list; a regressor of two files is named "label: regressor".
+
+    >>> row = Score("ridge", "art", "art", "in-domain", 42, 0, "", "pearson", False, 0.5, 0.3, 0.7, 60)
+    >>> [one.regressor for one in told_apart({"a.csv": [row], "b.csv": [row, replace(row, regressor="svr")]})]
+    ['a.csv: ridge', 'b.csv: ridge', 'svr']
+    """
+    homes: dict[str, set[str]] = {}
+    for label, records in files.items():
+        for one in records:
+            homes.setdefault(one.regressor, set()).add(label)
+    return [
+        replace(one, regressor=f"{label}: {one.regressor}") if len(homes[one.regressor]) > 1 else one
+        for label, records in files.items()
+        for one in records
+    ]

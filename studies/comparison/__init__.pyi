@@ -1,5 +1,5 @@
 from .ablation import ablate as ablate
-from .verdicts import ALPHA as ALPHA
+from .significance import ALPHA as ALPHA
 from .verdicts import Comparison as Comparison
 from .verdicts import Pair as Pair
 from .verdicts import compare as compare

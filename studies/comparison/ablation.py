@@ -9,7 +9,7 @@ from typing import Any
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.regressors import make_regressor
-from drexcache.scores import NAMES, NOTE_ENDS, Entry, ScoreTable, Table, score_entry
+from drexcache.scores import NAMES, NOTE_ENDS, Entry, ScoreTable, Table, p_text, score_entry
 from drexcache.studies.comparison.verdicts import Comparison, Pair, compare
 from drexcache.studies.evaluation import Predictions, Progress, evaluate, kept_together
 
@@ -73,7 +73,7 @@ class Ablation:
                 str(self.columns[pair.first]),
                 self._score(pair.first, metric),
             ]
-            body.append([*line, *pair.texts, _verdict(pair)])
+            body.append([*line, pair.difference_entry, p_text(pair.p_holm), _verdict(pair)])
         pair = comparison.pairs[0]
         title = f"**{name} on {pair.test}, {pair.n} images ({pair.kind})**"
         headers = [

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
+from drexcache.scores import train_to_test
 from drexcache.studies.evaluation import Predictions, Run, constant_in_folds
 
 MIN_IMAGES = 10
 
 
-@dataclass
+@dataclass(frozen=True)
 class Paired:
     """One cell, its n images in one order.
 
@@ -22,17 +23,21 @@ class Paired:
     regressor -> whether any run says the same of all images; groups : (n,) names, or empty.
     """
 
-    cell: tuple[str, str, str]
+    kind: str
+    train: str
+    test: str
     rated: Floats
     predicted: dict[str, Floats]
     seeds: dict[str, list[int]]
     constant: dict[str, bool]
     groups: list[str]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
-def paired(predictions: Predictions, regressors: Sequence[str] | None, match: bool) -> list[Paired]:
-    """Every cell with two regressors or more.
+def paired(
+    predictions: Predictions, regressors: Sequence[str] | None = None, kind: str | None = None, match: bool = False
+) -> list[Paired]:
+    """Every cell with two regressors or more, of that kind where one is given.
 
     Raises
     ------
@@ -41,51 +46,55 @@ def paired(predictions: Predictions, regressors: Sequence[str] | None, match: bo
     missing = [name for name in regressors or () if name not in predictions.regressors]
     if missing:
         raise DrexcacheError(f"no predictions of {', '.join(missing)}; there are: {', '.join(predictions.regressors)}")
-    cells = []
-    for cell in predictions.cells:
-        runs: dict[str, list[Run]] = {}
-        for run in predictions.runs:
-            if run.cell == cell and (regressors is None or run.regressor in regressors):
-                runs.setdefault(run.regressor, []).append(run)
-        if len(runs) > 1:
-            cells.append(_cell(cell, runs, match))
-    if not cells:
-        found = ", ".join(predictions.regressors) or "none"
-        raise DrexcacheError(f"nothing to compare: no two regressors predict the same test set; regressors: {found}")
-    return cells
+    kinds = list(dict.fromkeys(run.kind for run in predictions.runs))
+    if kind is not None and kind not in kinds:
+        raise DrexcacheError(f"no predictions of kind {kind}; there are: {', '.join(kinds)}")
+    cells: dict[tuple[str, str, str], dict[str, list[Run]]] = {}
+    for run in predictions.runs:
+        if kind in (None, run.kind) and (regressors is None or run.regressor in regressors):
+            cells.setdefault(run.cell, {}).setdefault(run.regressor, []).append(run)
+    found = [_paired(runs, match) for runs in cells.values() if len(runs) > 1]
+    if not found:
+        names = ", ".join(predictions.regressors) or "none"
+        raise DrexcacheError(f"nothing to compare: no two regressors predict the same test set; regressors: {names}")
+    return found
 
 
-def _cell(cell: tuple[str, str, str], runs: dict[str, list[Run]], match: bool) -> Paired:
+def _paired(runs: dict[str, list[Run]], match: bool) -> Paired:
     everything = [run for own in runs.values() for run in own]
-    images, notes = _common(cell, everything, match)
-    first, order = everything[0], {}
+    first = everything[0]
+    images, notes = _common(everything, match)
+    orders = {id(run): _order(run, images) for run in everything}
+    rated = first.rated[orders[id(first)]]
     for run in everything:
-        place = {image: row for row, image in enumerate(run.ids)}
-        order[id(run)] = [place[image] for image in images]
-        differs = np.flatnonzero(np.abs(run.rated[order[id(run)]] - first.rated[order[id(first)]]) > 1e-9)
+        differs = np.flatnonzero(np.abs(run.rated[orders[id(run)]] - rated) > 1e-9)
         if len(differs):
-            a, b = (one.rated[order[id(one)]][differs[0]] for one in (first, run))
+            here, there = rated[differs[0]], run.rated[orders[id(run)]][differs[0]]
             raise DrexcacheError(
-                f"{cell[2]}: image {images[differs[0]]} is rated {a:g} for {first.regressor} and {b:g} for "
+                f"{first.test}: image {images[differs[0]]} is rated {here:g} for {first.regressor} and {there:g} for "
                 f"{run.regressor} ({len(differs)} images differ); these are not the same ratings"
             )
     return Paired(
-        cell,
-        first.rated[order[id(first)]],
-        {name: np.stack([run.predicted[order[id(run)]] for run in own]) for name, own in runs.items()},
-        {name: [run.seed for run in own] for name, own in runs.items()},
-        {name: any(constant_in_folds(run) for run in own) for name, own in runs.items()},
-        [first.group[row] for row in order[id(first)]] if first.group else [],
-        notes,
-    )
+        kind=first.kind, train=first.train, test=first.test, rated=rated,
+        predicted={name: np.stack([run.predicted[orders[id(run)]] for run in own]) for name, own in runs.items()},
+        seeds={name: [run.seed for run in own] for name, own in runs.items()},
+        constant={name: any(constant_in_folds(run) for run in own) for name, own in runs.items()},
+        groups=[first.group[row] for row in orders[id(first)]] if first.group else [],
+        notes=notes,
+    )  # fmt: skip
 
 
-def _common(cell: tuple[str, str, str], runs: Sequence[Run], match: bool) -> tuple[list[str], list[str]]:
+def _order(run: Run, images: Sequence[str]) -> list[int]:
+    """The run's rows in the order of the images."""
+    place = {image: row for row, image in enumerate(run.ids)}
+    return [place[image] for image in images]
+
+
+def _common(runs: Sequence[Run], match: bool) -> tuple[list[str], list[str]]:
     """The images that all runs predicted, sorted, and a note where some had to be left out."""
     common = set(runs[0].ids).intersection(*(run.ids for run in runs))
     counts = {run.regressor: len(run.ids) for run in runs}
-    kind, train, test = cell
-    where = f"{train} → {test}" if train != test else f"{test} ({kind})"
+    where = train_to_test(runs[0].train, runs[0].test, runs[0].kind)
     found = f"{len(common)} images match of " + ", ".join(f"{n} ({name})" for name, n in counts.items())
     if len(common) < MIN_IMAGES:
         raise DrexcacheError(f"{where}: a comparison needs {MIN_IMAGES} images in common; {found}")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
 from drexcache.errors import DrexcacheError
-from drexcache.metrics import CORRELATIONS, METRICS, fisher_interval, higher_is_better
-from drexcache.scores import Table, render, write_records
-from drexcache.studies.comparison.dependent import williams_p, zou_interval
+from drexcache.metrics import CORRELATIONS, METRICS, higher_is_better
+from drexcache.scores import Entry, Table, number, p_text, render, score_entry, told_apart, train_to_test, write_records
 from drexcache.studies.comparison.pairing import Paired, paired
+from drexcache.studies.comparison.significance import ALPHA, holm, images_needed, paired_t_p, t_p, williams_p
 from drexcache.studies.evaluation import FEW_GROUPS, Predictions
 
-ALPHA, POWER = 0.05, 0.8
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Pair:
     """Two regressors on the same n images of one cell.
 
     first_value, second_value : the metric, mean over seeds and repeats; difference : first minus second, with
-        its 95% interval (low, high) by the paired bootstrap; zou_low, zou_high : Zou's (Pearson, Spearman).
+        its 95% interval (low, high) by the paired bootstrap.
     first_seed_sd, second_seed_sd : standard deviation over seeds, None with one seed: a variance of its own,
         which the intervals over images do not contain.
     p : of no difference, p_holm : corrected for the number of comparisons.
@@ -48,8 +49,6 @@ class Pair:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
-    zou_low: float | None = None
-    zou_high: float | None = None
     first_seed_sd: float | None = None
     second_seed_sd: float | None = None
     p: float | None = None
@@ -67,21 +66,28 @@ class Pair:
         if self.verdict != "within noise":
             return f"{self.first if self.verdict == 'better' else self.second} is better"
         if self.needed is None:
-            return "within noise: not even a million images would tell"
+            return "within noise: you would need more than a million images to tell"
         return f"within noise: you would need about {self.needed:,} images to tell"
 
     @property
-    def texts(self) -> tuple[str, str]:
-        """The difference with its interval, and p; empty where there is none."""
-        return _difference(self), _p(self.p_holm)
+    def difference_entry(self) -> Entry:
+        """The difference with its interval, faint where it is within noise; empty where there is none."""
+        entry = score_entry(self.difference, self.low, self.high, sign=True, missing="")
+        return replace(entry, faint=self.verdict not in ("better", "worse"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Comparison:
     """All pairs, and notes on what was compared."""
 
     pairs: list[Pair]
     notes: list[str]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A line per pair with the fields of `Pair`; what is undefined is NaN."""
+        import pandas as pd
+
+        return pd.DataFrame([astuple(pair) for pair in self.pairs], columns=[field.name for field in fields(Pair)])
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per pair."""
@@ -98,31 +104,30 @@ class Comparison:
     def _text(self, form: str) -> str:
         defined = [pair for pair in self.pairs if pair.difference is not None]
         seeds = any(pair.first_seed_sd is not None or pair.second_seed_sd is not None for pair in defined)
-        body = [
+        headers = [
+            "train → test", "pair", "images", "first", "second", "difference [95% interval]", "p (Holm)", "verdict",
+        ]  # fmt: skip
+        body: list[list[Entry | str]] = [
             [
-                _arrow(pair), f"{pair.first} − {pair.second}", str(pair.n), _number(pair.first_value),
-                _number(pair.second_value), *pair.texts, pair.sentence,
-                f"{_number(pair.first_seed_sd) or '?'}, {_number(pair.second_seed_sd) or '?'}",
+                train_to_test(pair.train, pair.test, pair.kind), f"{pair.first} − {pair.second}", str(pair.n),
+                score_entry(pair.first_value), score_entry(pair.second_value), pair.difference_entry,
+                p_text(pair.p_holm), pair.sentence,
+                *[", ".join(number(sd, missing="?") for sd in (pair.first_seed_sd, pair.second_seed_sd))] * seeds,
             ]
             for pair in defined
         ]  # fmt: skip
-        headers = [
-            "train → test", "pair", "images", "first", "second", "difference [95% interval]", "p (Holm)",
-            "verdict", "SD over seeds",
-        ]  # fmt: skip
-        width = len(headers) if seeds else len(headers) - 1
         undefined = [
-            f"{_arrow(pair)}: {pair.first} − {pair.second} is {pair.sentence}"
+            f"{train_to_test(pair.train, pair.test, pair.kind)}: {pair.first} − {pair.second} is {pair.sentence}"
             for pair in self.pairs
             if pair.difference is None
         ]
-        tables = [Table("", headers[:width], [line[:width] for line in body])] if body else []
+        tables = [Table("", [*headers, *["SD over seeds"] * seeds], body)] if body else []
         return render(tables, [*undefined, *self.notes], form)
 
 
 def compare(
-    predictions: Predictions, metric: str = "pearson", *, regressors: Sequence[str] | None = None,
-    against: str | None = None, match: bool = False, n_boot: int = 2000, seed: int = 0,
+    predictions: Predictions | pd.DataFrame, metric: str = "pearson", *, regressors: Sequence[str] | None = None,
+    against: str | None = None, kind: str | None = None, match: bool = False, n_boot: int = 2000, seed: int = 0,
 ) -> Comparison:  # fmt: skip
     """Compare every two regressors on the images that both predicted, cell by cell.
 
@@ -144,7 +149,9 @@ def compare(
 
     Parameters
     ----------
+    predictions : as `drexcache.studies.evaluate` gives them, or a data frame with their columns.
     regressors : only these. against : every other regressor with this one only; default: every two.
+    kind : only cells of this kind, such as "in-domain", so that the correction counts no other pairs.
     match : compare only the images that all predicted, where they differ.
 
     Raises
@@ -154,10 +161,12 @@ def compare(
     """
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
-    pairs, notes = [], []
+    if not isinstance(predictions, Predictions):
+        predictions = Predictions.from_pandas(predictions)
     if against is not None and against not in predictions.regressors:
         raise DrexcacheError(f"no predictions of {against}; there are: {', '.join(predictions.regressors)}")
-    for cell in paired(predictions, regressors, match):
+    pairs, notes = [], []
+    for cell in paired(predictions, regressors, kind, match):
         chosen = [(name, against) for name in cell.predicted if name != against and against in cell.predicted]
         notes += cell.notes
         pairs += _pairs(cell, chosen if against else list(combinations(cell.predicted, 2)), metric, n_boot, seed)
@@ -173,43 +182,7 @@ def join(files: Mapping[str, Predictions]) -> Predictions:
 
     files : label -> predictions.
     """
-    homes: dict[str, set[str]] = {}
-    for label, one in files.items():
-        for name in one.regressors:
-            homes.setdefault(name, set()).add(label)
-    return Predictions(
-        [
-            replace(run, regressor=f"{label}: {run.regressor}" if len(homes[run.regressor]) > 1 else run.regressor)
-            for label, one in files.items()
-            for run in one.runs
-        ]
-    )
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number so that the chance of any false alarm stays below the level.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p)
-    stepped = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return corrected.tolist()
-
-
-def images_needed(p: float, n: int, comparisons: int) -> int | None:
-    """How many images would tell, with 80% probability, if the difference is as observed; None above 1e6.
-
-    >>> images_needed(0.2, n=200, comparisons=1)
-    960
-    """
-    z = stats.norm.isf(p / 2)
-    if z == 0:
-        return None
-    exact = n * ((stats.norm.isf(ALPHA / comparisons / 2) + stats.norm.ppf(POWER)) / z) ** 2
-    return int(round(exact, 1 - math.floor(math.log10(exact)))) if exact <= 1_000_000 else None
+    return Predictions(told_apart({label: one.runs for label, one in files.items()}))
 
 
 def _pairs(cell: Paired, chosen: Sequence[tuple[str, str]], metric: str, n_boot: int, seed: int) -> list[Pair]:
@@ -226,7 +199,10 @@ def _pairs(cell: Paired, chosen: Sequence[tuple[str, str]], metric: str, n_boot:
     means = {name: statistics.fmean(own) for name, own in defined.items()}
     pairs = []
     for first, second in chosen:
-        pair = Pair(*cell.cell, first, second, metric, len(cell.rated), means.get(first), means.get(second))
+        pair = Pair(
+            kind=cell.kind, train=cell.train, test=cell.test, first=first, second=second, metric=metric,
+            n=len(cell.rated), first_value=means.get(first), second_value=means.get(second),
+        )  # fmt: skip
         if first in means and second in means:
             difference = np.concatenate(drawn[first]) - np.concatenate(drawn[second])
             pair = _tested(pair, cell, means[first] - means[second], standard_error(difference, units), units)
@@ -251,28 +227,27 @@ def _values(cell: Paired, name: str, metric: str) -> list[float] | None:
 
 def _tested(pair: Pair, cell: Paired, difference: float, error: float, units: int) -> Pair:
     """The pair with its intervals and its p."""
-    reach = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * error
+    reach = -float(special.stdtrit(units - 1, ALPHA / 2)) * error
     pair = replace(pair, difference=difference, low=difference - reach, high=difference + reach)
     first, second = cell.predicted[pair.first], cell.predicted[pair.second]
     if np.array_equal(first, second):
         return replace(pair, p=1.0)
-    p = float(2 * stats.t.sf(abs(difference) / error, units - 1)) if error > 0 else float(difference == 0)
+    p = float(t_p(difference / error, units - 1)) if error > 0 else float(difference == 0)
     if pair.metric not in CORRELATIONS and units == pair.n:
         losses = [image_loss(pair.metric, cell.rated, one).mean(axis=0) for one in (first, second)]
-        p = float(stats.ttest_rel(*losses).pvalue) if np.ptp(losses[0] - losses[1]) > 0 else p
+        p = paired_t_p(*losses) if np.ptp(losses[0] - losses[1]) > 0 else p
     if pair.metric in ("pearson", "spearman"):
-        r1, r2, r12 = pair.first_value or 0.0, pair.second_value or 0.0, _mutual(first, second, pair.metric)
-        p = max(p, float(williams_p(r1, r2, r12, pair.n)))
-        limits = (fisher_interval(pair.metric, r, pair.n) for r in (r1, r2))
-        low, high = zou_interval(r1, r2, r12, *limits)
-        pair = replace(pair, zou_low=float(low), zou_high=float(high))
+        mutual = _mutual(first, second, pair.metric)
+        p = max(p, float(williams_p(pair.first_value or 0.0, pair.second_value or 0.0, mutual, pair.n)))
     return replace(pair, p=p)
 
 
 def _mutual(first: Floats, second: Floats, metric: str) -> float:
     """Mean correlation between the runs of two regressors, (runs, n) each."""
     if metric == "spearman":
-        first, second = stats.rankdata(first, axis=1), stats.rankdata(second, axis=1)
+        from scipy.stats import rankdata
+
+        first, second = rankdata(first, axis=1), rankdata(second, axis=1)
     a, b = (runs - runs.mean(axis=1, keepdims=True) for runs in (first, second))
     a, b = (runs / np.sqrt((runs**2).sum(axis=1, keepdims=True)) for runs in (a, b))
     return float(np.clip((a @ b.T).mean(), -1, 1))
@@ -307,23 +282,3 @@ def _with_verdicts(pairs: Sequence[Pair]) -> list[Pair]:
             needed = images_needed(pair.p, pair.n, len(tested))
         done.append(replace(pair, p_holm=p_holm, verdict=verdict, needed=needed))
     return done
-
-
-def _arrow(pair: Pair) -> str:
-    return f"{pair.train} → {pair.test}" if pair.train != pair.test else f"{pair.test} ({pair.kind})"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _difference(pair: Pair) -> str:
-    if pair.difference is None:
-        return ""
-    return f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

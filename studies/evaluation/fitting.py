@@ -29,8 +29,8 @@ TOGETHER = 32  # fusion heads at once on a GPU, where that takes little longer t
 def evaluate(
     matrices: Sequence[FeatureMatrix], regressors: Sequence[str], *, train: Sequence[str] | None = None,
     test: Sequence[str] | None = None, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
-    split: str | None = None, groups: str | None = None, leave_one_out: bool = False, calibrate: bool = True,
-    near_copies: bool = True, make: Make | None = None, together: int | None = None, progress: Progress | None = None,
+    split: str | None = None, groups: str | None = None, leave_one_out: bool = False, near_copies: bool = True,
+    make: Make | None = None, together: int | None = None, progress: Progress | None = None,
 ) -> tuple[ScoreTable, Predictions]:  # fmt: skip
     """Score regressors inside each dataset and for every train -> test pair of datasets.
 
@@ -48,7 +48,6 @@ def evaluate(
         images. Cells across datasets always use all rated images of both.
     groups : a column of labels; also a score for each of its values.
     leave_one_out : also train on all datasets but one and test on that one.
-    calibrate : errors across datasets also after a linear calibration, see `drexcache.studies.evaluation.scoring`.
     near_copies : look for near-copies (see `duplicates`), by the features of these matrices.
     make : (name, matrix, seed) -> unfitted estimator; default `drexcache.regressors.named.make_regressor`.
     together : how many fusion heads (folds, repeats, seeds) to train at once; default: many on a GPU, else 1.
@@ -82,7 +81,7 @@ def evaluate(
     for cell in cells:
         predictions.runs += trainer.runs(cell, _repeats(cell, repeats), groups)
     noise = {cell.test.dataset: cell.test.noise for cell in cells}
-    return score(predictions, calibrate, {cell.name: cell.notes() for cell in cells}, noise), predictions
+    return score(predictions, {cell.name: cell.notes() for cell in cells}, noise), predictions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from drexcache.scores import NOTE_ENDS, Score, ScoreTable
 from drexcache.studies.evaluation.folds import hash_folds
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
-Limits = tuple[float | None, float | None, float | None]  # value, low, high
 ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings were given on different scales
 CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
 FEW_IMAGES = 10
@@ -24,7 +23,6 @@ FEW_GROUPS = 10
 
 def score(
     predictions: Predictions,
-    calibrate: bool = True,
     notes: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
     noise: Mapping[str, float | None] | None = None,
 ) -> ScoreTable:
@@ -44,7 +42,7 @@ def score(
     rows: list[Score] = []
     for run in predictions.runs:
         added = list((notes or {}).get(run.cell, ())) + _group_notes(run)
-        rows += _scores(run, calibrate, NOTE_ENDS.join(added), (noise or {}).get(run.test))
+        rows += _scores(run, NOTE_ENDS.join(added), (noise or {}).get(run.test))
     return ScoreTable(rows)
 
 
@@ -83,10 +81,10 @@ def calibrated(run: Run) -> Floats:
     return out
 
 
-def _scores(run: Run, calibrate: bool, note: str, noise: float | None) -> list[Score]:
+def _scores(run: Run, note: str, noise: float | None) -> list[Score]:
     """All rows of one run."""
     variants = [(False, run.predicted, list(METRICS))]
-    if calibrate and run.kind in ACROSS:
+    if run.kind in ACROSS:
         variants.append((True, calibrated(run), [metric for metric in METRICS if metric not in CORRELATIONS]))
     constant = constant_in_folds(run)
     rows = []
@@ -94,14 +92,16 @@ def _scores(run: Run, calibrate: bool, note: str, noise: float | None) -> list[S
         for group, chosen in _subsets(run).items():
             clusters = run.group if not group and len(set(run.group)) >= FEW_GROUPS else None
             for metric in metrics:
-                limits: Limits = (None, None, None)
+                value, low, high = None, None, None
                 if not (constant and metric in CORRELATIONS):
-                    limits = _measured(metric, run.rated[chosen], predicted[chosen], clusters)
+                    value = METRICS[metric](run.rated[chosen], predicted[chosen])
+                    low, high = interval(metric, run.rated[chosen], predicted[chosen], groups=clusters)
                 rows.append(
                     Score(
-                        run.regressor, *(run.train, run.test, run.kind), run.seed, run.repeat, group, metric,
-                        is_calibrated, *limits, len(chosen), run.seconds, note,
-                        noise_ceiling(run.rated[chosen], noise) if metric == "pearson" else None,
+                        regressor=run.regressor, train=run.train, test=run.test, kind=run.kind, seed=run.seed,
+                        repeat=run.repeat, group=group, metric=metric, calibrated=is_calibrated,
+                        value=value, low=low, high=high, n=len(chosen), seconds=run.seconds, note=note,
+                        ceiling=noise_ceiling(run.rated[chosen], noise) if metric == "pearson" else None,
                     )
                 )  # fmt: skip
     return rows
@@ -117,11 +117,6 @@ def _subsets(run: Run) -> dict[str, NDArray[np.intp]]:
         if len(members) >= 3:
             subsets[name or "(none)"] = members
     return subsets
-
-
-def _measured(metric: str, rated: Floats, predicted: Floats, clusters: Sequence[str] | None) -> Limits:
-    """The metric with the ends of its interval."""
-    return METRICS[metric](rated, predicted), *interval(metric, rated, predicted, groups=clusters)
 
 
 def constant_in_folds(run: Run) -> bool:
