@@ -134,3 +134,14 @@ def test_readers_keep_what_they_opened_while_a_writer_replaces_it(pictures: Path
     )
     np.testing.assert_array_equal(reader.matrix().X, before)
     assert len(open_cache(path)) == 25
+
+
+def test_an_export_loses_no_column_whatever_the_targets_are_called(pictures: Path, tmp_path: Path) -> None:
+    table = read_images(pictures, value_range=(0, 100), target="id")
+    extract(table, recipe("classic"), tmp_path / "c.h5", say=lambda line: None)
+    cache = open_cache(tmp_path / "c.h5")
+    export(cache, tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as found:
+        assert sorted(found) == ["X", "columns", "id", "split", "target/id"]
+        assert found["id"].tolist() == list(cache.ids)
+        np.testing.assert_array_equal(found["target/id"], cache.targets["id"].values)

@@ -124,7 +124,7 @@ def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
     assert "did you mean offline" in error("extract", images, "--recipe", "ofline", "--range", 0, 100, "-o", out)
     assert "no block named dinosaur" in error("extract", images, "--block", "dinosaur", "--range", 0, 100, "-o", out)
     assert "drex.toml" in error("recipes", tmp_path / "drex.toml")
-    assert "not a readable HDF5 file" in error("cache", "info", tmp_path / "text.h5")
+    assert "not a drexcache cache, or a damaged one" in error("cache", "info", tmp_path / "text.h5")
     assert "no such file" in error("train", tmp_path / "none.h5", "-r", "ridge", "-o", "m")
     assert "did you mean ridge" in error("train", cache, "-r", "rigde", "-o", tmp_path / "m")
     assert "no target named beauty; it has: rating" in error(

@@ -187,7 +187,7 @@ def test_a_flipped_bit_in_features_costs_that_row(
     if finished:
         finish(images, out)
     path = out if finished else partial_paths(out)[-1]
-    extent = FeatureCache(path)._extents["/blocks/resnet/features"]
+    extent = FeatureCache(path).storage.extents["/blocks/resnet/features"]
     flip(path, extent.offset + 3 * extent.row_bytes + 5)
     if finished:
         assert open_cache(out).verify() == ["/blocks/resnet: 1 rows do not match their checksum (first: 003.png)"]
@@ -243,7 +243,7 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -
 def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
     images, out = draw(tmp_path / "pictures", 4), tmp_path / "c.h5"
     hold = (
-        "import sys,time; from pathlib import Path; from drexcache.cache.writer import writer_lock\n"
+        "import sys,time; from pathlib import Path; from drexcache.cache.lock import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)

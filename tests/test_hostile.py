@@ -122,8 +122,8 @@ def test_refused(good: Path, tmp_path: Path, what: str) -> None:
     ("data", "expected"),
     [
         (b"", "the file is empty"),
-        (b"hello, world" * 100, "not a readable HDF5 file"),
-        (b"\x89HDF\r\n\x1a\n" * 9, "not a readable"),
+        (b"hello, world" * 100, "not a drexcache cache, or a damaged one (no HDF5 file)"),
+        (b"\x89HDF\r\n\x1a\n" * 9, "not a drexcache cache, or a damaged one"),
     ],
 )
 def test_not_hdf5(tmp_path: Path, data: bytes, expected: str) -> None:

@@ -15,6 +15,7 @@ from conftest import draw
 from torch.utils.data import DataLoader, Dataset
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.cache import storage
 from drexcache.cache.changes import export, rate
 from drexcache.cache.format import DONE
 from drexcache.cache.reader import FeatureCache
@@ -143,3 +144,24 @@ def test_a_pickled_cache_is_the_same_file_or_refused(pictures: Path, tmp_path: P
     with pytest.raises(DrexcacheError, match="the cache was rewritten after it was opened; open it again"):
         pickle.loads(packed)
     assert len(cache.matrix()) == 20, "who has it open keeps what was opened"
+
+
+def test_what_is_read_is_one_file_although_another_takes_its_name_meanwhile(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outline of one and the rows of the other once gave ratings that were wrong by a factor of ten."""
+    old = classic(pictures, tmp_path / "c.h5").matrix()
+    other = classic(draw(tmp_path / "others", 30), tmp_path / "other.h5")
+    outline = storage.read_outline
+
+    def replaced(*args: object) -> object:
+        found = outline(*args)
+        other.path.rename(tmp_path / "c.h5")
+        return found
+
+    monkeypatch.setattr(storage, "read_outline", replaced)
+    cache = open_cache(tmp_path / "c.h5")
+    assert list(cache.matrix().ids) == list(old.ids) and cache.verify() == []
+    np.testing.assert_array_equal(cache.matrix().X, old.X)
+    np.testing.assert_array_equal(cache.matrix().y, old.y)
+    assert cache.replaced()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from drexcache.cache.format import DONE, FAILED, Contents, check_name, differences
+from drexcache.cache.lock import no_space, writer_lock
 from drexcache.cache.reader import FeatureCache, open_cache
-from drexcache.cache.writer import CacheWriter, create_empty, no_space, take_rows, writer_lock
+from drexcache.cache.writer import CacheWriter, create_empty, take_rows
 from drexcache.datasets import Columns, match_ratings, read_ratings, sha256_of_ids
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
@@ -185,11 +186,13 @@ def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarra
 def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = None) -> int:
     """Write ids, targets, labels and features with named columns to .npz, .parquet or .csv; the number of rows.
 
-    A column is named BLOCK/TAP/NUMBER. In .npz the features are one array ``X`` with ``columns`` naming them.
+    A column of features is named BLOCK/TAP/NUMBER; in .npz the features are one array ``X`` with ``columns`` naming
+    them. A target or label whose name is taken (by ``id``, ``X``, ``columns`` or a target) is called "target/NAME" or
+    "label/NAME".
 
     Raises
     ------
-    DrexcacheError : another ending, or pyarrow (for .parquet) is not installed.
+    DrexcacheError : another ending, pyarrow (for .parquet) is not installed, or the file cannot be written.
     """
     out = Path(out)
     writers = {".npz": _npz, ".parquet": _parquet, ".csv": _csv}
@@ -199,13 +202,16 @@ def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = 
     rows = {image: row for row, image in enumerate(cache.ids)}
     at = [rows[image] for image in matrix.ids]
     known: dict[str, Any] = {"id": list(matrix.ids)}
-    known |= {name: target.values[at] for name, target in cache.targets.items()}
-    known |= {name: list(column) for name, column in matrix.labels.items()}
-    columns = [""] * matrix.X.shape[1]
-    for tap, where in matrix.taps.items():
-        columns[where] = [f"{tap}/{number}" for number in range(where.stop - where.start)]
-    write_file(out, lambda file: writers[out.suffix](file, known, columns, matrix.X))
+    for name, target in cache.targets.items():
+        known[_free(name, "target", known)] = target.values[at]
+    for name, column in matrix.labels.items():
+        known[_free(name, "label", known)] = list(column)
+    write_file(out, lambda file: writers[out.suffix](file, known, matrix.columns, matrix.X))
     return len(matrix)
+
+
+def _free(name: str, kind: str, taken: Mapping[str, Any]) -> str:
+    return f"{kind}/{name}" if name in taken or name in ("X", "columns") else name
 
 
 def _npz(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:

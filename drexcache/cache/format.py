@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from drexcache.cache.storage import Outline, text_dtype
+from drexcache.cache.parser import Extent
+from drexcache.cache.storage import text_dtype
 from drexcache.datasets import Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import NUMERICS, Block, fingerprint_of, recipe_from_dict
@@ -124,20 +125,27 @@ class Contents:
             found[f"/labels/{name}/value"] = ((n,), text_dtype(column))
         return found
 
+    def values(self) -> dict[str, np.ndarray]:
+        """HDF5 dataset path -> values, of the datasets that are known before anything is computed."""
+        found = {f"/targets/{name}/value": np.asarray(target.values, "<f8") for name, target in self.targets.items()}
+        texts = {"/images/id": self.ids} | {f"/labels/{name}/value": column for name, column in self.labels.items()}
+        for name, column in texts.items():
+            found[name] = np.fromiter((value.encode() for value in column), text_dtype(column), len(column))
+        return found
+
 
 def children(attributes: Mapping[str, Any], group: str) -> list[str]:
     """Names of the groups right below a group, sorted."""
     return sorted(path.rpartition("/")[2] for path in attributes if path.rpartition("/")[0] == group)
 
 
-def check_shapes(outline: Outline, path: Path) -> None:
+def check_shapes(datasets: Mapping[str, Extent], attributes: Mapping[str, Any], path: Path) -> None:
     """Every group and dataset that the format promises is there, and has the rows and the type that it must have.
 
     Raises
     ------
     DrexcacheError : names the first one that is not.
     """
-    datasets, attributes = outline.datasets, outline.attributes
     for name in ("/images", "/blocks", "/targets", "/labels"):
         if name not in attributes:
             raise DrexcacheError(f"{path}: group {name} is missing; the file is damaged or not a cache")
@@ -245,6 +253,42 @@ def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str)
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def damaged_contents(contents: Contents, attributes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for the ids, the ratings and the labels that do not match the checksum among the attributes."""
+    problems = []
+    if sha256_of_ids(contents.ids) != attributes["/images"].get("ids_sha256"):
+        problems.append("/images/id: the ids do not match their checksum")
+    for name, target in contents.targets.items():
+        if target_attributes(target)["sha256"] != attributes[f"/targets/{name}"].get("sha256"):
+            problems.append(f"/targets/{name}: the ratings do not match their checksum")
+    for name, column in contents.labels.items():
+        if sha256_of_ids(column) != attributes[f"/labels/{name}"].get("sha256"):
+            problems.append(f"/labels/{name}: the labels do not match their checksum")
+    return problems
+
+
+def block_summary(block: StoredBlock, status: np.ndarray) -> dict[str, Any]:
+    """A block as plain JSON types, with how many of the rows, whose status (n,) is given, are done."""
+    return {
+        "backbone": block.definition.backbone, "tag": block.definition.tag, "dim": block.dim, "dtype": block.dtype,
+        "taps": {tap: cols.stop - cols.start for tap, cols in block.taps.items()},
+        "done": int((status == DONE).sum()), "failed": int((status == FAILED).sum()),
+        "missing": int((status == MISSING).sum()), "weights": block.weights_source,
+        "fingerprint": block.fingerprint, "fields": block.fields(), "provenance": list(block.provenance),
+    }  # fmt: skip
+
+
+def target_summary(target: Target) -> dict[str, Any]:
+    """A target as plain JSON types: its range and meaning, how many images are rated and how."""
+    rated = target.values[np.isfinite(target.values)]
+    return {
+        "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
+        "declared": target.declared, "mean": float(rated.mean()) if len(rated) else None,
+        "std": float(rated.std()) if len(rated) else None, "reliability": target.reliability,
+        "reliability_from": target.reliability_from,
+    }  # fmt: skip
 
 
 def differences(old: StoredBlock, new: StoredBlock) -> list[str]:

@@ -1,13 +1,19 @@
-"""FeatureMatrix: plain arrays that every regressor shares."""
+"""FeatureMatrix: plain arrays that every regressor shares, and which of its rows can be learnt from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drexcache.errors import DrexcacheError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMED = 5  # images in a message
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,70 @@ class FeatureMatrix:
         prints = {name: self.fingerprints.get(name.split("/")[0], "") for name in names}
         return replace(self, X=X, blocks=blocks, taps=taps, fingerprints=prints)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """A DataFrame indexed by image id: ``y`` under the target's name, the labels, and the features.
+
+        Features are float32 columns named "block/tap/number", or "block/number" where a block's taps are not known.
+
+        >>> m = FeatureMatrix(np.ones((1, 2), "f4"), np.array([0.5]), ["a"], {"cue": slice(0, 2)})
+        >>> m.to_pandas().to_dict("index")
+        {'a': {'rating': 0.5, 'cue/0': 1.0, 'cue/1': 1.0}}
+        """
+        import pandas as pd
+
+        parts = [pd.DataFrame({self.target or "rating": self.y}), pd.DataFrame(self.labels)]
+        parts.append(pd.DataFrame(self.X, columns=self.columns, copy=True))
+        return pd.concat(parts, axis=1).set_axis(pd.Index(self.ids, name="id"), axis=0)
+
+    @property
+    def columns(self) -> list[str]:
+        """The d names of the features: "block/tap/number", or "block/number" where a block's taps are not known."""
+        names = [""] * self.X.shape[1]
+        for part, where in {**self.blocks, **self.taps}.items():
+            names[where] = [f"{part}/{number}" for number in range(where.stop - where.start)]
+        return names
+
     def raw(self, y: np.ndarray) -> np.ndarray:
         """Ratings or predictions on [0, 1] back in the target's own range and direction."""
         y = np.asarray(y, dtype=np.float64)
         return self.low + (self.high - self.low) * (y if self.higher_is == "more" else 1.0 - y)
+
+
+def rated_rows(matrix: FeatureMatrix, where: str) -> FeatureMatrix:
+    """The rows that have a rating (NaN stands for none).
+
+    Raises
+    ------
+    DrexcacheError : an infinite rating, or a feature that is NaN or infinite; names the first images.
+
+    >>> m = FeatureMatrix(np.ones((2, 3), "f4"), np.array([0.5, np.nan]), ["a.png", "b.png"], {"cues": slice(0, 3)})
+    >>> rated_rows(m, "art.h5").ids
+    ['a.png']
+    """
+    rated = matrix.rows(~np.isnan(matrix.y))
+    infinite = [name for name, value in zip(rated.ids, rated.y, strict=True) if np.isinf(value)]
+    refuse_infinite_ratings(infinite, where)
+    for block, columns in rated.blocks.items():
+        refuse_unusable_features(rated.X[:, columns], rated.ids, block, where)
+    return rated
+
+
+def refuse_infinite_ratings(ids: Sequence[str], where: str) -> None:
+    """Raise DrexcacheError if any image has an infinite rating; names the first."""
+    if ids:
+        raise DrexcacheError(f"{where}: infinite ratings of {_list(ids)}")
+
+
+def refuse_unusable_features(X: np.ndarray, ids: Sequence[str], block: str, where: str) -> None:
+    """Raise DrexcacheError if the features X (n, d) of the n images are not all finite; names the first."""
+    finite = np.isfinite(X).all(axis=1)
+    if not finite.all():
+        bad = [name for name, good in zip(ids, finite, strict=True) if not good]
+        raise DrexcacheError(
+            f"{where}: NaN or infinite features in block {block} of {_list(bad)}; "
+            "extract these images again or leave them out"
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +18,17 @@ from drexcache.cache.format import (
     Contents,
     StoredBlock,
     block_from_attributes,
+    block_summary,
     check_shapes,
     children,
+    damaged_contents,
     target_from_attributes,
+    target_summary,
 )
 from drexcache.cache.matrix import FeatureMatrix
-from drexcache.cache.storage import read_outline
+from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError
-
-READ_BYTES = 4 << 20  # rows are copied into a matrix in pieces that stay in the processor's cache
 
 
 def open_cache(path: str | Path) -> FeatureCache:
@@ -59,18 +59,17 @@ class FeatureCache:
 
     Attributes
     ----------
-    path : the file. ``contents``: everything but the computed values (ids, targets, labels, blocks).
+    path : the file. ``storage``: its open file. ``contents``: everything but the computed values (ids, targets,
+        labels, blocks).
     complete : whether the extraction that wrote the file came to its end.
 
     Safe to use from several threads, after a fork, and to send to spawned processes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = Path(path)
-        outline = read_outline(self.path)
-        self._fd = os.open(self.path, os.O_RDONLY)
-        self._extents = outline.datasets
-        root = outline.attributes["/"]
+        self.storage = Storage(self.path, writable=writable)
+        root = self.storage.attributes["/"]
         if root.get("format") != FORMAT or root.get("type") != "cache":
             raise DrexcacheError(f"{path}: an HDF5 file, but not a drexcache cache (no format 'drexcache' on its root)")
         if root.get("version") != VERSION:
@@ -78,23 +77,18 @@ class FeatureCache:
                 f"{path}: cache format version {root.get('version')}, this drexcache reads version {VERSION}; "
                 "install a newer drexcache"
             )
-        self._attributes = outline.attributes
-        check_shapes(outline, self.path)
-        self.complete = bool(self._read("/complete")[0])
+        check_shapes(self.storage.extents, self.storage.attributes, self.path)
+        self.complete = bool(self.storage.read("/complete")[0])
         try:
-            self._read("/images/id").tobytes().decode()
+            self.storage.read("/images/id").tobytes().decode()
         except UnicodeDecodeError as error:
             raise DrexcacheError(f"{path}: /images/id: not valid UTF-8 ({error})") from error
 
-    def __del__(self) -> None:
-        if (descriptor := getattr(self, "_fd", None)) is not None:
-            os.close(descriptor)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._identity())
+        return _reopen, (self.path, self.storage.identity)
 
     def __len__(self) -> int:
-        return self._extents["/images/id"].shape[0]
+        return self.storage.extents["/images/id"].shape[0]
 
     def __repr__(self) -> str:
         blocks = ", ".join(f"{block.name} {block.dim}-d" for block in self.blocks.values())
@@ -103,17 +97,17 @@ class FeatureCache:
     @property
     def dataset(self) -> str:
         """The dataset's name."""
-        return str(self._attributes["/"].get("dataset", ""))
+        return str(self.storage.attributes["/"].get("dataset", ""))
 
     @property
     def shard(self) -> str:
         """ "i/n" when the file is one shard of a larger table, else empty."""
-        return str(self._attributes["/"].get("shard", ""))
+        return str(self.storage.attributes["/"].get("shard", ""))
 
     @property
     def table_sha256(self) -> str:
         """Hash of the ids of the whole table, equal in all its shards."""
-        return str(self._attributes["/"].get("table_sha256", ""))
+        return str(self.storage.attributes["/"].get("table_sha256", ""))
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -124,11 +118,12 @@ class FeatureCache:
     def blocks(self) -> dict[str, StoredBlock]:
         """Block name -> what computed it, in alphabetical order."""
         found = {}
-        for name in self._children("/blocks"):
+        for name in children(self.storage.attributes, "/blocks"):
             here = f"/blocks/{name}"
-            dtype = self._extents[f"{here}/features"].dtype.name
-            found[name] = block_from_attributes(self._attributes[here], dtype, f"{self.path}: {here}")
-            if found[name].dim != self._extents[f"{here}/features"].shape[1] or found[name].name != name:
+            features = self.storage.extents[f"{here}/features"]
+            attributes, where = self.storage.attributes[here], f"{self.path}: {here}"
+            found[name] = block_from_attributes(attributes, features.dtype.name, where)
+            if found[name].dim != features.shape[1] or found[name].name != name:
                 raise DrexcacheError(f"{self.path}: {here}: the stored definition does not fit the stored features")
         return found
 
@@ -136,37 +131,40 @@ class FeatureCache:
     def targets(self) -> dict[str, Target]:
         """Target name -> its values (n,) in its own range, NaN where an image has none."""
         found = {}
-        for name in self._children("/targets"):
+        for name in children(self.storage.attributes, "/targets"):
             here = f"/targets/{name}"
-            values = self._read(f"{here}/value")
-            found[name] = target_from_attributes(name, values, self._attributes[here], f"{self.path}: {here}")
+            values = self.storage.read(f"{here}/value")
+            found[name] = target_from_attributes(name, values, self.storage.attributes[here], f"{self.path}: {here}")
         return found
 
     @cached_property
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Label column, such as a split -> (n,) texts."""
-        return {name: self._texts(f"/labels/{name}/value") for name in self._children("/labels")}
+        return {name: self._texts(f"/labels/{name}/value") for name in children(self.storage.attributes, "/labels")}
 
     @property
     def contents(self) -> Contents:
         """Everything in the file except the computed values."""
-        return Contents(self.dataset, self.ids, self.targets, self.labels, self.blocks, self.shard, self.table_sha256)
+        return Contents(
+            dataset=self.dataset, ids=self.ids, targets=self.targets, labels=self.labels, blocks=self.blocks,
+            shard=self.shard, table_sha256=self.table_sha256,
+        )  # fmt: skip
 
     def status(self, block: str) -> np.ndarray:
         """uint8 (n,): 0 missing, 1 done, 2 failed."""
-        return self._read(f"/blocks/{self._known(block)}/status")
+        return self.storage.read(f"/blocks/{self._known(block)}/status")
 
     def hashes(self) -> np.ndarray:
         """uint8 (n, 32): SHA-256 of each image file's bytes; zeros where it was never read."""
-        return self._read("/images/sha256")
+        return self.storage.read("/images/sha256")
 
     def stats(self) -> np.ndarray:
         """int64 (n, 2): size in bytes and modification time in ns of each file when it was last hashed."""
-        return np.stack([self._read("/images/bytes"), self._read("/images/mtime_ns")], axis=1)
+        return np.stack([self.storage.read("/images/bytes"), self.storage.read("/images/mtime_ns")], axis=1)
 
     def failures(self) -> dict[str, str]:
         """Image id -> why it could not be read."""
-        reasons = self._read("/images/failure")
+        reasons = self.storage.read("/images/failure")
         failed = np.flatnonzero(reasons != b"")
         if not len(failed):
             return {}  # without decoding a million ids
@@ -175,27 +173,17 @@ class FeatureCache:
 
     def features(self, block: str, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Features of one block, (n, d) or those rows, in the stored dtype; rows without features are zeros."""
-        extent = self._extents[f"/blocks/{self._known(block)}/features"]
+        name = f"/blocks/{self._known(block)}/features"
         if rows is None or isinstance(rows, slice):
             start, stop, step = (rows or slice(None)).indices(len(self))
             if step != 1:
                 raise ValueError(f"rows must be taken with step 1, found {step}")
-            out = np.empty((max(0, stop - start), *extent.shape[1:]), extent.dtype)
-            self._fill(out, extent.offset + start * extent.row_bytes)
-            return out
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"row {rows.max()} of {len(self)}")
-        out = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
-        width = extent.row_bytes
-        for target, row in zip(out, rows.tolist(), strict=True):
-            if os.preadv(self._fd, [target], extent.offset + row * width) != width:
-                self._fill(target, extent.offset + row * width)  # a read cut short: the rest, or the error
-        return out
+            return self.storage.read_rows(name, start, stop)
+        return self.storage.pick_rows(name, np.asarray(rows, dtype=np.int64))
 
     def crc32(self, block: str) -> np.ndarray:
         """uint32 (n,): CRC-32 of each stored row's bytes."""
-        return self._read(f"/blocks/{self._known(block)}/crc32")
+        return self.storage.read(f"/blocks/{self._known(block)}/crc32")
 
     def matrix(self, blocks: Sequence[str] | None = None, target: str | None = None) -> FeatureMatrix:
         """The features of all images that have them in every chosen block, with their ratings.
@@ -235,10 +223,10 @@ class FeatureCache:
             for name in columns
             for tap, part in self.blocks[name].taps.items()
         }
-        scale = (target.name, target.low, target.high, target.higher_is) if target else ("", 0.0, 1.0, "more")
+        known = target or Target("", y, 0.0, 1.0)
         return FeatureMatrix(
-            X, y, [self.ids[row] for row in rows], columns, taps, self.dataset, *scale,
-            declared=target.declared if target else True,
+            X=X, y=y, ids=[self.ids[row] for row in rows], blocks=columns, taps=taps, dataset=self.dataset,
+            target=known.name, low=known.low, high=known.high, higher_is=known.higher_is, declared=known.declared,
             fingerprints={name: self.blocks[name].fingerprint for name in columns},
             hashes=hashes,
             labels={name: [column[row] for row in rows] for name, column in self.labels.items()},
@@ -247,8 +235,7 @@ class FeatureCache:
 
     def _load(self, block: str, done: np.ndarray, out: np.ndarray) -> None:
         """Copy the done rows of one block into ``out`` (rows, d), reading forwards in small pieces."""
-        extent = self._extents[f"/blocks/{block}/features"]
-        step = max(1, READ_BYTES // extent.row_bytes)
+        step = self._rows_at_once(block)
         filled = 0
         for start in range(0, len(self), step):
             keep = done[start : start + step]
@@ -261,14 +248,22 @@ class FeatureCache:
 
     def verify(self) -> list[str]:
         """Read everything and say what does not match its checksum; an empty list means that all does."""
-        from drexcache.cache.info import verify  # which needs this class
-
-        return verify(self)
+        problems = damaged_contents(self.contents, self.storage.attributes)
+        if self.complete and self.image_checksum() != self.storage.read("/images/checksum").tobytes():
+            problems.append("/images: hashes or failures do not match their checksum")
+        for name in self.blocks:
+            bad = np.flatnonzero(self.status(name) == DONE)[~self.intact(name)]
+            if len(bad):
+                first = ", ".join(self.ids[row] for row in bad[:3])
+                problems.append(f"/blocks/{name}: {len(bad)} rows do not match their checksum (first: {first})")
+            if self.complete and self.block_checksum(name) != self.storage.read(f"/blocks/{name}/checksum").tobytes():
+                problems.append(f"/blocks/{name}: row checksums or status do not match the block's checksum")
+        return problems
 
     def intact(self, block: str) -> np.ndarray:
         """bool (k,): for each of the k done rows, whether its bytes match its CRC-32."""
         done, stored = np.flatnonzero(self.status(block) == DONE), self.crc32(block)
-        step = max(1, READ_BYTES // self._extents[f"/blocks/{block}/features"].row_bytes)
+        step = self._rows_at_once(block)
         good = np.zeros(len(self), dtype=bool)
         for start in range(0, len(self), step):
             for row, values in enumerate(self.features(block, slice(start, start + step)), start):
@@ -277,26 +272,28 @@ class FeatureCache:
 
     def image_checksum(self) -> bytes:
         """SHA-256 over the file hashes and the failures, as FORMAT.md defines it."""
-        return self._sha256("/images/sha256", "/images/failure")
+        return self.storage.sha256("/images/sha256", "/images/failure")
 
     def block_checksum(self, block: str) -> bytes:
         """SHA-256 over a block's row checksums and status, as FORMAT.md defines it."""
-        return self._sha256(f"/blocks/{block}/crc32", f"/blocks/{block}/status")
-
-    def _sha256(self, *names: str) -> bytes:
-        digest = hashlib.sha256()
-        for extent in (self._extents[name] for name in names):
-            for start in range(0, extent.nbytes, READ_BYTES):  # in pieces: a million failures' room is 96 MB
-                piece = np.empty(min(READ_BYTES, extent.nbytes - start), "u1")
-                self._fill(piece, extent.offset + start)
-                digest.update(piece.data)
-        return digest.digest()
+        return self.storage.sha256(f"/blocks/{block}/crc32", f"/blocks/{block}/status")
 
     def info(self) -> dict[str, Any]:
-        """What the cache holds, as plain JSON types."""
-        from drexcache.cache.info import info  # which needs this class
+        """What the cache holds, as plain JSON types: what ``drexcache cache info --json`` prints."""
+        return {
+            "path": str(self.path), "dataset": self.dataset, "images": len(self), "bytes": self.path.stat().st_size,
+            "complete": self.complete, "shard": self.shard,
+            "blocks": {name: block_summary(block, self.status(name)) for name, block in self.blocks.items()},
+            "targets": {name: target_summary(target) for name, target in self.targets.items()},
+            "labels": {name: self._label_counts(name) for name in children(self.storage.attributes, "/labels")},
+            "failures": self.failures(),
+        }  # fmt: skip
 
-        return info(self)
+    def _label_counts(self, label: str) -> dict[str, int]:
+        """Text -> how many images have it, without decoding a million texts."""
+        counts = Counter(self.storage.read(f"/labels/{label}/value").tolist())
+        texts = self._decoded(f"/labels/{label}/value", np.array(list(counts), dtype="S"))
+        return dict(sorted(zip(texts, counts.values(), strict=True)))
 
     def target(self, name: str | None = None) -> Target | None:
         """The target of that name; without a name the only one there is, or None."""
@@ -315,25 +312,11 @@ class FeatureCache:
             raise DrexcacheError(f"{self.path}: no block named {block}; it has: {', '.join(self.blocks) or 'none'}")
         return block
 
-    def _children(self, group: str) -> list[str]:
-        return children(self._attributes, group)
-
-    def _read(self, name: str) -> np.ndarray:
-        extent = self._extents[name]
-        out = np.empty(extent.shape, extent.dtype)
-        self._fill(out, extent.offset)
-        return out
-
-    def _fill(self, out: np.ndarray, offset: int) -> None:
-        view = memoryview(out.data).cast("B") if out.size else memoryview(b"")
-        while len(view):
-            got = os.preadv(self._fd, [view], offset)
-            if got <= 0:
-                raise DrexcacheError(f"{self.path}: the file ends before byte {offset + len(view)}; it was cut off")
-            view, offset = view[got:], offset + got
+    def _rows_at_once(self, block: str) -> int:
+        return max(1, READ_BYTES // self.storage.extents[f"/blocks/{block}/features"].row_bytes)
 
     def _texts(self, name: str) -> tuple[str, ...]:
-        return self._decoded(name, self._read(name))
+        return self._decoded(name, self.storage.read(name))
 
     def _decoded(self, name: str, values: np.ndarray) -> tuple[str, ...]:
         try:
@@ -343,18 +326,11 @@ class FeatureCache:
 
     def replaced(self) -> bool:
         """Whether a writer has put another file under this name since the cache was opened."""
-        return not self.path.exists() or _identity(self.path.stat()) != self._identity()
-
-    def _identity(self) -> tuple[int, int, int]:
-        return _identity(os.fstat(self._fd))
-
-
-def _identity(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        return self.storage.replaced()
 
 
 def _reopen(path: Path, identity: tuple[int, int, int]) -> FeatureCache:
     cache = FeatureCache(path)
-    if cache._identity() != identity:
+    if cache.storage.identity != identity:
         raise DrexcacheError(f"{path}: the cache was rewritten after it was opened; open it again")
     return cache

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from drexcache.cache.format import DONE
-from drexcache.cache.rated_rows import refuse_infinite_ratings, refuse_unusable_features
+from drexcache.cache.matrix import refuse_infinite_ratings, refuse_unusable_features
 from drexcache.cache.reader import FeatureCache
 from drexcache.errors import DrexcacheError
 

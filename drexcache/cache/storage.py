@@ -8,50 +8,125 @@ touched again, which is why a crash cannot break it.
 from __future__ import annotations
 
 import errno
-import math
+import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from drexcache.cache.parser import read_outline
 from drexcache.errors import DrexcacheError
+from drexcache.files import reserve, sync, write_at
 
-MAX_OBJECTS = 10_000
-MAX_ATTRIBUTES = 64
-MAX_ATTRIBUTE_BYTES = 1 << 20
 ALIGNMENT = 4096
+READ_BYTES = 4 << 20  # are read at once: what stays in the processor's cache
 
 
-@dataclass(frozen=True)
-class Extent:
-    """Where a dataset's values lie: ``shape`` values of ``dtype`` from byte ``offset`` of the file, in C order."""
+class Storage:
+    """An open file of ours: where its datasets lie, and their values read and written by position.
 
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    The outline is read from the same descriptor as the values: a file that is put in this one's place meanwhile is
+    never mixed with it. Safe to use from several threads and after a fork.
+
+    Attributes
+    ----------
+    path : its name when it was opened. attributes : group path -> attributes. extents : dataset path -> where it lies.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        if not path.is_file():
+            raise DrexcacheError(f"{path}: no such file")
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        outline = read_outline(self._descriptor, path)
+        self.attributes, self.extents = outline.attributes, outline.datasets
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing can be read any more."""
+        descriptor, self._descriptor = getattr(self, "_descriptor", -1), -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def read(self, name: str) -> np.ndarray:
+        """All values of a dataset."""
+        return self.read_rows(name, 0, self.extents[name].shape[0])
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` up to ``stop`` of a dataset."""
+        extent = self.extents[name]
+        out = np.empty((max(0, stop - start), *extent.shape[1:]), extent.dtype)
+        self._fill(out, extent.offset + start * extent.row_bytes)
+        return out
+
+    def pick_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The rows at these positions (k,), in that order."""
+        extent = self.extents[name]
+        if len(rows) and (rows.min() < 0 or rows.max() >= extent.shape[0]):
+            raise IndexError(f"row {rows.max()} of {extent.shape[0]}")
+        out = np.empty((len(rows), *extent.shape[1:]), extent.dtype)
+        width = extent.row_bytes
+        for target, row in zip(out, rows.tolist(), strict=True):
+            if os.preadv(self._descriptor, [target], extent.offset + row * width) != width:
+                self._fill(target, extent.offset + row * width)  # a read cut short: the rest, or the error
+        return out
+
+    def sha256(self, *names: str) -> bytes:
+        """SHA-256 over the bytes of these datasets, one after the other."""
+        digest = hashlib.sha256()
+        for name in names:
+            extent = self.extents[name]
+            step = max(1, READ_BYTES // extent.row_bytes)  # in pieces: a million failures' room is 96 MB
+            for start in range(0, extent.shape[0], step):
+                digest.update(self.read_rows(name, start, min(start + step, extent.shape[0])).data)
+        return digest.digest()
+
+    def write(self, name: str, values: np.ndarray) -> None:
+        """All values of a dataset, which `sync` brings to the disk."""
+        self.write_rows(name, np.arange(len(values)), values)
+
+    def write_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Values of the rows at these positions (k,), which `sync` brings to the disk."""
+        extent = self.extents[name]
+        values = np.ascontiguousarray(values, extent.dtype)
+        cuts = np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1
+        for start, stop in itertools.pairwise([0, *cuts.tolist(), len(rows)]):
+            if stop > start:
+                data = values[start:stop].reshape(-1).view("u1").data
+                write_at(self._descriptor, data, extent.offset + int(rows[start]) * extent.row_bytes)
+
+    def sync(self) -> None:
+        """Return when everything written so far is on the disk."""
+        sync(self._descriptor)
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one entry along the first axis."""
-        return int(self.dtype.itemsize * math.prod(self.shape[1:]))
+    def identity(self) -> tuple[int, int, int]:
+        """Inode, size and modification time: another file under the same name has another."""
+        stat = os.fstat(self._descriptor)
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole dataset."""
-        return self.row_bytes * self.shape[0]
+    def replaced(self) -> bool:
+        """Whether another file has been put under this name since the file was opened."""
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return True
+        return (stat.st_ino, stat.st_size, stat.st_mtime_ns) != self.identity
 
-
-@dataclass(frozen=True)
-class Outline:
-    """What an HDF5 file holds: attributes by group path, extents by dataset path."""
-
-    attributes: dict[str, dict[str, Any]]
-    datasets: dict[str, Extent]
+    def _fill(self, out: np.ndarray, offset: int) -> None:
+        view = memoryview(out.data).cast("B") if out.size else memoryview(b"")
+        while len(view):
+            got = os.preadv(self._descriptor, [view], offset)
+            if got <= 0:
+                raise DrexcacheError(f"{self.path}: the file ends before byte {offset + len(view)}; it was cut off")
+            view, offset = view[got:], offset + got
 
 
 def text_dtype(values: Iterable[str]) -> np.dtype:
@@ -88,8 +163,8 @@ def create(
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code)) from error
     with path.open("r+b") as raw:
-        _reserve(raw.fileno(), os.fstat(raw.fileno()).st_size)
-        os.fsync(raw.fileno())
+        reserve(raw.fileno(), os.fstat(raw.fileno()).st_size)
+        sync(raw.fileno())
 
 
 def _write_attribute(node: h5py.Group, key: str, value: Any) -> None:
@@ -113,121 +188,3 @@ def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype
     else:
         kind = h5py.h5t.py_create(dtype, logical=True)
     h5py.h5d.create(parent.id, leaf.encode(), kind, h5py.h5s.create_simple(shape), dcpl=layout)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # this file system cannot reserve
-            raise
-
-
-def read_outline(path: Path) -> Outline:
-    """Walk a file that may come from a stranger and say where everything lies, without reading any values.
-
-    Raises
-    ------
-    DrexcacheError : not HDF5, damaged, or holding anything that FORMAT.md forbids: links other than hard ones,
-        cycles, storage outside the file, virtual datasets, filters, chunks, references, variable-length values,
-        oversized attributes, extents beyond the file's end.
-    """
-    if not path.is_file():
-        raise DrexcacheError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DrexcacheError(f"{path}: the file is empty, not an HDF5 file")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            walk = _Walk(path)
-            walk.group(h5py.h5g.open(file.id, b"/"), "/")
-    except DrexcacheError:
-        raise
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-        UnicodeError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DrexcacheError(f"{path}: not a readable HDF5 file ({reason})") from error
-    return Outline(walk.attributes, walk.datasets)
-
-
-class _Walk:
-    """One walk over a file's objects, refusing what is not plain data."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file_bytes = path.stat().st_size
-        self.seen: set[int] = set()
-        self.attributes: dict[str, dict[str, Any]] = {}
-        self.datasets: dict[str, Extent] = {}
-
-    def refuse(self, name: str, what: str) -> DrexcacheError:
-        return DrexcacheError(f"{self.path}: {name} is {what}, which a drexcache file never holds; refused")
-
-    def group(self, group: h5py.h5g.GroupID, name: str) -> None:
-        self.visit(group, name)
-        self.attributes[name] = self.read_attributes(group, name)
-        for raw in group:
-            child = f"{name.rstrip('/')}/{raw.decode()}"
-            if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-                raise self.refuse(child, "a soft or external link")
-            node = h5py.h5o.open(group, raw)
-            if isinstance(node, h5py.h5g.GroupID):
-                self.group(node, child)
-            elif isinstance(node, h5py.h5d.DatasetID):
-                self.visit(node, child)
-                self.datasets[child] = self.extent(node, child)
-            else:
-                raise self.refuse(child, "a named datatype")
-
-    def visit(self, node: Any, name: str) -> None:
-        address = h5py.h5o.get_info(node).addr
-        if address in self.seen:
-            raise self.refuse(name, "a second link to the same object")
-        self.seen.add(address)
-        if len(self.seen) > MAX_OBJECTS or name.count("/") > 4:
-            raise self.refuse(name, f"one of more than {MAX_OBJECTS} objects, or nested too deep")
-
-    def extent(self, dataset: h5py.h5d.DatasetID, name: str) -> Extent:
-        layout = dataset.get_create_plist()
-        if layout.get_layout() != h5py.h5d.CONTIGUOUS:
-            raise self.refuse(name, "a chunked, compact or virtual dataset")
-        if layout.get_external_count() or layout.get_nfilters():
-            raise self.refuse(name, "a dataset with external storage or filters")
-        kind = dataset.get_type()
-        if not isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID | h5py.h5t.TypeStringID) or (
-            isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
-        ):
-            raise self.refuse(name, "a dataset of another type than whole numbers, floats or fixed-length text")
-        extent = Extent(dataset.get_offset() or -1, tuple(dataset.shape), kind.dtype)
-        if not 1 <= len(extent.shape) <= 2 or extent.dtype.byteorder == ">":
-            raise self.refuse(name, "a dataset that is not a little-endian vector or matrix")
-        if extent.offset < 0 or extent.offset + extent.nbytes > self.file_bytes:
-            raise self.refuse(name, f"a dataset of shape {extent.shape} that reaches beyond the end of the file")
-        return extent
-
-    def read_attributes(self, node: h5py.h5g.GroupID, name: str) -> dict[str, Any]:
-        count = h5py.h5a.get_num_attrs(node)
-        if count > MAX_ATTRIBUTES:
-            raise self.refuse(name, f"a group with {count} attributes")
-        found: dict[str, Any] = {}
-        for index in range(count):
-            attribute = h5py.h5a.open(node, index=index)
-            key, kind = attribute.name.decode(), attribute.get_type()
-            plain = isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID | h5py.h5t.TypeStringID)
-            if not plain or (isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()):
-                raise self.refuse(f"{name}@{key}", "an attribute that is not a plain number or fixed-length text")
-            if attribute.shape != () or attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-                raise self.refuse(f"{name}@{key}", f"an attribute of shape {attribute.shape} or above 1 MiB")
-            value = np.empty((), dtype=attribute.dtype)
-            attribute.read(value)
-            found[key] = value.item().decode() if value.dtype.kind == "S" else value.item()
-        return found

@@ -7,58 +7,23 @@ only when its status byte says so, which is written after the row's values and c
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
-import socket
-import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from drexcache.cache import storage
 from drexcache.cache.format import DONE, FAILED, FAILURE_BYTES, Contents
+from drexcache.cache.lock import no_space
 from drexcache.cache.reader import FeatureCache
+from drexcache.cache.storage import create
 from drexcache.errors import DrexcacheError
+from drexcache.files import sync_folder
 
 COMMIT_SECONDS, COMMIT_ROWS = 2.0, 1 << 15
 COPY_BYTES = 8 << 20
-
-
-@contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the right to write ``path``; a lock left by a dead process holds nobody up.
-
-    Raises
-    ------
-    DrexcacheError : another process is writing, which the message names; the folder cannot be written to.
-    """
-    lock, note = FileLock(f"{path}.lock", blocking=False), Path(f"{path}.writer")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder in which no file can be made, such as one of /proc, looks to FileLock like a lock that is held.
-        tempfile.TemporaryFile(dir=path.parent).close()
-        lock.acquire()
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
-    except Timeout as error:
-        holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "another process"
-        raise DrexcacheError(f"{path}: being written by {holder}; wait for it, or stop it, and run again") from error
-    except OSError as error:
-        with suppress(OSError):  # where it cannot be removed it could not be written
-            note.unlink()
-        lock.release()
-        raise no_space(error, path) from error
-    try:
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
 
 
 class CacheWriter:
@@ -69,9 +34,9 @@ class CacheWriter:
     """
 
     def __init__(self, partial: Path) -> None:
-        self.cache = FeatureCache(partial)
+        self.cache = FeatureCache(partial, writable=True)
         self.path = partial
-        self._fd = os.open(partial, os.O_RDWR)
+        self._storage = self.cache.storage
         self._waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # dataset -> rows, values
         self._status: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # written when all else is on the disk
         self._synced, self._uncommitted = time.monotonic(), 0
@@ -84,7 +49,11 @@ class CacheWriter:
             if kind is None or not issubclass(kind, OSError):
                 self.commit()
         finally:
-            os.close(self._fd)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; rows that were not committed do not count."""
+        self._storage.close()
 
     def done(self, block: str) -> np.ndarray:
         """bool (n,): rows that are committed."""
@@ -92,9 +61,9 @@ class CacheWriter:
 
     def put(self, block: str, rows: np.ndarray, features: np.ndarray) -> None:
         """Write features (k, d) of these rows; they count after the next `commit`, which comes by itself in time."""
-        values = np.ascontiguousarray(features, dtype=self.cache._extents[f"/blocks/{block}/features"].dtype)
+        values = np.ascontiguousarray(features, dtype=self._storage.extents[f"/blocks/{block}/features"].dtype)
         checks = np.fromiter((zlib.crc32(row) for row in values), dtype="<u4", count=len(values))
-        self._write_rows(f"/blocks/{block}/features", rows, values)
+        self._storage.write_rows(f"/blocks/{block}/features", rows, values)
         self._waiting.setdefault(f"/blocks/{block}/crc32", []).append((rows, checks))
         self._status.setdefault(f"/blocks/{block}/status", []).append((rows, np.full(len(rows), DONE, "u1")))
         self._uncommitted += len(rows)
@@ -122,41 +91,34 @@ class CacheWriter:
         """Make every row written so far count: the values reach the disk before the status that vouches for them."""
         self._write_waiting(self._waiting)
         if self._status:
-            _sync(self._fd)
+            self._storage.sync()
             self._write_waiting(self._status)
         self._synced, self._uncommitted = time.monotonic(), 0
 
     def _write_waiting(self, waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> None:
         for name, parts in waiting.items():
             rows, values = (np.concatenate(side) for side in zip(*parts, strict=True))
-            self._write_rows(name, rows, values)
+            self._storage.write_rows(name, rows, values)
         waiting.clear()
 
     def finish(self, final: Path) -> None:
         """Write the checksums, mark the file complete and put it under its final name, replacing an older one."""
         self.commit()
         for block in self.cache.blocks:
-            self._write(f"/blocks/{block}/checksum", self.cache.block_checksum(block))
-        self._write("/images/checksum", self.cache.image_checksum())
-        _sync(self._fd)
-        self._write("/complete", b"\1")
-        os.fsync(self._fd)
+            self._write_checksum(f"/blocks/{block}/checksum", self.cache.block_checksum(block))
+        self._write_checksum("/images/checksum", self.cache.image_checksum())
+        self._storage.sync()
+        self._storage.write("/complete", np.ones(1, "u1"))
+        self._storage.sync()
         self.path.replace(final)
         sync_folder(final.parent)
 
-    def _write_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        extent = self.cache._extents[name]
-        for start, stop in _runs(rows):
-            self._pwrite(values[start:stop], extent.offset + int(rows[start]) * extent.row_bytes)
+    def _write_checksum(self, name: str, digest: bytes) -> None:
+        self._storage.write(name, np.frombuffer(digest, "u1"))
 
-    def _write(self, name: str, data: bytes | np.ndarray) -> None:
-        self._pwrite(data, self.cache._extents[name].offset)
-
-    def _pwrite(self, data: bytes | np.ndarray, offset: int) -> None:
-        view = memoryview(data.reshape(-1).view("u1").data if isinstance(data, np.ndarray) else data)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
+    def forget(self, block: str, rows: np.ndarray) -> None:
+        """These rows (k,) count as missing from now on."""
+        self._storage.write_rows(f"/blocks/{block}/status", rows, np.zeros(len(rows), "u1"))
 
 
 def start_writer(
@@ -193,7 +155,7 @@ def start_writer(
                 damaged[source.path] = take_rows(writer, source, files)
         writer.commit()
     except BaseException:
-        os.close(writer._fd)
+        writer.close()
         raise
     for cache in partials:
         if cache.path != writer.path:
@@ -265,7 +227,7 @@ def _drop_unfit(writer: CacheWriter, files: tuple[np.ndarray, np.ndarray] | None
         damaged += len(bad)
         stale = done[(files[0][done] != writer.cache.hashes()[done]).any(axis=1)] if files is not None else done[:0]
         unfit = np.union1d(bad, stale)
-        writer._write_rows(f"/blocks/{name}/status", unfit, np.zeros(len(unfit), "u1"))
+        writer.forget(name, unfit)
     return damaged
 
 
@@ -288,22 +250,14 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
     """
     path.unlink(missing_ok=True)
     try:
-        storage.create(path, contents.attributes(), contents.datasets())
-        _write_known(path, contents)
+        create(path, contents.attributes(), contents.datasets())
+        storage = FeatureCache(path, writable=True).storage
+        for name, values in contents.values().items():
+            storage.write(name, values)
+        storage.sync()
     except OSError as error:
         path.unlink(missing_ok=True)
         raise no_space(error, final, _bytes_of(contents)) from error
-
-
-def _write_known(path: Path, contents: Contents) -> None:
-    with CacheWriter(path) as writer:
-        texts = {"/images/id": contents.ids} | {f"/labels/{name}/value": c for name, c in contents.labels.items()}
-        for name, column in texts.items():
-            dtype = writer.cache._extents[name].dtype
-            writer._write(name, np.fromiter((value.encode() for value in column), dtype, len(column)))
-        for name, target in contents.targets.items():
-            writer._write(f"/targets/{name}/value", np.ascontiguousarray(target.values, "<f8"))
-        os.fsync(writer._fd)
 
 
 def _mend_length(path: Path) -> None:
@@ -316,35 +270,5 @@ def _mend_length(path: Path) -> None:
                 file.truncate(end)
 
 
-def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Positions (start, stop) of stretches of consecutive row numbers."""
-    cuts = np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1
-    edges = [0, *cuts.tolist(), len(rows)]
-    yield from ((a, b) for a, b in itertools.pairwise(edges) if b > a)
-
-
 def _bytes_of(contents: Contents) -> int:
     return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in contents.datasets().values())
-
-
-def no_space(error: OSError, final: Path, needed: int | None = None) -> DrexcacheError:
-    """The sentence for a write that failed."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
-        size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
-        what = f"no space left on the disk{size}; free some"
-    else:
-        what = f"writing failed ({error.strerror or error}) in {final.absolute().parent}; mend the disk or take another"
-    return DrexcacheError(f"{final}: {what} and run the same command again, rows already committed are kept")
-
-
-def _sync(descriptor: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,361 @@
+"""The outline of a cache file, read without the HDF5 library, so that a stranger's file never reaches it.
+
+Read is what FORMAT.md allows, in the form in which the HDF5 library (1.10 and later) writes it, and everything else is
+refused. Every structure must lie inside the file, carry its right checksum and overlap no other. The names are those of
+the HDF5 File Format Specification 3.0.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drexcache.cache.fields import Fields, FileBytes, lookup3
+from drexcache.errors import DrexcacheError
+
+MAX_OBJECTS, MAX_DEPTH = 10_000, 4
+MAX_ATTRIBUTES, MAX_TEXT_BYTES = 64, 1 << 20
+NO_ADDRESS = (1 << 64) - 1
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+DATASPACE, LINK_INFO, DATATYPE, FILL, LINK, EXTERNAL, LAYOUT, GROUP_INFO = 1, 2, 3, 5, 6, 7, 8, 10
+FILTERS, ATTRIBUTE, CONTINUATION, MODIFIED, ATTRIBUTE_INFO = 11, 12, 16, 18, 21
+OF_A_GROUP = {0, LINK_INFO, LINK, GROUP_INFO, ATTRIBUTE, MODIFIED, ATTRIBUTE_INFO}
+OF_A_DATASET = {0, DATASPACE, DATATYPE, FILL, LAYOUT, MODIFIED, ATTRIBUTE, ATTRIBUTE_INFO}
+
+# size -> the bits of a little-endian IEEE float: flags, offset, precision, places and sizes of exponent and mantissa
+FLOATS = {
+    2: (0x0F20, 0, 16, 10, 5, 0, 10, 15), 4: (0x1F20, 0, 32, 23, 8, 0, 23, 127), 8: (0x3F20, 0, 64, 52, 11, 0, 52, 1023)
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a dataset's values lie: ``shape`` values of ``dtype`` from byte ``offset`` of the file, in C order."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return int(self.dtype.itemsize * math.prod(self.shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole dataset."""
+        return self.row_bytes * self.shape[0]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a file holds: attributes by group path, extents by dataset path."""
+
+    attributes: dict[str, dict[str, Any]]
+    datasets: dict[str, Extent]
+
+
+def read_outline(descriptor: int, path: Path) -> Outline:
+    """Say where everything lies in an open file that may come from a stranger, without reading any values.
+
+    Raises
+    ------
+    DrexcacheError : not HDF5, damaged, or holding anything that FORMAT.md forbids: links other than one hard link to
+        each object, storage outside the file, virtual datasets, filters, chunks, other types, oversized attributes,
+        values beyond the file's end or on top of each other.
+    """
+    if os.fstat(descriptor).st_size == 0:
+        raise DrexcacheError(f"{path}: the file is empty")
+    try:
+        walk = _Walk(FileBytes(descriptor))
+        walk.node(walk.root(), "/")
+        walk.file.check_overlaps()
+    except ForbiddenError as error:
+        raise DrexcacheError(f"{path}: {error}, which a drexcache file never holds; refused") from error
+    except (ValueError, LookupError, struct.error, OverflowError, OSError) as error:
+        raise DrexcacheError(f"{path}: not a drexcache cache, or a damaged one ({error})") from error
+    return Outline(walk.attributes, walk.datasets)
+
+
+class ForbiddenError(ValueError):
+    """NAME is something that FORMAT.md forbids."""
+
+
+class _Walk:
+    """One walk over a file's objects."""
+
+    def __init__(self, file: FileBytes) -> None:
+        self.file, self.objects = file, 0
+        self.attributes: dict[str, dict[str, Any]] = {}
+        self.datasets: dict[str, Extent] = {}
+
+    def root(self) -> int:
+        """The address of the root group, from the superblock."""
+        self.file.claim(0, 48)
+        fields = self.file.peek(0, 48)
+        if fields.take(8) != SIGNATURE:
+            raise ValueError("no HDF5 file")
+        fields.expect(2, 3, what="a superblock of version")
+        if fields.take(11) != struct.pack("<BBBQ", 8, 8, 0, 0) or fields.number(8) != NO_ADDRESS:
+            raise ValueError("a superblock with other sizes, flags, base or extension")
+        if fields.number(8) > self.file.size:
+            raise ValueError("the file was cut off")
+        root = fields.number(8)
+        if lookup3(fields.data[:44]) != fields.number(4):
+            raise ValueError("the superblock does not match its checksum")
+        return root
+
+    def node(self, address: int, name: str) -> None:
+        """A group and all below it, or a dataset."""
+        self.objects += 1
+        if self.objects > MAX_OBJECTS or name.count("/") > MAX_DEPTH:
+            raise ForbiddenError(f"{name} is one of more than {MAX_OBJECTS} objects, or nested too deep")
+        messages = self.messages(address)
+        kinds = {kind for kind, _ in messages}
+        if LAYOUT in kinds:
+            self.datasets[name] = self.extent(messages, kinds, name)
+        elif LINK_INFO in kinds and kinds <= OF_A_GROUP:
+            self.attributes[name] = self.all_attributes(messages, name)
+            children = list(self.links(messages, name))
+            if len(dict(children)) < len(children):
+                raise ValueError(f"{name} has two links of one name")
+            for leaf, child in children:
+                self.node(child, f"{name.rstrip('/')}/{leaf}")
+        else:
+            raise ForbiddenError(f"{name} is neither a plain group nor a plain dataset, or has a second link")
+
+    def messages(self, address: int) -> list[tuple[int, Fields]]:
+        """(type, body) of an object's header messages."""
+        start = self.file.peek(address, 34)
+        start.take(4)
+        start.expect(2, what="an object header of version")
+        flags = start.number(1)
+        start.take((16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0))
+        length = start.number(1 << (flags & 3))
+        fields = self.file.checked(address, start.at + length + 4, b"OHDR")
+        fields.take(start.at - 4)
+        parts, found = [fields], []
+        for part in parts:
+            while part.left >= (6 if flags & 4 else 4):
+                kind, size, special = part.number(1), part.number(2), part.number(1)
+                part.take(2 if flags & 4 else 0)
+                body = Fields(part.take(size))
+                if special & 2:
+                    raise ValueError("a shared header message")
+                if kind == CONTINUATION:
+                    parts.append(self.file.checked(body.number(8), body.number(8), b"OCHK"))
+                else:
+                    found.append((kind, body))
+        return found
+
+    def links(self, messages: list[tuple[int, Fields]], name: str) -> Iterator[tuple[str, int]]:
+        """(name, address) of a group's hard links."""
+        bodies = [body for kind, body in messages if kind == LINK]
+        for body in bodies + self.stored_apart(messages, LINK_INFO, order_bytes=8, record=(5, 11, 4, 7)):
+            body.expect(1, what="a link of version")
+            flags = body.number(1)
+            kind = body.number(1) if flags & 8 else 0
+            body.take((8 if flags & 4 else 0) + (1 if flags & 16 else 0))
+            leaf = body.take(body.number(1 << (flags & 3))).decode()
+            if kind:
+                raise ForbiddenError(f"{name.rstrip('/')}/{leaf} is a soft or external link")
+            yield leaf, body.number(8)
+
+    def all_attributes(self, messages: list[tuple[int, Fields]], name: str) -> dict[str, Any]:
+        bodies = [body for kind, body in messages if kind == ATTRIBUTE]
+        bodies += self.stored_apart(messages, ATTRIBUTE_INFO, order_bytes=2, record=(8, 17, 0, 8))
+        if len(bodies) > MAX_ATTRIBUTES:
+            raise ForbiddenError(f"{name} is a group with {len(bodies)} attributes")
+        found = dict(attribute(body, name) for body in bodies)
+        if len(found) < len(bodies):
+            raise ValueError(f"{name} has two attributes of one name")
+        return found
+
+    def stored_apart(
+        self, messages: list[tuple[int, Fields]], info: int, order_bytes: int, record: tuple[int, int, int, int]
+    ) -> list[Fields]:
+        """Messages that lie in a fractal heap because there are many or large ones, found by a B-tree.
+
+        record : the B-tree's type, the bytes of a record of it, and where in a record the heap's id begins and how long
+            it is.
+        """
+        for body in (body for kind, body in messages if kind == info):
+            body.expect(0, what="a message of version")
+            flags = body.number(1)
+            body.take(order_bytes if flags & 1 else 0)
+            heap, tree = body.number(8), body.number(8)
+            if heap == NO_ADDRESS:
+                return []
+            kind, size, start, length = record
+            get = self.heap(heap, length)
+            return [Fields(get(found[start : start + length])) for found in self.tree(tree, kind, size)]
+        return []
+
+    def tree(self, address: int, kind: int, size: int) -> list[bytes]:
+        """All records of a version 2 B-tree of at most two levels."""
+        fields = self.file.checked(address, 38, b"BTHD")
+        fields.expect(0, what="a B-tree of version")
+        fields.expect(kind, what="a B-tree of type")
+        node_size = fields.number(4)
+        fields.expect(size, count=2, what="a B-tree with records of size")
+        depth = fields.expect(0, 1, count=2, what="a B-tree of depth")
+        fields.take(2)
+        root, count = fields.number(8), fields.number(2)
+        if not count:
+            return []
+        return self.tree_node(root, count, (kind, size, node_size), depth)
+
+    def tree_node(self, address: int, count: int, form: tuple[int, int, int], depth: int) -> list[bytes]:
+        kind, size, node_size = form
+        most = (node_size - 10) // size  # records of a leaf
+        pointer = 8 + (most.bit_length() + 7) // 8
+        length = 10 + count * size + (depth and (count + 1) * pointer)
+        fields = self.file.checked(address, length, b"BTIN" if depth else b"BTLF", claim=node_size)
+        fields.expect(0, what="a B-tree node of version")
+        fields.expect(kind, what="a B-tree node of type")
+        records = [fields.take(size) for _ in range(count)]
+        for _ in range(count + 1 if depth else 0):
+            child = Fields(fields.take(pointer))
+            records += self.tree_node(child.number(8), child.number(pointer - 8), form, 0)
+        return records
+
+    def heap(self, address: int, id_bytes: int) -> Callable[[bytes], bytes]:
+        """A fractal heap, as a function from an object's id to its bytes."""
+        fields = self.file.checked(address, 146, b"FRHP")
+        fields.expect(0, what="a heap of version")
+        fields.expect(id_bytes, count=2, what="a heap with ids of length")
+        fields.expect(0, count=2, what="a heap with filters")
+        checksums = fields.number(1) & 2
+        fields.take(12)
+        large = fields.number(8)
+        fields.take(80)
+        width, first, most, bits = (fields.number(count) for count in (2, 8, 8, 2))
+        fields.take(2)
+        root, rows = fields.number(8), fields.number(2)
+        if not (1 <= width <= 16 and 512 <= first <= most <= 1 << 16 and bits <= 64):
+            raise ValueError("a heap of unusual sizes")
+        place_bytes = (bits + 7) // 8
+        table = [root]
+        if rows:
+            if rows > 16 or first << max(0, rows - 2) > most:
+                raise ValueError("a heap of unusual size")
+            block = self.file.checked(root, 17 + place_bytes + 8 * width * rows, b"FHIB")
+            block.take(9 + place_bytes)
+            table = [block.number(8) for _ in range(width * rows)]
+        blocks: dict[int, bytes] = {}
+        stored_large: dict[bytes, tuple[int, int]] | None = None
+
+        def get(id: bytes) -> bytes:
+            nonlocal stored_large
+            if id[0] == 0x10:
+                if stored_large is None:
+                    stored_large = {r[16:]: struct.unpack("<QQ", r[:16]) for r in self.tree(large, 1, 24)}
+                where, length = stored_large[id[1:].ljust(8, b"\0")]
+                if length > 2 * MAX_TEXT_BYTES:
+                    raise ValueError("an attribute above 1 MiB")
+                self.file.claim(where, length)
+                return os.pread(self.file.descriptor, length, where)
+            if id[0]:
+                raise ValueError("an object of an unknown kind in a heap")
+            place, length = _number(id[1 : 1 + place_bytes]), _number(id[1 + place_bytes :])
+            row = (place // (width * first)).bit_length() if rows else 0
+            size = first << max(0, row - 1)
+            start = width * size if row else 0
+            column = (place - start) // size
+            at = row * width + column
+            if at >= len(table):
+                raise ValueError("an object outside of its heap")
+            if at not in blocks:
+                blocks[at] = self.block(table[at], size, 13 + place_bytes if checksums else 0)
+            inside = place - start - column * size
+            return blocks[at][inside : inside + length]
+
+        return get
+
+    def block(self, address: int, size: int, checksum_at: int) -> bytes:
+        """A direct block of a heap."""
+        self.file.claim(address, size)
+        data = self.file.peek(address, size).data
+        if data[:4] != b"FHDB" or len(data) < size:
+            raise ValueError(f"no FHDB at {address}")
+        if checksum_at:
+            stored = _number(data[checksum_at : checksum_at + 4])
+            if lookup3(data[:checksum_at] + bytes(4) + data[checksum_at + 4 :]) != stored:
+                raise ValueError(f"FHDB at {address} does not match its checksum")
+        return data
+
+    def extent(self, messages: list[tuple[int, Fields]], kinds: set[int], name: str) -> Extent:
+        if kinds & {EXTERNAL, FILTERS}:
+            raise ForbiddenError(f"{name} is a dataset with external storage or filters")
+        if not kinds <= OF_A_DATASET or not {DATASPACE, DATATYPE} <= kinds:
+            raise ForbiddenError(f"{name} is not a plain dataset")
+        fields = dict(messages)
+        layout, space = fields[LAYOUT], fields[DATASPACE]
+        if layout.number(1) not in (3, 4) or layout.number(1) != 1:
+            raise ForbiddenError(f"{name} is a chunked, compact or virtual dataset")
+        dtype, shape = datatype(fields[DATATYPE], name), dataspace(space, name)
+        extent = Extent(layout.number(8), shape, dtype)
+        if not 1 <= len(shape) <= 2:
+            raise ForbiddenError(f"{name} is a dataset that is not a vector or a matrix")
+        nbytes = dtype.itemsize * math.prod(shape)
+        if extent.offset + nbytes > self.file.size or layout.number(8) != nbytes:
+            raise ForbiddenError(f"{name} is a dataset of shape {shape} that reaches beyond the end of the file")
+        self.file.claim(extent.offset, nbytes)
+        return extent
+
+
+def attribute(body: Fields, name: str) -> tuple[str, Any]:
+    """An attribute's name and value, from its message."""
+    body.expect(3, what="an attribute of version")
+    body.expect(0, what="a shared attribute")
+    name_size, type_size, space_size = (body.number(2) for _ in range(3))
+    body.take(1)
+    key = body.take(name_size).rstrip(b"\0").decode()
+    where = f"{name}@{key}"
+    dtype = datatype(Fields(body.take(type_size)), where)
+    shape = dataspace(Fields(body.take(space_size)), where)
+    if shape != ():
+        raise ForbiddenError(f"{where} is an attribute of shape {shape}")
+    value = np.frombuffer(body.take(dtype.itemsize), dtype)[0].item()
+    return key, value.decode() if dtype.kind == "S" else value
+
+
+def datatype(body: Fields, name: str) -> np.dtype:
+    """A whole number, a float or a fixed-length text."""
+    kind = body.number(1)
+    flags, size = body.number(3), body.number(4)
+    if kind >> 4 in (1, 3) and 0 < size <= MAX_TEXT_BYTES:
+        if (
+            kind & 15 == 0
+            and size in (1, 2, 4, 8)
+            and flags in (0, 8)
+            and body.take(4) == struct.pack("<HH", 0, 8 * size)
+        ):
+            return np.dtype(f"<{'i' if flags else 'u'}{size}")
+        if kind & 15 == 1 and size in FLOATS and (flags, *struct.unpack("<HHBBBBI", body.take(12))) == FLOATS[size]:
+            return np.dtype(f"<f{size}")
+        if kind & 15 == 3 and flags in (0, 1, 16, 17):
+            return np.dtype(f"S{size}")
+    raise ForbiddenError(f"{name} is of another type than little-endian whole numbers, floats or fixed-length text")
+
+
+def dataspace(body: Fields, name: str) -> tuple[int, ...]:
+    """A shape; () for a scalar."""
+    version, rank, flags, kind = (body.number(1) for _ in range(4))
+    shape = tuple(body.number(8) for _ in range(rank))
+    largest = tuple(body.number(8) for _ in range(rank)) if flags & 1 else shape
+    if version != 2 or flags & ~1 or kind != (1 if rank else 0) or largest != shape:
+        raise ForbiddenError(f"{name} has an empty or growing shape")
+    return shape
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
