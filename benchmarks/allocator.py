@@ -12,12 +12,12 @@ from machine import describe
 
 CODE = """
 import sys, time, torch
-from drexcache.features.backbone import Backbone
-from drexcache.features.memory import keep_freed_memory
+from drexcache.features.engines import keep_freed_memory
+from drexcache.features.loading import load_backbone
 from drexcache.recipes import recipe
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-model = Backbone(recipe("offline").blocks[1], "packaged", torch.device("cpu"))
+model = load_backbone(recipe("offline").blocks[1], "packaged", torch.device("cpu"))
 pixels = torch.randint(0, 255, (8, 3, 512, 512), dtype=torch.uint8)
 model(pixels)
 started = time.perf_counter()

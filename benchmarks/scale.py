@@ -21,9 +21,9 @@ from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 from drexcache import read_images, recipe
-from drexcache.features.backbone import Backbone
-from drexcache.features.demo_pictures import draw_set
-from drexcache.features.reading import read_ahead
+from drexcache.features import draw_set
+from drexcache.features.loading import load_backbone, load_extractors
+from drexcache.features.pipeline import read_ahead
 from drexcache.recipes import Recipe, recipe_names
 
 GPU = "H100 SXM"
@@ -37,7 +37,7 @@ def flop(chosen: Recipe) -> int:
     total = 0
     for block in chosen.blocks:
         if not block.is_classic:
-            backbone = Backbone(block, "random", torch.device("cpu"))
+            backbone = load_backbone(block, "random", torch.device("cpu"))
             with FlopCounterMode(display=False) as counter:
                 backbone(torch.zeros(1, 3, *block.size, dtype=torch.uint8))
             total += counter.get_total_flops()
@@ -47,8 +47,9 @@ def flop(chosen: Recipe) -> int:
 def decode_seconds(chosen: Recipe, folder: Path) -> float:
     """Reading, hashing, decoding and every resize of one image, in one thread."""
     table = read_images(folder, ratings=False)
+    extractors = load_extractors(chosen.blocks, "random", torch.device("cpu"), lambda line: None)
     started = time.perf_counter()
-    for _ in read_ahead(table.files, np.arange(len(table)), chosen.blocks, 1, 8):
+    for _ in read_ahead(table.files, np.arange(len(table)), list(extractors.values()), 1, 8):
         pass
     return (time.perf_counter() - started) / len(table)
 

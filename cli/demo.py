@@ -36,7 +36,7 @@ def command(out: str, device: str) -> None:
     drexcache demo
     """
     from drexcache.cache import open_cache
-    from drexcache.features.demo_pictures import KINDS
+    from drexcache.features import KINDS
 
     started, folder = time.monotonic(), Path(out)
     caches = {kind: folder / f"{kind}.h5" for kind in KINDS}
@@ -55,8 +55,7 @@ def command(out: str, device: str) -> None:
 def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     """One set from nothing to its cache; the number of images whose features were computed."""
     from drexcache.datasets import read_images
-    from drexcache.features import extract
-    from drexcache.features.demo_pictures import draw_set
+    from drexcache.features import draw_set, extract
     from drexcache.recipes import recipe
 
     draw_set(kind, IMAGES_PER_SET, images, seed=0)
@@ -101,8 +100,7 @@ def make_report(folder: Path, caches: list[Path]) -> None:
 def train_and_predict(cache: Path, folder: Path, device: str) -> None:
     """Train the fusion head on one set and predict pictures it has never seen."""
     from drexcache.cache import open_cache
-    from drexcache.features import predict
-    from drexcache.features.demo_pictures import draw_set
+    from drexcache.features import draw_set, predict
     from drexcache.regressors import load_model, train_model
 
     opened = open_cache(cache)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Compile the backbones: when the number of images pays for it, or as you say",
+    help="Compile the backbones on CUDA; auto: for 20,000 images and more",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass [default: 8, on a GPU 64]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads [default: one per core]")
@@ -72,8 +72,7 @@ def command(
     drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """
     from drexcache.datasets import read_images
-    from drexcache.features import extract
-    from drexcache.features.dry_run import plan
+    from drexcache.features import extract, extract_on_ray, forecast
     from drexcache.recipes import recipe
 
     chosen = recipe(recipe_name).with_options(precision=precision, alpha=alpha, exif=exif)
@@ -85,15 +84,13 @@ def command(
         say(note)
     options: Any = {"weights": weights, "device": device, "workers": workers, "store": store, "prune": prune}
     if dry_run:
-        planned = plan(table, chosen, out, **options)
-        for line in planned.lines():
+        found = forecast(table, chosen, out, **options)
+        for line in found.lines():
             say(line)
-        raise SystemExit(1 if planned.trouble else 0)
+        raise SystemExit(1 if found.trouble else 0)
     options |= {"batch_size": batch_size, "compile": compile, "say": say}
     try:
         if engine == "ray":
-            from drexcache.features.ray import extract_on_ray
-
             summary = extract_on_ray(table, chosen, out, address=address, **options)
         else:
             summary = extract(table, chosen, out, **options)

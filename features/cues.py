@@ -7,12 +7,35 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 from scipy import fft, ndimage
 
 from drexcache.errors import DrexcacheError
+from drexcache.recipes import Block
 
 SIDE = 512  # the longer side, in pixels, that every image is brought to first
+
+
+class Cues:
+    """A block of cues, an `Extractor` of the pipeline. The decoding threads compute the cues; no model has to run."""
+
+    weights_sha256, weights_source = "", "none, hand-made cues"
+    where, mode, batch = "cpu", "eager", 8
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.dims = block, (1,) * len(block.taps)
+
+    def get_ready(self, images: int) -> None:
+        """Nothing has to be made ready."""
+
+    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+        """The cues (d,) of one image."""
+        return torch.from_numpy(classic_cues(np.asarray(rgb), [tap.layer for tap in self.block.taps]))
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The images' cues (B, d)."""
+        return torch.stack(list(inputs))
 
 
 def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -8,27 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from drexcache.cache import FeatureCache, StoredBlock, partial_paths
 from drexcache.datasets import ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone, resolve_device
-from drexcache.features.memory import keep_freed_memory
+from drexcache.features.backbone import resolve_device
+from drexcache.features.loading import check_reach, load_extractors
+from drexcache.features.pipeline import Extractor, default_workers, read_image
 from drexcache.features.planning import (
     current_files,
     missing_rows,
+    provenance_entry,
     refuse_conflicts,
-    setting,
     stored_blocks,
     wanted_contents,
-)  # fmt: skip
-from drexcache.features.reading import default_workers, read_image
-from drexcache.features.weights import check_weights
+)
 from drexcache.recipes import Block, Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
+class Forecast:
     """What `extract` would do.
 
     Attributes
@@ -36,7 +36,7 @@ class Plan:
     images : in the table. missing : block -> rows to compute. bytes : size of the finished cache.
     seconds : estimate from one image timed here, None where nothing is missing or the image could not be read.
     trouble : why the run would fail, a sentence each: weights out of reach, another recipe, removed images.
-    unchecked : blocks of the cache whose weights are not compared with this run's, which are not on this machine.
+    unchecked : blocks of the cache whose weights are not on this machine, and so are not compared with the cache's.
     """
 
     images: int
@@ -53,17 +53,15 @@ class Plan:
         time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by one image timed here"
         found.append(f"time: {time_ if any(self.missing.values()) else 'none'}; size: {self.bytes / 1e6:,.1f} MB")
         if self.unchecked:
-            found.append(
-                f"weights of {', '.join(self.unchecked)}: not compared with the cache's, for that they are needed"
-            )
+            found.append(f"weights of {', '.join(self.unchecked)}: not compared with the cache's, they are not here")
         found += [f"would fail: {sentence}" for sentence in self.trouble] or ["weights: within reach"]
         return found
 
 
-def plan(
+def forecast(
     table: ImageTable, recipe: Recipe, out: str | Path, *, weights: str | None = None, device: str = "auto",
     workers: int | None = None, store: str = "float32", prune: bool = False,
-) -> Plan:  # fmt: skip
+) -> Forecast:  # fmt: skip
     """What `extract` with the same arguments would compute. Nothing is downloaded, written or locked.
 
     A backbone whose weights are not on this machine is timed with random ones, which take the same time.
@@ -73,30 +71,26 @@ def plan(
     DrexcacheError : a recipe or device that cannot be used here at all.
     """
     where, source, out = resolve_device(device), weights or recipe.weights, Path(out)
-    if where.type == "cpu":
-        keep_freed_memory()
     trouble = _unreachable(recipe.blocks, source)
     guessed = {block.name for block in recipe.blocks if not block.is_classic and (source == "hub" or trouble)}
-    backbones = {
-        block.name: Backbone(block, "random" if block.name in guessed else source, where)
-        for block in recipe.blocks
-        if not block.is_classic
-    }
+    extractors: dict[str, Extractor] = {}
+    for block in recipe.blocks:
+        chosen = "random" if block.name in guessed else source
+        extractors |= load_extractors([block], chosen, where, _silent, compile="never")
     sources = _readable([out, *partial_paths(out)])
-    wanted = _with_their_weights(stored_blocks(recipe.blocks, backbones, store), sources, guessed)
+    wanted = _with_their_weights(stored_blocks(extractors, store), sources, guessed)
     try:
         refuse_conflicts(table, wanted, sources, out, prune)
     except DrexcacheError as error:
         trouble.append(str(error))
     missing = missing_rows(table, wanted, sources, current_files(table, sources)[0])
-    needed = [block for block in recipe.blocks if missing[block.name].any()]
-    settings = {block.name: setting(where, backbones.get(block.name)) for block in needed}
-    shapes = wanted_contents(table, wanted, settings, sources).datasets().values()
-    return Plan(
+    entries = {name: provenance_entry(one) for name, one in extractors.items() if missing[name].any()}
+    shapes = wanted_contents(table, wanted, entries, sources).datasets().values()
+    return Forecast(
         images=len(table.ids),
         missing={name: int(rows.sum()) for name, rows in missing.items()},
         bytes=sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes),
-        seconds=_seconds(table, needed, backbones, missing, workers or default_workers()),
+        seconds=_seconds(table, extractors, missing, workers or default_workers(), where.type == "cpu"),
         trouble=tuple(trouble),
         unchecked=tuple(sorted(name for name in guessed if any(name in cache.blocks for cache in sources))),
     )
@@ -106,8 +100,7 @@ def _unreachable(blocks: Sequence[Block], source: str) -> list[str]:
     trouble = []
     for block in blocks:
         try:
-            if not block.is_classic:
-                check_weights(block.backbone, block.tag, source)
+            check_reach([block], source)
         except DrexcacheError as error:
             trouble.append(str(error))
     return trouble
@@ -132,35 +125,42 @@ def _with_their_weights(
     """Blocks of unknown weights, taken to be those of the cache."""
     found = dict(wanted)
     for name in guessed:
-        for cache in sources:
-            if name in cache.blocks:
-                old = cache.blocks[name]
-                found[name] = replace(
-                    wanted[name], weights_sha256=old.weights_sha256, weights_source=old.weights_source
-                )
+        for old in (cache.blocks[name] for cache in sources if name in cache.blocks):
+            found[name] = replace(wanted[name], weights_sha256=old.weights_sha256, weights_source=old.weights_source)
     return found
 
 
 def _seconds(
-    table: ImageTable, blocks: Sequence[Block], backbones: Mapping[str, Backbone], missing: Mapping[str, np.ndarray],
-    workers: int,
+    table: ImageTable, extractors: Mapping[str, Extractor], missing: Mapping[str, np.ndarray], workers: int,
+    on_cpu: bool,
 ) -> float | None:  # fmt: skip
     """Going by the first missing image: on a CPU decoding and the models share the cores, beside a GPU they do not."""
-    if not blocks:
+    needed = [one for name, one in extractors.items() if missing[name].any()]
+    if not needed:
         return None
-    row = int(np.flatnonzero(np.any([missing[block.name] for block in blocks], axis=0))[0])
+    row = int(np.flatnonzero(np.any([missing[one.block.name] for one in needed], axis=0))[0])
     started = time.perf_counter()
-    image = read_image(table.files[row], row, blocks)
-    decode = (time.perf_counter() - started) / workers
+    image = read_image(table.files[row], row, needed)
+    decoding = (time.perf_counter() - started) / workers * max(int(missing[one.block.name].sum()) for one in needed)
     if image.failure:
         return None
-    images = max(int(missing[block.name].sum()) for block in blocks)
-    model, on_cpu = 0.0, True
-    for block in blocks:
-        if block.name in backbones:
-            on_cpu = backbones[block.name].device.type == "cpu"
-            model += int(missing[block.name].sum()) * backbones[block.name].seconds_per_image()
-    return images * decode + model if on_cpu else max(images * decode, model)
+    model = 0.0
+    for one in needed:
+        batch = [image.inputs[one.block.name]] * (1 if on_cpu else one.batch)
+        model += int(missing[one.block.name].sum()) * _seconds_of_a_batch(one, batch) / len(batch)
+    return decoding + model if on_cpu else max(decoding, model)
+
+
+def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[torch.Tensor]) -> float:
+    """Of the second of two passes."""
+    for _ in range(2):
+        started = time.perf_counter()
+        extractor(batch).cpu()  # waits for the device
+    return time.perf_counter() - started
+
+
+def _silent(_line: str) -> None:
+    """What loading has to say, the run itself will say."""
 
 
 def clock(seconds: float) -> str:

@@ -1,76 +1,72 @@
-"""When a backbone is compiled, and how: only if the images to come pay for it, and never silently otherwise."""
+"""What runs a backbone: torch as it is ("eager"), or, on CUDA, compiled by torch into CUDA graphs ("compiled")."""
 
 from __future__ import annotations
 
+import ctypes
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import Backbone
 
-CHOICES = ("auto", "always", "never")
-
-# What compiling one backbone takes, in seconds, and which share of the eager time it saves: stated, not measured in
-# each run. Freezing folds batch norms into convolutions, of which a transformer in fp32 has none to gain from.
-COST = {"cpu": 60.0, "cuda": 90.0}
-SAVED = {"fp32": 0.1, "bf16": 0.25}
-FEWEST = 100  # images; for fewer it is not even worth to measure
+COMPILE = ("auto", "always", "never")
+WORTH_COMPILING = 20_000  # images; compiling takes a minute or more
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
-def settle(backbone: Backbone, images: int, choice: str, say: Callable[[str], None]) -> None:
-    """Compile the backbone if ``images`` to compute pay for it ("auto") or it is wished ("always"); say what was done.
+@dataclass(frozen=True)
+class Engines:
+    """Chooses a backbone's engine once it is known how many images there are; says what was chosen, and why.
 
-    Raises
-    ------
-    DrexcacheError : "always" where compiling is not possible; the message says why.
+    compile : on CUDA, "always", "never" or, with "auto", from WORTH_COMPILING images on. Nothing is compiled elsewhere:
+        on a CPU it takes half a minute and the result is slower than eager.
     """
-    few = images < FEWEST if choice == "auto" else not images
-    if choice == "never" or few or backbone.device.type not in COST:
-        return
-    name, cost = backbone.block.name, COST[backbone.device.type]
-    seconds = backbone.seconds_per_image()
-    saved = images * seconds * _share_saved(backbone)
-    sums = f"{images} images at {seconds:.3f} s would save about {saved:.0f} s, compiling takes about {cost:.0f} s"
-    if choice == "auto" and saved < cost:
-        say(f"block {name}: eager ({sums})")
-        return
-    started = time.monotonic()
-    if reason := missing_compiler(backbone.device) or (_try_to_compile(backbone) and _try_anew(backbone)):
-        if choice == "always":
-            raise DrexcacheError(f"block {name}: cannot be compiled ({reason}); mend it, or give --compile never")
-        say(f"block {name}: EAGER, although compiling would pay ({sums}): {reason}")
-        return
-    say(f"block {name}: compiled in {time.monotonic() - started:.0f} s ({sums})")
+
+    compile: str = "auto"
+
+    def __call__(self, backbone: Backbone, images: int) -> None:
+        """Set the backbone's ``run`` and ``mode``.
+
+        Raises
+        ------
+        DrexcacheError : "always" where compiling is not possible; the message says why.
+        """
+        name = backbone.block.name
+        if backbone.device.type != "cuda":
+            if self.compile == "always":
+                backbone.say(f"block {name}: eager, for nothing is compiled on {backbone.device.type}")
+            return
+        if self.compile == "never" or (self.compile == "auto" and images < WORTH_COMPILING):
+            return
+        started = time.monotonic()
+        if reason := _why_no_compiler() or (_try_to_compile(backbone) and _try_anew(backbone)):
+            if self.compile == "always":
+                raise DrexcacheError(f"block {name}: cannot be compiled ({reason}); give --compile never")
+            backbone.say(f"block {name}: EAGER, although compiling would pay for {images} images: {reason}")
+            return
+        backbone.say(f"block {name}: compiled in {time.monotonic() - started:.0f} s")
 
 
-def missing_compiler(device: torch.device) -> str:
-    """Why nothing can be compiled for this device, or ""."""
-    if device.type == "cuda":
-        from torch.utils._triton import has_triton
+def _why_no_compiler() -> str:
+    """Why nothing can be compiled here, or ""."""
+    from torch.utils._triton import has_triton
 
-        return "" if has_triton() else "Triton is not installed"
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception as error:  # torch has several errors for this
-        return f"no C++ compiler such as g++ was found ({type(error).__name__})"
-    return ""
+    return "" if has_triton() else "Triton is not installed"
 
 
 def _try_to_compile(backbone: Backbone) -> str:
     """Compile and run one full batch; why that did not work, or ""."""
-    eager, pixels = backbone.forward, torch.zeros(backbone.batch, 3, *backbone.block.size, dtype=torch.uint8)
-    backbone.forward, backbone.compiled = compile_module(backbone.tapped, backbone.device), True
+    pixels = torch.zeros(backbone.batch, 3, *backbone.block.size, dtype=torch.uint8)
     try:
+        backbone.run = torch.compile(backbone.tapped, dynamic=False, fullgraph=True, mode="reduce-overhead")
+        backbone.mode, backbone.whole_batches = "compiled", True
         backbone(pixels).cpu()
     except DrexcacheError:
         raise
     except Exception as error:  # whatever a compiler stumbles over, the eager model works
-        backbone.forward, backbone.compiled = eager, False
+        backbone.run, backbone.mode, backbone.whole_batches = backbone.tapped, "eager", False
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return ""
 
@@ -83,14 +79,15 @@ def _try_anew(backbone: Backbone) -> str:
         return _try_to_compile(backbone)
 
 
-def compile_module(module: nn.Module, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The module compiled for one shape: weights frozen into the code on a CPU, CUDA graphs on a GPU."""
-    if device.type == "cuda":
-        return torch.compile(module, dynamic=False, fullgraph=True, mode="reduce-overhead")
-    return torch.compile(module, dynamic=False, fullgraph=True, options={"freezing": True})
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory it frees, up to its peak, instead of handing it back at once.
 
-
-def _share_saved(backbone: Backbone) -> float:
-    normed = any(isinstance(module, nn.BatchNorm2d) for module in backbone.tapped.modules())
-    fp32_transformer = backbone.device.type == "cpu" and backbone.block.precision == "fp32" and not normed
-    return 0.0 if fp32_transformer else SAVED[backbone.block.precision]
+    A convolutional network frees and takes hundreds of megabytes per batch. glibc returns blocks of that size to the
+    system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
+    (benchmarks/results/allocator.txt). Returns whether the C library took the advice; others than glibc are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no glibc: macOS, Windows, musl
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))

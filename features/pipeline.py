@@ -1,53 +1,122 @@
-"""The extraction engine: decoding threads, the models, and a writing thread, none of which waits for another's turn."""
+"""The extraction engine: decoding threads, the extractors and a writing thread, none of which waits its turn.
+
+An extractor computes one block: `drexcache.features.backbone.Backbone`, or the hand-made cues. This file knows neither.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from drexcache.cache import CacheWriter, StoredBlock
-from drexcache.datasets import ImageTable
+from drexcache.datasets import ImageFile, ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone
-from drexcache.features.meter import Meter
-from drexcache.features.reading import ReadImage, read_ahead
-from drexcache.features.transfer import Transfer
-from drexcache.features.write_behind import WriteBehind
+from drexcache.features.pixels import Decode, UnreadableImage, decode_rgb
 from drexcache.recipes import Block
 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
+class Extractor(Protocol):
+    """What computes one block of the cache.
+
+    Attributes
+    ----------
+    block : its definition. dims : length of each tap's vector. batch : images per call at most.
+    weights_sha256, weights_source : of what was loaded, see `drexcache.features.backbone.Weights`.
+    where, mode : for the provenance, the device, and what runs the model on it, such as "eager" or "compiled".
+    """
+
+    block: Block
+    dims: tuple[int, ...]
+    batch: int
+    weights_sha256: str
+    weights_source: str
+    where: str
+    mode: str
+
+    def get_ready(self, images: int) -> None:
+        """Told how many images there are to compute; by the first number above 0 an engine is chosen."""
+
+    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+        """One image's input; called in a decoding thread."""
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features float32 (B, d) of what `prepare` gave for each of B images; may be on a device that still works."""
+
+
+class Meter:
+    """Seconds that the run spent waiting for decoded images ("decode"), in the models, and writing.
+
+    Decoding and writing go on in threads beside the models. Of decoding only the time counts that the models waited
+    for it: on a GPU the share of "decode" is the share of time that the GPU stood idle.
+
+    >>> meter = Meter()
+    >>> with meter("model"):
+    ...     time.sleep(0.01)
+    >>> meter.bottleneck(), meter.shares()
+    ('model', {'decode': 0.0, 'model': 1.0, 'write': 0.0})
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"decode": 0.0, "model": 0.0, "write": 0.0}
+        self.elapsed = 0.0  # from the first image read to the last row written
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time of the ``with`` block for this stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
+
+    def bottleneck(self) -> str:
+        """The stage that took most of the time."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
+
+    def shares(self) -> dict[str, float]:
+        """Stage -> its share of the time counted."""
+        whole = sum(self.seconds.values()) or 1.0
+        return {stage: seconds / whole for stage, seconds in self.seconds.items()}
+
+
 @dataclass(frozen=True)
 class Job:
-    """What one run computes and how: ``blocks`` are the recipe's, ``workers`` the decoding threads."""
+    """What one run computes and how; ``workers`` is the number of decoding threads."""
 
     table: ImageTable
-    blocks: Sequence[Block]
-    backbones: Mapping[str, Backbone]
+    extractors: Mapping[str, Extractor]
     batch_size: int
     workers: int
-    device: torch.device
     say: Callable[[str], None]
-    meter: Meter
+    meter: Meter = field(default_factory=Meter)
 
 
 def compute_rows(job: Job, writer: CacheWriter) -> int:
     """Compute and write every row that the writer lacks, with a progress bar; the number of images."""
-    missing = {block.name: ~writer.done(block.name) for block in job.blocks}
+    missing = {name: ~writer.done(name) for name in job.extractors}
     rows = np.flatnonzero(np.any(list(missing.values()), axis=0))
-    job = replace(job, blocks=[block for block in job.blocks if missing[block.name].any()])
-    transfer = Transfer(job.device)
-    job.meter.start()
+    job = replace(job, extractors={name: one for name, one in job.extractors.items() if missing[name].any()})
+    started = time.perf_counter()
     with WriteBehind() as behind:
         for batch in _batches(job, rows, missing, writer, behind):
-            _compute(job, batch, missing, transfer, writer, behind)
-    job.meter.stop()
+            _compute(job, batch, missing, writer, behind)
+    job.meter.elapsed = time.perf_counter() - started
     return len(rows)
 
 
@@ -55,7 +124,8 @@ def _batches(
     job: Job, rows: np.ndarray, missing: Mapping[str, np.ndarray], writer: CacheWriter, behind: WriteBehind
 ) -> Iterator[list[ReadImage]]:
     """Readable images in batches, with a progress bar; unreadable ones are written down as failed."""
-    images = read_ahead(job.table.files, rows, job.blocks, job.workers, 2 * job.batch_size + job.workers)
+    extractors = list(job.extractors.values())
+    images = read_ahead(job.table.files, rows, extractors, job.workers, 2 * job.batch_size + job.workers)
     batch: list[ReadImage] = []
     failed = 0
     with tqdm(total=len(rows), unit="image", desc="extract", disable=None, dynamic_ncols=True, bar_format=BAR) as bar:
@@ -78,22 +148,19 @@ def _batches(
 
 
 def _compute(
-    job: Job, batch: list[ReadImage], missing: Mapping[str, np.ndarray], transfer: Transfer, writer: CacheWriter,
-    behind: WriteBehind,
-) -> None:  # fmt: skip
-    """Run every block over one batch and have its rows written; a block leaves rows alone that it already has.
+    job: Job, batch: list[ReadImage], missing: Mapping[str, np.ndarray], writer: CacheWriter, behind: WriteBehind
+) -> None:
+    """Compute every block for one batch and have its rows written; rows that a block already has are left alone.
 
     A GPU is only given its work here: the writing thread waits for the features, while the next batch is prepared.
     """
     rows = np.array([image.row for image in batch])
     features = {}
-    for block in job.blocks:
-        wanted = np.flatnonzero(missing[block.name][rows])
+    for name, extractor in job.extractors.items():
+        wanted = np.flatnonzero(missing[name][rows])
         if len(wanted):
             with job.meter("model"):
-                inputs = [batch[at].inputs.pop(block.name) for at in wanted]
-                found = torch.stack(inputs) if block.is_classic else job.backbones[block.name](transfer(inputs))
-            features[block.name] = rows[wanted], found
+                features[name] = rows[wanted], extractor([batch[at].inputs.pop(name) for at in wanted])
     behind.submit(partial(_write, job, batch, features, writer))
 
 
@@ -129,3 +196,108 @@ def _write_failure(image: ReadImage, missing: Mapping[str, np.ndarray], writer: 
     for name, rows in missing.items():
         if rows[image.row]:
             writer.put_failed(name, row)
+
+
+# --- reading ahead ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ReadImage:
+    """One image on its way: what its file is, and each block's input, or why the image could not be read."""
+
+    row: int
+    sha256: bytes = bytes(32)
+    stat: tuple[int, int] = (0, 0)  # size in bytes, mtime in ns
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    failure: str = ""
+
+
+def read_image(file: ImageFile, row: int, extractors: Sequence[Extractor]) -> ReadImage:
+    """Hash and decode one file once, and make each block's input from it."""
+    image = ReadImage(row)
+    decodings = [(Decode(one.block.alpha, one.block.exif), one) for one in extractors]
+    try:
+        data = file.read()
+        image.stat = file.stat()
+        image.sha256 = hashlib.sha256(data).digest()
+        for decode in dict(decodings):
+            rgb = decode_rgb(data, decode)
+            image.inputs |= {one.block.name: one.prepare(rgb) for how, one in decodings if how == decode}
+    except UnreadableImage as error:
+        image.failure = str(error)
+    except OSError as error:
+        image.failure = f"cannot be read ({error.strerror or error})"
+    return image
+
+
+def default_workers() -> int:
+    """Decoding threads: one for each core that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
+
+
+def read_ahead(
+    files: Sequence[ImageFile], rows: np.ndarray, extractors: Sequence[Extractor], workers: int, ahead: int
+) -> Iterator[ReadImage]:
+    """The images of these rows, in order, read by ``workers`` threads at most ``ahead`` images before the consumer."""
+    waiting: deque[Future[ReadImage]] = deque()
+    remaining = map(int, rows)
+    # Each thread resizes by itself: a team of torch's threads for each would be cores squared, in the models' way.
+    pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        while True:
+            while len(waiting) < ahead and (row := next(remaining, None)) is not None:
+                waiting.append(pool.submit(read_image, files[row], row, extractors))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(torch.get_num_threads())  # this thread's own number, again for threads to come
+
+
+# --- writing behind -----------------------------------------------------------------------------------------
+
+
+class WriteBehind:
+    """Does jobs one after the other in one thread; what a job raises is raised in the caller, at the latest at the end.
+
+    After a job has failed none is done any more: what a failed fsync lost must not be vouched for by a later commit.
+    Leaving the ``with`` block waits for the jobs that were handed over, also after Ctrl-C: they are few and short.
+
+    >>> done = []
+    >>> with WriteBehind() as behind:
+    ...     for number in range(5):
+    ...         behind.submit(lambda number=number: done.append(number))
+    >>> done
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(self, most: int = 2) -> None:
+        self._most, self._failed = most, False
+        self._waiting: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+
+    def __enter__(self) -> WriteBehind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            while self._waiting:
+                self._waiting.popleft().result()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Hand over one job; waits while too many are still to be done."""
+        self._waiting.append(self._pool.submit(self._do, job))
+        while len(self._waiting) > self._most or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            job()
+        except BaseException:
+            self._failed = True
+            raise

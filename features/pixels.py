@@ -24,8 +24,8 @@ from PIL import (
 from torchvision.transforms.functional import pil_to_tensor
 
 from drexcache.errors import DrexcacheError
+from drexcache.recipes import CHOICES
 
-RESIZES = ("pil-bilinear", "pil-bicubic", "tensor-bilinear")
 _BAND_PIXELS = 1 << 20  # pixels turned to float at a time by "tensor-bilinear"
 
 # First bytes, kind, Pillow's reader. Pillow's own Image.open is not used: it measures an image against a
@@ -38,20 +38,8 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
     *((prefix, "TIFF", TiffImagePlugin.TiffImageFile) for prefix in TiffImagePlugin.PREFIXES),
 )
-_TO_RGB = {
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-}  # by Pillow's convert
+# The modes that Pillow's own convert turns into RGB
+_TO_RGB = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _pillow_limit = threading.Lock()
 
 
@@ -132,7 +120,7 @@ def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.T
         return _tensor_bilinear(image, height, width)
     filters = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-bicubic": Image.Resampling.BICUBIC}
     if resize not in filters:
-        raise DrexcacheError(f"resize is one of {', '.join(RESIZES)}, not {resize!r}")
+        raise DrexcacheError(f"resize is one of {', '.join(CHOICES['resize'])}, not {resize!r}")
     return pil_to_tensor(image.resize((width, height), filters[resize])).contiguous()
 
 

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from drexcache.cache import DONE, Contents, FeatureCache, StoredBlock, differences
+from drexcache.cache import DONE, CacheWriter, Contents, FeatureCache, StoredBlock, differences
 from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone
-from drexcache.features.reading import read_image
-from drexcache.recipes import Block
+from drexcache.features.pipeline import Extractor, read_image
+
+# How far a row computed again may be from the stored one, as a share of its largest value.
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 
 
-def stored_blocks(
-    blocks: Sequence[Block], backbones: Mapping[str, Backbone], store: str = "float32"
-) -> dict[str, StoredBlock]:
-    """How the cache describes what these backbones compute, whoever contributes rows."""
-    found = {}
-    for block in blocks:
-        backbone = backbones.get(block.name)
-        found[block.name] = StoredBlock(
-            block,
-            backbone.weights.sha256 if backbone else "",
-            backbone.weights.source if backbone else "none, hand-made cues",
-            dims=backbone.dims if backbone else (1,) * len(block.taps),
-            dtype=store,
-        )
-    return found
+def stored_blocks(extractors: Mapping[str, Extractor], store: str = "float32") -> dict[str, StoredBlock]:
+    """How the cache describes what these compute, whoever contributes rows."""
+    return {
+        name: StoredBlock(one.block, one.weights_sha256, one.weights_source, dims=one.dims, dtype=store)
+        for name, one in extractors.items()
+    }
 
 
-def setting(device: torch.device, backbone: Backbone | None) -> dict[str, Any]:
+def provenance_entry(extractor: Extractor) -> dict[str, Any]:
     """The entry of a block's provenance for the rows that are computed here and now."""
     packages = ("drexcache", "torch", "timm", "pillow", "numpy")
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    mode = "compiled" if backbone is not None and backbone.compiled else "eager"
-    return {"device": where, "mode": mode, **{package: version(package) for package in packages}}
+    return {"device": extractor.where, "mode": extractor.mode, **{package: version(package) for package in packages}}
 
 
 def missing_rows(
@@ -64,18 +53,18 @@ def missing_rows(
 
 
 def wanted_contents(
-    table: ImageTable, wanted: Mapping[str, StoredBlock], settings: Mapping[str, dict[str, Any]],
+    table: ImageTable, wanted: Mapping[str, StoredBlock], entries: Mapping[str, dict[str, Any]],
     sources: Sequence[FeatureCache],
 ) -> Contents:  # fmt: skip
     """What the finished file is to hold: the wanted blocks, and the other blocks that the cache already has.
 
-    settings : block name -> the entry that this run adds to its provenance, for blocks of which it computes rows.
+    entries : block name -> what this run adds to its provenance, for blocks of which it computes rows.
     """
     blocks = dict(wanted)
     for name, block in wanted.items():
         same = [s.blocks[name] for s in sources if name in s.blocks and s.blocks[name].fingerprint == block.fingerprint]
-        entries = [entry for old in same for entry in old.provenance] + ([settings[name]] if name in settings else [])
-        unique = [entry for at, entry in enumerate(entries) if entry not in entries[:at]]
+        every = [entry for old in same for entry in old.provenance] + ([entries[name]] if name in entries else [])
+        unique = [entry for at, entry in enumerate(every) if entry not in every[:at]]
         blocks[name] = replace(block, provenance=tuple(unique), dtype=same[0].dtype if same else block.dtype)
     for cache in sources:
         for name, block in cache.blocks.items():
@@ -149,3 +138,36 @@ def current_files(table: ImageTable, sources: Sequence[FeatureCache]) -> tuple[n
                 hashes[row] = np.frombuffer(read_image(table.files[row], row, ()).sha256, "u1")
             stats[row] = now
     return hashes, stats
+
+
+def probe(
+    table: ImageTable, writer: CacheWriter, extractors: Mapping[str, Extractor], contents: Contents,
+    entries: Mapping[str, dict[str, Any]], say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Where kept rows were made by another version, device or engine, compute one of them again and compare.
+
+    entries : block name -> this run's entry of the provenance, for blocks of which it computes rows.
+
+    Raises
+    ------
+    DrexcacheError : the numbers differ by more than rounding; the message names what changed.
+    """
+    for name, new in entries.items():
+        block, done = contents.blocks[name], np.flatnonzero(writer.done(name))
+        others = [entry for entry in block.provenance if entry != new]
+        if not others or not len(done):
+            continue
+        image = read_image(table.files[done[0]], int(done[0]), [extractors[name]])
+        if image.failure:
+            continue
+        again = extractors[name]([image.inputs[name]])[0].cpu().numpy()
+        kept = writer.cache.features(name, done[:1])[0].astype(np.float32)
+        error = float(np.abs(again - kept).max() / (np.abs(kept).max() + 1e-12))
+        old = others[-1]
+        changed = "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key))
+        if error > TOLERANCE[block.definition.precision]:
+            raise DrexcacheError(
+                f"{writer.path}: block {name}: {table.ids[done[0]]} computed again differs by {error:.2g} of its "
+                f"scale ({changed}); write to another file, or use the versions that made the cache"
+            )
+        say(f"block {name}: rows of another setting kept ({changed}); one computed again agrees to {error:.1e}")

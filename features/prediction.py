@@ -10,7 +10,7 @@ from drexcache.cache import FeatureCache, open_cache
 from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import resolve_device
-from drexcache.features.extraction import check_reach, extract, load_backbones
+from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
 from drexcache.recipes import Recipe
 from drexcache.regressors import Model, Prediction
@@ -56,24 +56,25 @@ def _extracted(
 ) -> FeatureCache:
     alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
     table = one_image(Path(images)) if alone else read_images(images, ratings=False)
+    recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
+    source = weights or _as_in_training(model)
+    check_reach(recipe.blocks, source)
+    backbones = load_extractors(recipe.blocks, source, resolve_device(device), say)
+    model.check(stored_blocks(backbones), f"weights {source}")  # before images are computed in vain
+    extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
+    return open_cache(out)
+
+
+def _as_in_training(model: Model) -> str:
+    """The source of the weights that the model was trained with, where it can be named without a path."""
     phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
     sources = {phrase.split()[0] for phrase in phrases}
-    if weights is None and sources - {"hub", "packaged", "random"}:
+    if sources - {"hub", "packaged", "random"}:
         raise DrexcacheError(
             f"the model's features were made with weights from {', '.join(sorted(phrases))}; "
             "give that file with --weights"
         )
-    recipe = Recipe(
-        "of the model",
-        tuple(block.definition for block in model.blocks.values()),
-        weights=min(sources, default="hub"),
-    )
-    source = weights or recipe.weights
-    check_reach(recipe.blocks, source)
-    backbones = load_backbones(recipe.blocks, source, resolve_device(device), say)
-    model.check(stored_blocks(recipe.blocks, backbones), f"weights {source}")  # before images are computed in vain
-    extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
-    return open_cache(out)
+    return min(sources, default="hub")
 
 
 def one_image(path: Path) -> ImageTable:

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from drexcache.cache import open_cache
 from drexcache.datasets import ImageFile, ImageTable
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone, resolve_device
-from drexcache.features.engines import settle
-from drexcache.features.extraction import Summary, check_reach, extract, load_backbones
+from drexcache.features.backbone import resolve_device
+from drexcache.features.extraction import Summary
+from drexcache.features.loading import check_reach, extract, load_extractors
+from drexcache.features.pipeline import Extractor
 from drexcache.recipes import Block, Recipe
 
 IMAGES_PER_SHARD = 512
@@ -175,18 +176,18 @@ def _extract_shard(table: ImageTable, recipe: Recipe, path: Path, images: int, o
     with suppress(Timeout):  # who holds it is said by `extract`
         lock.acquire(timeout=LOCK_SECONDS)
         lock.release()
-    return extract(table, recipe, path, backbones=backbones, compile="never", say=_silent, **options).computed
+    return extract(table, recipe, path, backbones=backbones, say=_silent, **options).computed
 
 
 @lru_cache(maxsize=1)
 def _loaded(
     blocks: tuple[Block, ...], source: str, device: str, batch: int | None, compile: str, images: int
-) -> dict[str, Backbone]:
-    """The models of this process, for all of the shards that it gets; what is said of them is kept in Ray's logs."""
+) -> dict[str, Extractor]:
+    """The extractors of this process, for all of its shards; what is said of them is kept in Ray's logs."""
     check_reach(blocks, source)
-    found = load_backbones(blocks, source, resolve_device(device), _to_log, batch=batch)
-    for backbone in found.values():
-        settle(backbone, images, compile, _to_log)
+    found = load_extractors(blocks, source, resolve_device(device), _to_log, batch=batch, compile=compile)
+    for extractor in found.values():
+        extractor.get_ready(images)
     return found
 
 

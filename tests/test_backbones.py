@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from drexcache import DrexcacheError, recipe
-from drexcache.features import engines as compiled
+from drexcache.features import engines
 from drexcache.features.backbone import Backbone, resolve_device
-from drexcache.features.engines import settle
+from drexcache.features.engines import Engines
+from drexcache.features.loading import load_backbone
 from drexcache.features.pixels import to_pixels
 from drexcache.recipes import Block, recipe_from_dict
 
@@ -44,7 +44,7 @@ def test_resnet50_stage_means_are_torchvisions(tmp_path: Path) -> None:
     save_file(theirs.state_dict(), tmp_path / "torchvision.safetensors")
     block = recipe("drex").blocks[1]
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
-    ours = Backbone(block, str(tmp_path / "torchvision.safetensors"), CPU)(
+    ours = load_backbone(block, str(tmp_path / "torchvision.safetensors"), CPU)(
         to_pixels(picture, (512, 512), block.resize)[None]
     )
     prepare = transforms.Compose(
@@ -87,7 +87,7 @@ def by_hand(output: np.ndarray, pool: str, prefix: int) -> np.ndarray:
 )
 def test_every_pooling_is_what_it_says(backbone: str, layer: str, size: int, pools: tuple[str, ...]) -> None:
     taps = [{"layer": layer, "pool": pool, "name": pool} for pool in pools]
-    mine = Backbone(block_of(backbone=backbone, size=size, taps=taps), "random", CPU)
+    mine = load_backbone(block_of(backbone=backbone, size=size, taps=taps), "random", CPU)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, size, size), dtype=np.uint8))
     outputs: list[torch.Tensor] = []
     module = dict(mine.tapped.model.named_modules())[layer]
@@ -107,7 +107,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(monkeypatch: pytest.
     """The error is torch's own, raised as a GPU of room for three images would raise it."""
     said: list[str] = []
     block = tiny_recipe().blocks[1]
-    backbone = Backbone(block, "random", CPU, batch=16, say=said.append)
+    backbone = load_backbone(block, "random", CPU, batch=16, say=said.append)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8))
     whole, original, room = backbone(pixels), Backbone._features, 3
 
@@ -125,52 +125,47 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(monkeypatch: pytest.
         backbone(pixels)
 
 
-def test_compiled_is_eager_within_rounding_for_any_number_of_images() -> None:
-    """One compilation for one padded shape: its features are eager's to 1e-5 of their largest value."""
-    if compiled.missing_compiler(CPU):
-        pytest.skip("needs a C++ compiler")
-    resnet = tiny_recipe().blocks[1]
-    block = replace(resnet, taps=resnet.taps[:1])  # what lies behind the last tap is not compiled
-    backbone, said = Backbone(block, "random", CPU, batch=3), list[str]()
+def test_whole_batches_give_the_same_for_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled takes one shape: smaller batches are filled up, and what fills them is dropped."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    shapes: list[int] = []
+    backbone = load_backbone(tiny_recipe().blocks[1], "random", CPU, batch=3, say=quiet)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32), dtype=np.uint8))
     eager = backbone(pixels)
-    settle(backbone, 7, "always", said.append)
-    assert backbone.compiled and said[0].startswith("block resnet: compiled in ")
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert engines._try_to_compile(backbone) == "" and (backbone.mode, backbone.whole_batches) == ("compiled", True)
+    backbone.tapped.register_forward_pre_hook(lambda _module, inputs: shapes.append(len(inputs[0])))
     for count in (7, 1, 2):
-        error = (backbone(pixels[:count]) - eager[:count]).abs().max() / eager.abs().max()
-        assert float(error) <= 1e-5
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+        torch.testing.assert_close(backbone(pixels[:count]), eager[:count], rtol=1e-5, atol=1e-6)
+    assert set(shapes) == {3}
 
 
-def test_compiling_is_decided_by_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_compiler_stumbles_over_leaves_the_eager_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(module: torch.nn.Module, **_: object) -> None:
+        raise RuntimeError("Triton fell over\nat line 3")
+
+    monkeypatch.setattr(torch, "compile", stumble)
+    monkeypatch.setattr(engines, "_why_no_compiler", lambda: "")
     said: list[str] = []
-    backbone = Backbone(tiny_recipe().blocks[1], "random", CPU)
-    settle(backbone, 99, "auto", said.append)
-    settle(backbone, 10**9, "never", said.append)
-    settle(backbone, 0, "always", said.append)
-    assert said == [] and not backbone.compiled
-    monkeypatch.setattr(Backbone, "seconds_per_image", lambda self: 0.25)
-    settle(backbone, 1000, "auto", said.append)
-    assert (
-        said == ["block resnet: eager (1000 images at 0.250 s would save about 25 s, compiling takes about 60 s)"]
-        and not backbone.compiled
-    )
+    backbone = load_backbone(tiny_recipe().blocks[1], "random", CPU, say=said.append)
+    backbone.device = torch.device("cuda")
+    with pytest.raises(DrexcacheError, match=r"cannot be compiled \(RuntimeError: Triton fell over\); give --compile"):
+        Engines("always")(backbone, 1)
+    Engines("auto")(backbone, engines.WORTH_COMPILING - 1)
+    assert said == []
+    Engines("auto")(backbone, engines.WORTH_COMPILING)
+    assert "block resnet: EAGER, although compiling would pay for 20000 images: RuntimeError" in said[0]
+    backbone.device = CPU
+    assert (backbone.mode, backbone.whole_batches, backbone.run) == ("eager", False, backbone.tapped)
 
 
-def test_without_a_compiler_it_goes_eager_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setenv("CXX", "/nowhere/g++")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(Backbone, "seconds_per_image", lambda self: 0.25)
+def test_nothing_is_compiled_on_a_cpu() -> None:
     said: list[str] = []
-    backbone = Backbone(tiny_recipe().blocks[1], "random", CPU)
-    settle(backbone, 10_000, "auto", said.append)
-    assert len(said) == 1 and not backbone.compiled
-    assert said[0].startswith("block resnet: EAGER, although compiling would pay (10000 images at 0.250 s")
-    assert "no C++ compiler such as g++ was found" in said[0]
-    with pytest.raises(DrexcacheError, match=r"block resnet: cannot be compiled \(no C\+\+ compiler.*--compile never"):
-        settle(backbone, 10, "always", quiet)
+    backbone = load_backbone(tiny_recipe().blocks[1], "random", CPU, compile="always", say=said.append)
+    backbone.get_ready(0)
+    assert said == []
+    backbone.get_ready(10**9)
+    backbone.get_ready(5)
+    assert said == ["block resnet: eager, for nothing is compiled on cpu"] and backbone.mode == "eager"
 
 
 def test_auto_takes_cuda_then_mps_then_cpu() -> None:
@@ -183,9 +178,9 @@ def test_auto_takes_cuda_then_mps_then_cpu() -> None:
 def test_on_cuda_the_numbers_are_the_cpus(choice: str) -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 3, 160, 160), dtype=np.uint8))
     block = tiny_recipe().blocks[0]
-    there = Backbone(block, "random", torch.device("cuda"), batch=4)
-    settle(there, 7, choice, quiet)
-    torch.testing.assert_close(there(pixels).cpu(), Backbone(block, "random", CPU)(pixels), rtol=1e-3, atol=1e-3)
+    there = load_backbone(block, "random", torch.device("cuda"), batch=4, compile=choice)
+    there.get_ready(7)
+    torch.testing.assert_close(there(pixels).cpu(), load_backbone(block, "random", CPU)(pixels), rtol=1e-3, atol=1e-3)
 
 
 def test_fp16_is_refused_with_the_reason() -> None:

@@ -26,9 +26,9 @@ from drexcache.features import pipeline as engine
 from drexcache.features.backbone import Backbone
 
 
-def arithmetic(self: Backbone, pixels: torch.Tensor) -> torch.Tensor:
+def arithmetic(self: Backbone, images: list[torch.Tensor]) -> torch.Tensor:
     """Stands in for a backbone where two runs must agree to the last bit: its result does not depend on the batch."""
-    flat = pixels.numpy().astype("f4").reshape(len(pixels), -1).cumsum(axis=1)
+    flat = torch.stack(images).numpy().astype("f4").reshape(len(images), -1).cumsum(axis=1)
     return torch.from_numpy(flat[:, -sum(self.dims) :])
 
 
@@ -55,7 +55,7 @@ def run(images: Path, out: Path, log: Path) -> None:
 
 
 FORKS = multiprocessing.get_context("forkserver")  # pays for the imports once
-FORKS.set_forkserver_preload(["drexcache.features", "test_crash"])
+FORKS.set_forkserver_preload(["drexcache.features.loading", "test_crash"])
 
 
 def committed(out: Path) -> dict[str, set[int]]:

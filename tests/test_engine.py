@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -20,11 +19,10 @@ from test_crash import FORKS
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache.changes import merge
 from drexcache.cli import main
-from drexcache.features import engines as compiled
-from drexcache.features import extract, reading
+from drexcache.features import extract, forecast, pipeline
 from drexcache.features.backbone import Backbone
-from drexcache.features.dry_run import plan
-from drexcache.features.write_behind import WriteBehind
+from drexcache.features.engines import Engines
+from drexcache.features.pipeline import WriteBehind
 from drexcache.recipes import Recipe
 
 
@@ -47,7 +45,7 @@ def test_one_decode_for_all_blocks_and_one_forward_pass_for_all_taps(
     """Counted inside the models, by torch's own hooks: flip is the one thing that takes a second pass."""
     passes: dict[str, int] = {}
     decoded: list[int] = []
-    build, decode = Backbone.__init__, reading.decode_rgb
+    build, decode = Backbone.__init__, pipeline.decode_rgb
 
     def counting(self: Backbone, *args: object, **options: object) -> None:
         build(self, *args, **options)  # type: ignore[arg-type]
@@ -60,7 +58,7 @@ def test_one_decode_for_all_blocks_and_one_forward_pass_for_all_taps(
         first.register_forward_hook(count)
 
     monkeypatch.setattr(Backbone, "__init__", counting)
-    monkeypatch.setattr(reading, "decode_rgb", lambda data, how: decoded.append(1) or decode(data, how))
+    monkeypatch.setattr(pipeline, "decode_rgb", lambda data, how: decoded.append(1) or decode(data, how))
     extract(read_images(pictures), two_sizes_and_many_taps(), tmp_path / "c.h5", batch_size=6, say=quiet)
     assert passes == {"vit": 40, "resnet32": 20, "resnet48": 20}
     assert len(decoded) == 20
@@ -71,8 +69,10 @@ def test_only_what_is_missing_is_prepared(pictures: Path, tmp_path: Path, monkey
     out = tmp_path / "c.h5"
     extract(read_images(pictures), tiny_recipe().select(["vit"]), out, say=quiet)
     made: list[tuple[int, int]] = []
-    to_pixels = reading.to_pixels
-    monkeypatch.setattr(reading, "to_pixels", lambda rgb, size, how: made.append(size) or to_pixels(rgb, size, how))
+    to_pixels = backbone_module.to_pixels
+    monkeypatch.setattr(
+        backbone_module, "to_pixels", lambda rgb, size, how: made.append(size) or to_pixels(rgb, size, how)
+    )
     extract(read_images(pictures), tiny_recipe(), out, say=quiet)
     assert set(made) == {(32, 32)} and len(made) == 20
 
@@ -137,22 +137,22 @@ def test_a_dry_run_says_what_is_missing_and_leaves_no_trace(tmp_path: Path) -> N
     draw(images, 2, start=6)
     (tmp_path / "c.h5.lock").unlink()
     before = sorted(path.name for path in tmp_path.rglob("*")), out.read_bytes()
-    found = plan(read_images(images), tiny_recipe(), out)
+    found = forecast(read_images(images), tiny_recipe(), out)
     assert (found.images, found.missing, found.trouble) == (8, {"vit": 2, "resnet": 8}, ())
     assert found.seconds is not None and 0 < found.seconds < 60
     assert (sorted(path.name for path in tmp_path.rglob("*")), out.read_bytes()) == before
     extract(read_images(images), tiny_recipe(), out, say=quiet)
     assert abs(found.bytes - out.stat().st_size) < 20_000  # HDF5's own, and this tiny cache's, metadata
-    again = plan(read_images(images), tiny_recipe(), out)
+    again = forecast(read_images(images), tiny_recipe(), out)
     assert again.missing == {"vit": 0, "resnet": 0} and again.lines()[-1] == "weights: within reach"
     assert again.lines()[3].startswith("time: none; size: 0.0 MB")
 
 
 def test_a_dry_run_tells_of_trouble_and_ends_with_1(pictures: Path, tmp_path: Path) -> None:
     extract(read_images(pictures), tiny_recipe(), tmp_path / "c.h5", say=quiet)
-    other = plan(read_images(pictures), tiny_recipe(40), tmp_path / "c.h5")
+    other = forecast(read_images(pictures), tiny_recipe(40), tmp_path / "c.h5")
     assert "block resnet was computed otherwise: size: [32, 32] -> [40, 40]" in other.trouble[0]
-    nowhere = plan(read_images(pictures), tiny_recipe(), tmp_path / "d.h5", weights=str(tmp_path / "nowhere"))
+    nowhere = forecast(read_images(pictures), tiny_recipe(), tmp_path / "d.h5", weights=str(tmp_path / "nowhere"))
     assert len(nowhere.trouble) == 2 and "nowhere" in nowhere.trouble[0] and nowhere.seconds is not None
     text = 'name = "r"\n[[blocks]]\nname = "b"\nbackbone = "test_resnet"\nsize = 32\n'
     (tmp_path / "r.toml").write_text(text + 'taps = [{ layer = "layer1", pool = "mean" }]\n')
@@ -175,52 +175,22 @@ def test_the_summary_counts_and_says_what_bounds(pictures: Path, tmp_path: Path)
     assert summary.bytes == (tmp_path / "t.h5").stat().st_size
 
 
-def test_compiled_or_eager_is_provenance_and_not_another_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engine_is_provenance_and_not_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a compiled run are kept by an eager one after one of them was computed again; no compiler is needed."""
-    monkeypatch.setattr(compiled, "missing_compiler", lambda device: "")
-    monkeypatch.setattr(compiled, "compile_module", lambda module, device: module)
     images, out = draw(tmp_path / "pictures", 5), tmp_path / "c.h5"
-    said: list[str] = []
-    extract(read_images(images), tiny_recipe(), out, compile="always", say=said.append)
-    assert sum("compiled in" in line for line in said) == 2
+    with monkeypatch.context() as compiled:
+        compiled.setattr(Engines, "__call__", lambda self, backbone, images: setattr(backbone, "mode", "compiled"))
+        extract(read_images(images), tiny_recipe(), out, say=quiet)
     first = out.read_bytes()
     extract(read_images(images), tiny_recipe(), out, compile="never", say=quiet)
     assert out.read_bytes() == first, "nothing was computed, so nothing changes"
     draw(images, 1, start=5)
-    said.clear()
+    said: list[str] = []
     assert extract(read_images(images), tiny_recipe(), out, compile="never", say=said.append).computed == 1
     assert sum("rows of another setting kept (mode: compiled -> eager)" in line for line in said) == 2
     assert [entry["mode"] for entry in open_cache(out).blocks["vit"].provenance] == ["compiled", "eager"]
     with pytest.raises(DrexcacheError, match="compile is one of auto, always, never, not 'yes'"):
         extract(read_images(images), tiny_recipe(), out, compile="yes", say=quiet)
-
-
-@pytest.mark.thorough
-def test_a_process_killed_while_it_compiled_does_not_harm_the_next(tmp_path: Path) -> None:
-    """Compiled for real; then every library in torch's cache of compiled code is cut short, as a kill leaves it."""
-    if reason := compiled.missing_compiler(torch.device("cpu")):
-        pytest.skip(reason)
-    images, cached = draw(tmp_path / "pictures", 2), tmp_path / "compiled"
-    code = (
-        "import sys; from conftest import tiny_recipe; from drexcache import read_images; "
-        "from drexcache.features import extract; "
-        "extract(read_images(sys.argv[1]), tiny_recipe().select(['vit']), sys.argv[2], compile='always')"
-    )
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cached), "PYTHONPATH": str(Path(__file__).parent)}
-    for turn in ("whole", "cut"):
-        out = tmp_path / f"{turn}.h5"
-        command = [sys.executable, "-c", code, str(images), str(out)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert [entry["mode"] for entry in open_cache(out).blocks["vit"].provenance] == ["compiled"]
-        libraries = list(cached.rglob("*.so"))
-        assert libraries
-        for library in libraries:
-            library.write_bytes(library.read_bytes()[:100])
-    whole, cut = (open_cache(tmp_path / f"{turn}.h5").features("vit") for turn in ("whole", "cut"))
-    assert (whole == cut).all()
 
 
 def test_a_picture_of_one_pixel_is_computed_and_a_map_of_one_pixel_has_no_spread(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.features import extract, planning
 from drexcache.features.backbone import Backbone
+from drexcache.features.loading import load_backbone
 from drexcache.recipes import Recipe
 
 
@@ -50,7 +51,7 @@ def test_features_are_those_of_the_plain_way(pictures: Path, tiny: Recipe, tmp_p
     matrix = open_cache(tmp_path / "c.h5").matrix()
 
     torch.manual_seed(0)
-    vit, resnet = (Backbone(block, "random", torch.device("cpu")).tapped.model for block in tiny.blocks)
+    vit, resnet = (load_backbone(block, "random", torch.device("cpu")).tapped.model for block in tiny.blocks)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (tiny.blocks[0].mean, tiny.blocks[0].std))
     for row, image in enumerate(matrix.ids):
         picture = Image.open(pictures / image).convert("RGB")

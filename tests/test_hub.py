@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from small_backbones import DINOV3, RESNET, SMALL, bare, same, scrambled
 
 from drexcache.errors import DrexcacheError
-from drexcache.features import hub
+from drexcache.features import weights as hub
 from drexcache.features.weights import check_weights, load_weights
 
 

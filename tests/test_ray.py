@@ -21,8 +21,7 @@ from conftest import draw, tiny_recipe
 from drexcache.cache.reader import open_cache
 from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
-from drexcache.features import extract
-from drexcache.features.ray import extract_on_ray
+from drexcache.features import extract, extract_on_ray
 
 ray = pytest.importorskip("ray", reason="needs Ray (pip install 'drexcache[ray]')")
 

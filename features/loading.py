@@ -1,0 +1,121 @@
+"""What computes each block of a recipe, on which device and with which weights; and `extract`, which has it done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from drexcache.datasets import ImageTable
+from drexcache.errors import DrexcacheError
+from drexcache.features.backbone import Backbone, bf16_is_slow, build_model, resolve_device
+from drexcache.features.cues import Cues
+from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
+from drexcache.features.extraction import Summary, fill_cache
+from drexcache.features.pipeline import Extractor
+from drexcache.features.weights import check_weights, licence_notice, load_weights
+from drexcache.recipes import Block, Recipe
+
+
+def _stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def extract(
+    table: ImageTable,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    store: str = "float32",
+    compile: str = "auto",
+    prune: bool = False,
+    also: Sequence[str | Path] = (),
+    backbones: Mapping[str, Extractor] | None = None,
+    say: Callable[[str], None] = _stderr,
+) -> Summary:
+    """Fill the cache ``out`` with the recipe's features of every image in the table.
+
+    Rows that the cache, or an interrupted run, already holds are kept: only missing or changed images and missing
+    blocks are computed. An image that cannot be read is a row marked as failed; the next run tries it again.
+
+    Parameters
+    ----------
+    weights : "hub", "packaged", "random" (for tests) or a path; default: what the recipe says.
+    device : "auto" (CUDA, then MPS, then CPU) or a torch device.
+    batch_size, workers : images per forward pass (default: 8 on a CPU, 64 on a GPU); decoding threads (default: one
+        per core, at most 16).
+    store : "float32" or "float16", the dtype on disk.
+    compile : compile the backbones on CUDA "always", "never", or, with "auto", for 20,000 images and more.
+    prune : drop rows whose image is no longer in the table; without it they are an error.
+    also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
+    backbones : what `load_extractors` gave for the same recipe, weights, device and batch size, to be used again.
+    say : receives one line for each thing a user should know.
+
+    Raises
+    ------
+    DrexcacheError : unreachable weights, another recipe under the same block name, removed images, a cache that
+        somebody else is writing, no space. What was committed stays.
+    """
+    if compile not in COMPILE:
+        raise DrexcacheError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
+    where, source = resolve_device(device), weights or recipe.weights
+    if backbones is None:
+        check_reach(recipe.blocks, source)
+
+    def load(known: frozenset[str]) -> Mapping[str, Extractor]:
+        if backbones is not None:
+            return backbones
+        return load_extractors(recipe.blocks, source, where, say, known=known, batch=batch_size, compile=compile)
+
+    return fill_cache(
+        table, load, Path(out), batch_size=batch_size, workers=workers, store=store, prune=prune, also=also, say=say
+    )
+
+
+def check_reach(blocks: Sequence[Block], source: str) -> None:
+    """Raise DrexcacheError if any block's weights cannot be had, before the first are loaded."""
+    for block in blocks:
+        if not block.is_classic:
+            check_weights(block.backbone, block.tag, source)
+
+
+def load_extractors(
+    blocks: Sequence[Block], source: str, device: torch.device, say: Callable[[str], None], *,
+    known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto",
+) -> dict[str, Extractor]:  # fmt: skip
+    """Block name -> what computes it. Says which weights, and, for blocks that are not ``known``, their licence."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    found: dict[str, Extractor] = {}
+    for block in blocks:
+        if block.is_classic:
+            found[block.name] = Cues(block)
+            continue
+        notice = licence_notice(block.backbone, block.tag)
+        if notice and source != "random" and block.name not in known:
+            say(notice)
+        backbone = load_backbone(block, source, device, batch=batch, compile=compile, say=say)
+        say(f"block {block.name}: {block.backbone} with weights from {backbone.weights_source}")
+        if block.precision == "bf16" and bf16_is_slow(device):
+            say(f"block {block.name}: bf16 IS SLOW HERE, this processor has no arithmetic for it; fp32 is faster")
+        if source == "random":
+            say(f"block {block.name}: RANDOM WEIGHTS, the features mean nothing; this is for tests only")
+        found[block.name] = backbone
+    say(f"device: {device}" + (f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""))
+    return found
+
+
+def load_backbone(
+    block: Block, source: str, device: torch.device, *, batch: int | None = None, compile: str = "auto",
+    say: Callable[[str], None] = _stderr,
+) -> Backbone:  # fmt: skip
+    """One block's backbone with its weights, on the device; errors as in `load_weights` and `Backbone`."""
+    model = build_model(block)
+    weights = load_weights(model, block.backbone, block.tag, source)
+    return Backbone(block, model, weights, device, batch=batch, choose_engine=Engines(compile), say=say)
