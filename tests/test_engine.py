@@ -69,10 +69,8 @@ def test_only_what_is_missing_is_prepared(pictures: Path, tmp_path: Path, monkey
     out = tmp_path / "c.h5"
     extract(read_images(pictures), tiny_recipe().select(["vit"]), out, say=quiet)
     made: list[tuple[int, int]] = []
-    to_pixels = backbone_module.to_pixels
-    monkeypatch.setattr(
-        backbone_module, "to_pixels", lambda rgb, size, how: made.append(size) or to_pixels(rgb, size, how)
-    )
+    prepare = Backbone.prepare
+    monkeypatch.setattr(Backbone, "prepare", lambda self, rgb: made.append(self.block.size) or prepare(self, rgb))
     extract(read_images(pictures), tiny_recipe(), out, say=quiet)
     assert set(made) == {(32, 32)} and len(made) == 20
 
