@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from drexcache.cache import FeatureMatrix
 
 IMAGES_PER_SET = 60
+SETS = ("shapes", "leaves", "pages")
 
 
 @click.command("demo")
@@ -36,10 +37,9 @@ def command(out: str, device: str) -> None:
     drexcache demo
     """
     from drexcache.cache import open_cache
-    from drexcache.features import KINDS
 
     started, folder = time.monotonic(), Path(out)
-    caches = {kind: folder / f"{kind}.h5" for kind in KINDS}
+    caches = {kind: folder / f"{kind}.h5" for kind in SETS}
     computed = sum(draw_and_extract(kind, folder / kind, cache, device) for kind, cache in caches.items())
     if computed == 0:
         say("every feature was already in the caches: nothing was computed twice")

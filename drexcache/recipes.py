@@ -48,6 +48,9 @@ class Tap:
     dim: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
+Taps = Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
+
+
 @dataclass(frozen=True)
 class Block:
     """One backbone at one input size, with its taps; a block of the cache.
@@ -58,7 +61,7 @@ class Block:
 
     name: Text
     backbone: Text
-    taps: Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
+    taps: Taps
     tag: str = ""
     licence: str = ""
     size: tuple[Side, Side] = (224, 224)
@@ -96,6 +99,9 @@ class Block:
         return fingerprint_of({**self.spec(), "weights_sha256": weights_sha256, "numerics": NUMERICS})
 
 
+Blocks = Annotated[tuple[Block, ...], msgspec.Meta(min_length=1)]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Named blocks, and where their weights come from unless the user says otherwise.
@@ -106,7 +112,7 @@ class Recipe:
     """
 
     name: Text
-    blocks: Annotated[tuple[Block, ...], msgspec.Meta(min_length=1)]
+    blocks: Blocks
     about: str = ""
     source: str = ""
     weights: str = "hub"

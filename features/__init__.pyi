@@ -1,5 +1,4 @@
 from .authors_checkpoint import import_reference as import_reference
-from .demo_pictures import KINDS as KINDS
 from .demo_pictures import draw_set as draw_set
 from .dry_run import Forecast as Forecast
 from .dry_run import forecast as forecast
