@@ -42,7 +42,7 @@ ROOMS = [
 LIBRARIES = {"timm": "drexcache.features", "optuna": "drexcache.studies.searching", "click": "drexcache.cli"}
 
 # Private names of libraries that offer no public one: trees are checked before they are followed.
-FOREIGN_PRIVATE = {"_predictors", "_parameter_constraints", "_validate_params"}
+FOREIGN_PRIVATE = {"_predictors", "_is_mkldnn_bf16_supported", "_parameter_constraints", "_validate_params"}
 
 
 @functools.cache
