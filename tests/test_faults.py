@@ -26,7 +26,7 @@ from drexcache.cache import writer
 from drexcache.cache.changes import merge, rate
 from drexcache.cache.writer import CacheWriter
 from drexcache.datasets.ratings import Columns
-from drexcache.features import extract, reading
+from drexcache.features import cues, extract
 
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace")
 
@@ -39,7 +39,7 @@ def cheap_cues(pixels: np.ndarray, cues: list[str]) -> np.ndarray:
 def run(images: Path, out: Path, shard: tuple[int, int] = (1, 1)) -> None:
     table = read_images(images)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "classic_cues", cheap_cues)
+        patch.setattr(cues, "classic_cues", cheap_cues)
         extract(
             table.shard(*shard) if shard[1] > 1 else table, recipe("classic"), out, batch_size=2, workers=1, say=len
         )
