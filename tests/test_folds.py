@@ -8,7 +8,7 @@ import pytest
 
 from drexcache.cache.matrix import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.studies.evaluation.folds import hash_folds, split_rows
+from drexcache.studies.evaluation.folds import hash_folds, split_parts, split_rows, splitting_column
 
 IDS = [f"images/{i:03}.png" for i in range(103)]
 
@@ -57,6 +57,24 @@ def matrix(labels: dict[str, Sequence[str]]) -> FeatureMatrix:
 def test_split_rows() -> None:
     train, test = split_rows(matrix({"split": ["train", "test", "", "train"]}))
     assert (train.tolist(), test.tolist()) == ([True, False, False, True], [False, True, False, False])
+
+
+@pytest.mark.parametrize("train", ["training", "Train", "TRAIN", " train ", "train_set", "Training set"])
+def test_usual_spellings_of_a_split_are_understood(train: str) -> None:
+    labels = {"set": [train, "Testing", "Validation", train]}
+    found = split_rows(matrix(labels), "set")
+    assert [mask.tolist() for mask in found] == [[True, False, False, True], [False, True, False, False]]
+    assert split_parts(matrix(labels), "set")["validation"].tolist() == [False, False, True, False]
+    assert splitting_column(matrix(labels)) == "set"
+
+
+def test_which_column_splits() -> None:
+    assert splitting_column(matrix({"kind": ["train", "boat", "car", "test tube"]})) is None
+    assert splitting_column(matrix({"kind": ["a"] * 4, "part": ["training", "validation", "", ""]})) == "part"
+    assert splitting_column(matrix({"split": ["0", "0", "1", "1"]})) == "split"  # not understood, and so not ignored
+    assert splitting_column(matrix({"split": ["", "", "", ""]})) is None
+    with pytest.raises(DrexcacheError, match="must say 'train', 'test' or 'validation'; it says '0', '1'"):
+        split_rows(matrix({"split": ["0", "0", "1", "1"]}))
 
 
 @pytest.mark.parametrize(

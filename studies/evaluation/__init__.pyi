@@ -1,10 +1,11 @@
 from .cells import comparable as comparable
-from .duplicates import duplicate_groups as duplicate_groups
+from .copies import kept_together as kept_together
 from .fitting import Progress as Progress
 from .fitting import evaluate as evaluate
 from .folds import hash_folds as hash_folds
+from .folds import split_parts as split_parts
 from .folds import split_rows as split_rows
-from .leaks import kept_together as kept_together
+from .folds import splitting_column as splitting_column
 from .predictions import Predictions as Predictions
 from .predictions import Run as Run
 from .predictions import attention_table as attention_table

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix, rated_rows
 from drexcache.errors import DrexcacheError
+from drexcache.studies.evaluation.copies import kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
-from drexcache.studies.evaluation.leaks import kept_together, on_both_sides
 
 MIN_IMAGES = 10
 DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from

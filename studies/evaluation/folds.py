@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,12 @@ from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
+
+SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "tst"),
+}
 
 
 def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = ()) -> NDArray[np.intp]:
@@ -46,18 +53,65 @@ def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = 
 
 
 def split_rows(matrix: FeatureMatrix, column: str = "split") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks (n,) of the images that the dataset's own split calls "train" and "test".
+    """Masks (n,) of the images that the dataset's own split trains on and tests on; see `split_parts`.
 
     Raises
     ------
-    DrexcacheError : no such column, or no image called "train" or "test"; the message lists what there is.
+    DrexcacheError : no such column, a part that it does not name, or a text that is not understood.
+    """
+    parts = split_parts(matrix, column)
+    if not parts["train"].any() or not parts["test"].any():
+        found = _some(matrix.labels[column])
+        raise DrexcacheError(f"{matrix.dataset}: column {column!r} must say 'train' and 'test'; it says {found}")
+    return parts["train"], parts["test"]
+
+
+def split_parts(matrix: FeatureMatrix, column: str) -> dict[str, NDArray[np.bool_]]:
+    """Masks (n,) of the images that a column calls "train", "validation" and "test", in any usual spelling.
+
+    Capitals do not matter, nor does a "set" at the end; an empty text is no part.
+
+    Raises
+    ------
+    DrexcacheError : no such column, or a text that is none of these; the message lists what there is.
+
+    >>> labels = {"set": ["Train", "TEST", "val", "training set"]}
+    >>> toy = FeatureMatrix(np.zeros((4, 1), "f4"), np.zeros(4), list("abcd"), {"x": slice(0, 1)}, labels=labels)
+    >>> {part: mask.tolist() for part, mask in split_parts(toy, "set").items() if part != "validation"}
+    {'train': [True, False, False, True], 'test': [False, True, False, False]}
     """
     if column not in matrix.labels:
         known = ", ".join(matrix.labels) or "none"
         raise DrexcacheError(f"{matrix.dataset}: no column {column!r} to split by; its columns: {known}")
-    labels = np.asarray(matrix.labels[column], dtype=str)
-    train, test = labels == "train", labels == "test"
-    if not train.any() or not test.any():
-        found = ", ".join(repr(str(label)) for label in np.unique(labels)[:5])
-        raise DrexcacheError(f"{matrix.dataset}: column {column!r} must say 'train' and 'test'; it says {found}")
-    return train, test
+    parts = [_part(text) for text in matrix.labels[column]]
+    strange = [text for text, part in zip(matrix.labels[column], parts, strict=True) if part is None]
+    if strange:
+        raise DrexcacheError(
+            f"{matrix.dataset}: column {column!r} must say 'train', 'test' or 'validation'; it says {_some(strange)}"
+        )
+    return {part: np.array([found == part for found in parts], dtype=bool) for part in SPELLINGS}
+
+
+def splitting_column(matrix: FeatureMatrix) -> str | None:
+    """The column that tells images to train on from others, None where no column does.
+
+    It is any that names a training part and another one, and the column "split" whatever it says: that is where a
+    dataset's official split is kept.
+    """
+    for column, labels in matrix.labels.items():
+        parts = {_part(text) for text in labels}
+        if "train" in parts and parts & {"test", "validation"}:
+            return column
+        if column == "split" and parts - {""} not in (set(), {"train"}):
+            return column
+    return None
+
+
+def _part(text: str) -> str | None:
+    """The part that a text names, "" for an empty one, None for what is not understood."""
+    word = re.sub(r"[ _-]*(set|split|data)$", "", text.strip().lower())
+    return next((part for part, words in SPELLINGS.items() if word in words), "" if not word else None)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(repr(text) for text in sorted(set(map(str, labels)))[:5])

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS, higher_is_better
-from drexcache.studies.evaluation import comparable, duplicate_groups
+from drexcache.studies.evaluation import comparable, kept_together
 from drexcache.studies.searching.outcome import SearchResult, conclude
 from drexcache.studies.searching.pool import Pool, make_pruner, stack_size
 from drexcache.studies.searching.space import SearchSpace, make_space
@@ -71,7 +71,7 @@ def search(
         raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
     (rated,) = comparable([matrix])
     spaces = [make_space(name, rated, narrowed) for name in regressors]
-    same, notes = duplicate_groups(rated)
+    same, notes = kept_together(rated)
     task = make_task(rated, same, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS
 from drexcache.regressors import make_regressor
-from drexcache.studies.evaluation import hash_folds, split_rows
+from drexcache.studies.evaluation import hash_folds, split_rows, splitting_column
 from drexcache.studies.searching.space import Candidate
 
 ALL = "none"  # the split that stands for all images
@@ -47,12 +47,12 @@ def training_rows(matrix: FeatureMatrix, split: str | None, where: str) -> Featu
     if split == ALL:
         return matrix
     if split is None:
-        for column, labels in matrix.labels.items():
-            if {"train", "test"} <= set(labels):
-                raise DrexcacheError(
-                    f"{where}: column {column!r} tells training from test images; give --split {column} to search on "
-                    f"the training images, or --split {ALL} to use all"
-                )
+        column = splitting_column(matrix)
+        if column is not None:
+            raise DrexcacheError(
+                f"{where}: column {column!r} tells training from test images; give --split {column} to search on "
+                f"the training images, or --split {ALL} to use all"
+            )
         return matrix
     return matrix.rows(split_rows(matrix, split)[0])
 
