@@ -31,8 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from drexcache import open_cache, read_images, recipe
+from drexcache.devices import resolve_device
 from drexcache.features import extract
-from drexcache.features.backbone import Backbone, bf16_is_slow, resolve_device
+from drexcache.features.backbone import Backbone, bf16_is_slow
 from drexcache.features.demo_pictures import draw_set
 from drexcache.features.memory import keep_freed_memory
 from drexcache.features.reading import default_workers, read_ahead

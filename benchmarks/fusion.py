@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
+from drexcache.fusion import AttentionFusionRegressor, fit_many
+from drexcache.fusion.kernel import compiled
 
 ARMS = {"dino": slice(0, 384), "resnet": slice(384, 4224)}
 TRAIN, TEST = 6720, 2880
@@ -91,6 +93,17 @@ def ours_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) 
     return AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device).fit(X, y)
 
 
+def autograd_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) -> AttentionFusionRegressor:
+    """The same without the compiled step: torch's operations and autograd, as where there is no C compiler."""
+    module, compiled.fusion_cpu = compiled.fusion_cpu, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return ours_fit(X, y, epochs, seed, device)
+    finally:
+        compiled.fusion_cpu = module
+
+
 def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """What work returns, and how many seconds it takes."""
     start = time.perf_counter()
@@ -101,13 +114,14 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def pieces(X: np.ndarray, y: np.ndarray, device: str, heads: int = 8, times: int = 7) -> None:
-    """200 steps of the plain loop, of ours, and of ``heads`` of ours at once, in turns; the medians per step."""
+    """200 steps of the plain loop, of ours, of ``heads`` of ours at once, and by autograd, in turns: medians a step."""
     X, y = X[:PIECE], y[:PIECE]
     many = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
     work = {
         "plain": lambda: plain_fit(X, y, 1, 0, device),
         "ours": lambda: ours_fit(X, y, 1, 0, device),
         f"ours, {heads} at once, per head": lambda: fit_many(many, X, y),
+        "ours, by autograd": lambda: autograd_fit(X, y, 1, 0, device),
     }
     for one in work.values():
         one()

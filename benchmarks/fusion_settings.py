@@ -29,8 +29,6 @@ SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are comp
     "at least 400 steps": {"min_steps": 400},
     "the paper": {},
     "fusion, another seed": {**FUSION, "random_state": 43},
-    "fusion, concordance loss": {**FUSION, "loss": "ccc"},
-    "fusion, rank loss": {**FUSION, "loss": "rank"},
     "fusion, early stopping after 10": {**FUSION, "early_stopping": 10},
     "fusion, standardised columns": {**FUSION, "standardize": True},
     "fusion, batch 32, lr 2e-3": {**FUSION, "batch_size": 32, "lr": 2e-3},

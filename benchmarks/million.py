@@ -32,7 +32,6 @@ from drexcache.datasets import sha256_of_ids
 from drexcache.datasets.matching import Target
 from drexcache.datasets.table import ImageFile, ImageTable
 from drexcache.fusion.estimator import AttentionFusionRegressor
-from drexcache.fusion.fitting import fit_together
 from drexcache.fusion.plan import CHUNK, WINDOW
 from drexcache.recipes import Block, Tap
 from drexcache.regressors.streaming import train_streamed
@@ -122,7 +121,7 @@ def stream(folder: Path, rows: int) -> None:
     """An epoch over all rows, of a head so small that reading is what it takes."""
     part = rated_rows_of(open_cache(folder / "whole.h5"))
     head = AttentionFusionRegressor(part.blocks, width=16, batch_size=BATCH, epochs=1)
-    fit_together([head], part, part.y, [None], None)
+    head.fit_stream(part)
 
 
 def spread(folder: Path, rows: int) -> CachedRows:
@@ -136,7 +135,7 @@ def train(X: np.ndarray | CachedRows, y: np.ndarray) -> float:
     head = AttentionFusionRegressor({"dino": (0, 384), "resnet": (384, 4224)}, epochs=1)
     head.fit(np.random.default_rng(0).standard_normal((64, 4224), "f4"), np.linspace(0, 1, 64))
     began = time.perf_counter()
-    fit_together([head], X, y, [None], None)
+    head.fit_stream(X) if isinstance(X, CachedRows) else head.fit(X, y)
     return 1000 * (time.perf_counter() - began) / -(-len(y) // head.batch_size)
 
 

@@ -38,27 +38,6 @@ class Weights:
     licence: str
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that "auto" (CUDA, then MPS, then CPU) or a torch device name stands for.
-
-    Raises
-    ------
-    DrexcacheError : a device that this machine does not have.
-
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DrexcacheError(f"device {name} cannot be used here ({reason}); try --device auto or cpu") from error
-    return device
-
-
 def bf16_is_slow(device: torch.device) -> bool:
     """Whether bf16 is emulated there, and so many times slower than fp32: a CPU without AVX-512 or its like."""
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -12,8 +12,8 @@ import torch
 
 from drexcache.cache import FeatureCache, StoredBlock, partial_paths
 from drexcache.datasets import ImageTable
+from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import resolve_device
 from drexcache.features.loading import check_reach, load_extractors
 from drexcache.features.pipeline import Extractor, default_workers, read_image
 from drexcache.features.planning import (

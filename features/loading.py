@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from drexcache.datasets import ImageTable
+from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone, bf16_is_slow, build_model, resolve_device
+from drexcache.features.backbone import Backbone, bf16_is_slow, build_model
 from drexcache.features.cues import Cues
 from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
+from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import resolve_device
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
 from drexcache.recipes import Recipe

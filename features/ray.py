@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from drexcache.cache import open_cache
 from drexcache.datasets import ImageFile, ImageTable
+from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import resolve_device
 from drexcache.features.extraction import Summary
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.pipeline import Extractor

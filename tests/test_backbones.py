@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torchvision import transforms
 
 from drexcache import DrexcacheError, recipe
+from drexcache.devices import resolve_device
 from drexcache.features import engines
-from drexcache.features.backbone import Backbone, resolve_device
+from drexcache.features.backbone import Backbone
 from drexcache.features.engines import Engines
 from drexcache.features.loading import load_backbone
 from drexcache.features.pixels import to_pixels

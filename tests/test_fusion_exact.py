@@ -15,7 +15,7 @@ from drexcache.fusion.estimator import PRESETS, AttentionFusionRegressor
 from drexcache.fusion.head import init_head, parameter_shapes, parameter_views
 from drexcache.fusion.plan import Design, HeadSettings, make_plan, one_cycle
 from drexcache.fusion.stacks import train_heads
-from drexcache.fusion.update import adamw_and_ema
+from drexcache.fusion.step import clip_adamw_ema
 
 DESIGN = Design(((0, 12), (12, 40)), width=24, batch_size=16)
 SHAPES = parameter_shapes([12, 28], 24)
@@ -187,8 +187,7 @@ def test_dropout_masks_have_their_rate_and_differ_by_head() -> None:
     assert not torch.equal(masks[:, 1], masks[:, 2])
 
 
-def test_fused_and_stacked_updates_agree() -> None:
-    """`adamw_and_ema` is torch.optim.AdamW for each head's own rates."""
+def test_an_update_is_torchs_clipping_and_adamw_with_each_heads_own_rates() -> None:
     torch_rng = torch.Generator().manual_seed(0)
     start = torch.randn(2, 50, generator=torch_rng)
     grads = torch.randn(6, 2, 50, generator=torch_rng)
@@ -201,8 +200,9 @@ def test_fused_and_stacked_updates_agree() -> None:
         buffers[1].copy_(grad)
         c = math.sqrt(1 - 0.999**t)
         rates = [[1 - a * b, a * c / (1 - 0.9**t), 0.1, 1e-8 * c, 0.5] for a, b in zip(lr, decay, strict=True)]
-        adamw_and_ema(buffers, torch.tensor(rates))
+        clip_adamw_ema(buffers, torch.tensor(rates), torch.tensor([[math.inf], [5.0]]))
         for p, g in zip(rows, grad, strict=True):
-            p.grad = g
+            p.grad = g.clone()
+        nn.utils.clip_grad_norm_(rows[1], 5.0)
         optimizer.step()
     torch.testing.assert_close(buffers[0], torch.stack([p.detach() for p in rows]), rtol=1e-5, atol=1e-6)

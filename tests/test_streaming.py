@@ -21,10 +21,9 @@ from drexcache.cli import main
 from drexcache.datasets import sha256_of_ids
 from drexcache.datasets.matching import Target
 from drexcache.fusion.estimator import AttentionFusionRegressor
-from drexcache.fusion.fitting import fit_together
 from drexcache.fusion.plan import CHUNK, WINDOW, Design, HeadSettings, local_permutation, make_plan
+from drexcache.fusion.rows import StreamedRows
 from drexcache.fusion.stacks import train_heads
-from drexcache.fusion.stream import StreamedRows
 from drexcache.fusion.training import TrainedHead
 from drexcache.metrics import pearson
 from drexcache.recipes import Block, Tap
@@ -164,7 +163,7 @@ def test_held_out_scores_are_as_good_as_in_memory(tmp_path: Path) -> None:
     arms, scores = {"a": slice(0, 8), "b": slice(8, 24)}, {}
     for name, features in (("streamed", cached), ("in memory", X[:MANY])):
         head = AttentionFusionRegressor(arms, width=16, epochs=1, ema_horizon=0.1, lr=5e-3)
-        fit_together([head], features, y[:MANY], [None], None)
+        head.fit_stream(features) if name == "streamed" else head.fit(features, y[:MANY])
         scores[name] = pearson(y[MANY:], head.predict(X[MANY:]))
     assert scores["in memory"] > 0.9 and abs(scores["streamed"] - scores["in memory"]) < 0.01, scores
 
@@ -186,11 +185,11 @@ def test_memory_does_not_hold_the_cache(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from drexcache import AttentionFusionRegressor, open_cache\n"
-        "from drexcache.cache import rated_rows, rated_rows_of; from drexcache.fusion.fitting import fit_together\n"
+        "from drexcache.cache import rated_rows, rated_rows_of\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "def train(path):\n"
         "    head = AttentionFusionRegressor(width=16, epochs=2, batch_size=128)\n"
-        "    rows = rated_rows_of(open_cache(path)); fit_together([head], rows, rows.y, [None], None)\n"
+        "    rows = rated_rows_of(open_cache(path)); head.fit_stream(rows)\n"
         "train(sys.argv[1]); before = peak(); train(sys.argv[2]); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, small, large], capture_output=True, text=True, check=True)

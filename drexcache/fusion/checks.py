@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from drexcache.fusion.loss import LOSSES
-
 Arms = Mapping[str, slice | Sequence[int]]
 
 COUNTS = {"width": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "min_steps": 0, "early_stopping": 0}  # at least
@@ -65,10 +63,20 @@ def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.
     return (labels.tolist(), codes) if len(labels) > 1 else ([], None)
 
 
+def checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
+    """The rows that a head trains on as positions, of which there are two at least, with different ratings y (n,)."""
+    picked = y if rows is None else y[np.asarray(rows)]
+    if len(picked) < 2:
+        raise ValueError(f"a fusion head needs at least 2 rows to train on, found {len(picked)}")
+    if np.ptp(picked) == 0:
+        raise ValueError(f"y is constant ({picked[0]:g} in all {len(picked)} rows): there is nothing to learn")
+    return None if rows is None else np.arange(len(y))[np.asarray(rows)]
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first setting out of its range."""
-    if settings["loss"] not in ("huber", *LOSSES):
-        raise ValueError(f"loss must be one of huber, {', '.join(LOSSES)}; found {settings['loss']!r}")
+    """Raise ValueError for the first setting that cannot be trained with."""
+    if settings["loss"] != "huber":
+        raise ValueError(f"loss must be 'huber', found {settings['loss']!r}; 'ccc' and 'rank', no better, were removed")
     for name, least in COUNTS.items():
         if not isinstance(settings[name], int | np.integer) or settings[name] < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")

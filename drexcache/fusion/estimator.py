@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -10,14 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from drexcache.cache import CachedRows
+from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.checks import Arms, check_settings, require_finite, resolved_arms
-from drexcache.fusion.fitting import checked, device_of, fit_together, seeds_of
+from drexcache.fusion.checks import (
+    Arms,
+    check_settings,
+    checked_datasets,
+    checked_rows,
+    require_finite,
+    resolved_arms,
+)
 from drexcache.fusion.head import fuse, parameter_shapes, project
+from drexcache.fusion.plan import Design, HeadSettings, inner_split
+from drexcache.fusion.stacks import train_heads
+from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
 # columns are not among the latter: they cost .08 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
@@ -60,9 +73,39 @@ def fit_many(
         raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
     if not models:
         return []
-    X_checked, y_checked = checked(models[0], X, y)
-    fit_together(models, X_checked, y_checked, all_rows, datasets, stack=stack)
+    X, y = _checked(models[0], X, y)
+    fit_together(models, X, y, all_rows, datasets, stack=stack)
     return models
+
+
+def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """X as float32 (n, d) and y as float64 (n,), both finite."""
+    X, y = validate_data(model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True)
+    require_finite("X", X)
+    return X, y.astype(np.float64)
+
+
+def fit_together(
+    models: Sequence[AttentionFusionRegressor],
+    X: np.ndarray | CachedRows,
+    y: np.ndarray,
+    rows: Sequence[np.ndarray | None],
+    datasets: ArrayLike | None = None,
+    *,
+    stack: int | None = None,
+) -> None:
+    """Train every seed of every model, those of one design in stacks, and set what was learnt."""
+    labels, codes = checked_datasets(datasets, len(y))
+    groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
+    for model, own_rows in zip(models, rows, strict=True):
+        design = _design(model, X.shape[1], local_shuffle=isinstance(X, CachedRows))
+        groups.setdefault(design, []).append((model, _head_settings(model, checked_rows(own_rows, y), len(y))))
+    heads = [(design, [head for _, own in members for head in own]) for design, members in groups.items()]
+    show = any(model.verbose for model in models)
+    trained = train_heads(X, y, heads, datasets=codes, verbose=show, stack=stack)
+    for members, learnt in zip(groups.values(), map(iter, trained), strict=True):
+        for model, own in members:
+            _set_learnt(model, [next(learnt) for _ in own], labels)
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
@@ -86,8 +129,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
     ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
     standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
-    loss : "huber"; "ccc", one minus the concordance correlation of each batch; or "rank", Huber's loss and a share
-        for every pair of the batch in the wrong order.
+    loss : "huber", the only one there is.
     early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
         with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
     fixed_average : whether every arm weighs the same, instead of attention.
@@ -177,7 +219,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not
             fit X, a setting out of range, or a training that diverges.
         """
-        X, y = checked(self, X, y)
+        X, y = _checked(self, X, y)
         fit_together([self], X, y, [None], datasets)
         return self
 
@@ -196,7 +238,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ------
         ValueError : as `fit`.
         """
-        fit_together([self], rows, rows.y, [None], None)
+        fit_together([self], rows, rows.y, [None])
         return self
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -222,7 +264,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
         require_finite("X", X)
-        device = "cuda" if device_of(self.device) == "cuda" else "cpu"  # MPS has no float64
+        device = resolve_device(self.device, float64=True)
         p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
         scores, weights = [], []
         for start in range(0, len(X), ROWS_AT_ONCE):
@@ -232,8 +274,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
             out = fuse(
                 p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
             )
-            scores.append(out[0].cpu().numpy())
-            weights.append(out[1].cpu().numpy())
+            scores.append(out.scores.cpu().numpy())
+            weights.append(out.weights.cpu().numpy())
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
     def write_log(self, path: str | Path) -> None:
@@ -272,10 +314,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         if unknown:
             raise ValueError(f"unknown settings of a fusion head: {', '.join(sorted(unknown))}")
         self = cls(**settings["params"])
-        check_settings(self.get_params())
+        check_settings(self.get_params() | {"loss": "huber"})  # one trained by a loss that is gone still predicts
         self.n_features_in_ = settings["n_features_in"]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_ = seeds_of(self)
+        self.seeds_ = _seeds_of(self)
         self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
@@ -294,3 +336,64 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.regressor_tags.poor_score = True  # the paper's settings are for thousands of ratings on [0, 1]
         return tags
+
+
+def _design(model: AttentionFusionRegressor, d: int, *, local_shuffle: bool) -> Design:
+    """Check the settings against d columns; what this head shares with others that can be stacked with it."""
+    check_settings(model.get_params())
+    model.n_features_in_ = d
+    model.arms_, model.columns_ = resolved_arms(model.arms, d)
+    return Design(
+        arms=tuple((cols.start, cols.stop) for cols in model.columns_),
+        width=model.width,
+        batch_size=model.batch_size,
+        fixed_average=model.fixed_average,
+        device=str(resolve_device(model.device)),
+        local_shuffle=local_shuffle,
+    )
+
+
+def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:
+    """Those of each seed, trained on ``rows`` of n (None: all)."""
+    model.seeds_ = _seeds_of(model)
+    validation = None
+    if model.early_stopping:
+        rows, validation = inner_split(n, rows, model.validation_fraction, model.seeds_[0])
+    steps_per_epoch = math.ceil((n if rows is None else len(rows)) / model.batch_size)
+    same = ("lr", "weight_decay", "dropout", "clip", "ema", "ema_horizon", "standardize")
+    settings = HeadSettings(
+        **{name: getattr(model, name) for name in same},
+        epochs=max(model.epochs, math.ceil(model.min_steps / steps_per_epoch)),
+        rows=rows,
+        validation=validation,
+        patience=model.early_stopping,
+    )
+    return [replace(settings, seed=seed) for seed in model.seeds_]
+
+
+def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], labels: Sequence[str]) -> None:
+    """Set what the seeds' heads have learnt; ``labels`` name the datasets that they were trained on."""
+    model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
+    model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
+    epochs = itertools.zip_longest(*[head.log for head in heads])  # a head may have stopped early
+    model.log_ = [_mean_row(i, [row for row in rows if row]) for i, rows in enumerate(epochs, start=1)]
+    model.dataset_scales_ = {}
+    if labels:
+        scales = np.mean([head.dataset_scales for head in heads], axis=0)  # (G, 2)
+        seen = zip(labels, scales.tolist(), strict=True)
+        model.dataset_scales_ = {label: tuple(pair) for label, pair in seen if np.isfinite(pair[0])}
+
+
+def _seeds_of(model: AttentionFusionRegressor) -> list[int]:
+    """random_state, random_state + 1, ...; the first is drawn where random_state is no number."""
+    first = model.random_state
+    if not isinstance(first, int | np.integer):
+        first = check_random_state(first).randint(2**31 - 1)
+    return [int(first) + i for i in range(model.seeds)]
+
+
+def _mean_row(epoch: int, rows: Sequence[LogRow]) -> LogRow:
+    """The mean over seeds of each number of an epoch, None where no seed has it."""
+    known = {key: [value for row in rows if (value := row[key]) is not None] for key in rows[0]}
+    means: LogRow = {key: float(np.mean(found)) if found else None for key, found in known.items()}
+    return means | {"epoch": epoch}

@@ -65,19 +65,11 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Te
     return flat[0]
 
 
-class Activations(NamedTuple):
-    """What a forward pass leaves for the way back; B rows through K heads."""
+class Scored(NamedTuple):
+    """What K heads say of B rows."""
 
     scores: Tensor  # (K, B)
     weights: Tensor  # (K, B, n_arms): attention, each row sums to 1
-    projections: tuple[Tensor, ...]  # (K, B, n_arms, width) with bias, the same after layer norm, its statistics
-    scaled: Tensor  # (K, B, n_arms, width): after the layer norm's scale and shift, before GELU
-    arms: Tensor  # (K, B, n_arms, width)
-    hidden: Tensor  # (K, B, 128): inside the attention
-    logits: Tensor  # (K, B, n_arms): after division by the temperature
-    fused: tuple[Tensor, ...]  # (K, B, width): the weighted sum of the arms, and its layer norm's statistics
-    inputs: list[Tensor]  # of the head's four layers, (K, B, 384 -> 128 -> 64 -> 32)
-    outputs: list[Tensor]  # of its three hidden layers before GELU
 
 
 def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor:
@@ -87,7 +79,7 @@ def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor
 
 def fuse(
     p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None, *, fixed_average: bool = False
-) -> Activations:
+) -> Scored:
     """Fuse projected arms by attention and score them (DReX, arXiv 2511.16991).
 
     projected : (K, B, n_arms, width), from `project`.
@@ -95,26 +87,19 @@ def fuse(
     fixed_average : every arm weighs the same.
     """
     width = projected.shape[-1:]
-    biased = projected + p["arm.bias"][:, None]
-    normed, *statistics = torch.native_layer_norm(biased, width, None, None, NORM_EPS)
-    scaled = torch.addcmul(p["arm.norm.bias"][:, None], normed, p["arm.norm.weight"][:, None])
-    arms = gelu(scaled)  # (K, B, n_arms, width)
+    normed = functional.layer_norm(projected + p["arm.bias"][:, None], width, eps=NORM_EPS)
+    arms = gelu(torch.addcmul(p["arm.norm.bias"][:, None], normed, p["arm.norm.weight"][:, None]))
     # (K, B, n_arms * width) -> (K, B, 128) -> (K, B, n_arms)
     hidden = torch.tanh(_linear(p, "attention.0", arms.flatten(2)))
     logits = _linear(p, "attention.1", hidden) / p["temperature"][:, None, None]
     weights = torch.softmax(torch.zeros_like(logits) if fixed_average else logits, dim=-1)
     # sum_i w_i a_i + alpha sum_i a_i = sum_i (w_i + alpha) a_i
     fused = ((weights + p["alpha"][:, None, None])[..., None] * arms).sum(2)  # (K, B, width)
-    z, *fused_statistics = torch.native_layer_norm(fused, width, None, None, NORM_EPS)
-    inputs, outputs = [z], []
-    dropout = masks.split(HIDDEN, dim=-1) if masks is not None else None
+    z = functional.layer_norm(fused, width, eps=NORM_EPS)
     for i in range(len(HIDDEN)):
-        outputs.append(_linear(p, f"head.{i}", inputs[-1]))
-        z = gelu(outputs[-1])
-        inputs.append(z if dropout is None else z * dropout[i])
-    scores = _linear(p, f"head.{len(HIDDEN)}", inputs[-1]).squeeze(-1)
-    before, mixed = (biased, normed, *statistics), (fused, *fused_statistics)
-    return Activations(scores, weights, before, scaled, arms, hidden, logits, mixed, inputs, outputs)
+        z = gelu(_linear(p, f"head.{i}", z))  # (K, B, 384 -> 128 -> 64 -> 32)
+        z = z if masks is None else z * masks.split(HIDDEN, dim=-1)[i]
+    return Scored(_linear(p, f"head.{len(HIDDEN)}", z).squeeze(-1), weights)
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from drexcache.fusion.head import HIDDEN, init_head
 
 SPAN = 64  # dropout masks are drawn for so many steps at a time
+BETA2, EPS = 0.999, 1e-8  # torch.optim.AdamW's defaults
 CHUNK, WINDOW = 512, 8192  # rows that stay together in a local shuffle, and rows that it mixes
 
 
@@ -46,7 +47,6 @@ class Design:
     arms: tuple[tuple[int, int], ...]
     width: int = 384
     batch_size: int = 16
-    loss: str = "huber"
     fixed_average: bool = False
     device: str = "cpu"
     local_shuffle: bool = False
@@ -105,6 +105,19 @@ def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return factor, beta1
 
 
+def step_rates(heads: Sequence[HeadSettings], plan: Plan) -> np.ndarray:
+    """Each step's rates, (T, K, 5), with AdamW's bias corrections folded in: keep, rate, m_rate, eps, ema_rate.
+
+    m += m_rate (g - m); v += (1 - BETA2) (g^2 - v); p = keep p - rate m / (sqrt(v) + eps); ema += ema_rate (p - ema).
+    """
+    steps = np.arange(1, len(plan.lr) + 1)[:, None]
+    correction = np.sqrt(1 - BETA2**steps)  # of sqrt(v); it multiplies rate and eps instead of dividing sqrt(v)
+    keep = 1 - plan.lr * np.array([head.weight_decay for head in heads])
+    rate = plan.lr * correction / (1 - plan.beta1**steps)
+    eps = np.broadcast_to(EPS * correction, rate.shape)
+    return np.stack([keep, rate, 1 - plan.beta1, eps, plan.ema_rate], axis=2).astype(np.float32)
+
+
 def local_permutation(n: int, generator: torch.Generator) -> Tensor:
     """The rows 0 to n - 1 in an order (n,) that can be read in large pieces; up to WINDOW rows a plain shuffle.
 
@@ -122,6 +135,18 @@ def local_permutation(n: int, generator: torch.Generator) -> Tensor:
     chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
     windows = torch.cat([*chunks, last]).split(WINDOW)
     return torch.cat([window[torch.randperm(len(window), generator=generator)] for window in windows])
+
+
+def inner_split(n: int, rows: np.ndarray | None, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to watch, a ``fraction`` of all, at least one and never all.
+
+    >>> [part.tolist() for part in inner_split(10, None, 0.2, 0)]
+    [[0, 1, 2, 3, 5, 7, 8, 9], [4, 6]]
+    """
+    rows = np.arange(n) if rows is None else rows
+    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+    mixed = np.random.default_rng(seed).permutation(len(rows))
+    return rows[np.sort(mixed[count:])], rows[np.sort(mixed[:count])]
 
 
 def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drexcache.fusion.plan import HeadSettings, Plan
+from drexcache.fusion.plan import BETA2, EPS, HeadSettings, Plan
 
-BETA2, EPS = 0.999, 1e-8
 FASTER = 10  # than the head: two numbers that must go a long way
 
 

@@ -15,8 +15,8 @@ import torch
 
 from drexcache.cache import CachedRows
 from drexcache.fusion.head import parameter_shapes
-from drexcache.fusion.inputs import TrainingData
 from drexcache.fusion.plan import SPAN, Design, HeadSettings
+from drexcache.fusion.rows import TrainingData
 from drexcache.fusion.step import has_compiled_step
 from drexcache.fusion.training import TrainedHead, train_stack
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drexcache.fusion.gradient import backward
 from drexcache.fusion.head import fuse, parameter_shapes, parameter_views, project
 from drexcache.fusion.kernel import compiled as fusion_compiled
 from drexcache.fusion.kernel.compiled import CompiledStep
-from drexcache.fusion.plan import Design, HeadSettings, Plan
-from drexcache.fusion.update import adamw_and_ema, step_rates
+from drexcache.fusion.plan import BETA2, Design, HeadSettings, Plan, step_rates
 
 COMPILE_FROM = 1000  # steps from which compiling for a GPU pays
 
@@ -38,54 +36,59 @@ def has_compiled_step(device: str) -> bool:
 
 
 class TorchStep:
-    """By torch's operations: on a GPU, or where the compiled module is missing."""
+    """By torch's operations and its autograd: on a GPU, or where the compiled module is missing."""
 
     def __init__(
         self, flat: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design, x: Tensor
     ) -> None:
         self.design, self.x = design, x
-        shapes = parameter_shapes(design.dims, design.width)
-        self.p, grad = parameter_views(flat, shapes), torch.zeros_like(flat)
-        self.grads = parameter_views(grad, shapes)  # name -> (K, *shape)
-        self.small_grad = grad[:, sum(design.dims) * design.width :]  # the arms' weights come first
+        shapes, arms = parameter_shapes(design.dims, design.width), len(design.arms)
+        leaves = {name: view.detach().requires_grad_() for name, view in parameter_views(flat, shapes).items()}
+        self.p, self.small = leaves, list(leaves.values())[arms:]  # the arms' weights come first
+        grad = torch.zeros_like(flat)
+        self.arm_grads = list(parameter_views(grad, shapes).values())[:arms]
+        self.small_grad = grad[:, sum(design.dims) * design.width :]
         self.buffers = (flat, grad, torch.zeros_like(flat), torch.zeros_like(flat), ema)
         self.rates = torch.from_numpy(step_rates(heads, plan)).to(flat.device)
-        self.clip = torch.tensor([math.inf if h.clip is None else h.clip for h in heads], device=flat.device)
+        self.clip = torch.tensor([[math.inf if h.clip is None else h.clip] for h in heads], device=flat.device)
         compiles = flat.device.type == "cuda" and len(self.rates) >= COMPILE_FROM and _can_compile()
-        self.update = torch.compile(adamw_and_ema, dynamic=False) if compiles else adamw_and_ema
-        self.projected = project(self.p, x, design.columns)  # (K, B, n_arms, width)
+        self.update = torch.compile(clip_adamw_ema, dynamic=False) if compiles else clip_adamw_ema
 
+    @torch.enable_grad()
     def forward(self, masks: Tensor) -> Tensor:
         """Scores (K, B) of the batch at hand, with dropout factors (K, B, 224)."""
-        self.masks = masks
-        self.state = fuse(self.p, self.projected, masks, fixed_average=self.design.fixed_average)
-        return self.state.scores
+        with torch.no_grad():
+            projected = project(self.p, self.x, self.design.columns)  # (K, B, n_arms, width)
+        self.projected = projected.requires_grad_()
+        self.scores = fuse(self.p, self.projected, masks, fixed_average=self.design.fixed_average).scores
+        return self.scores.detach()
 
     def backward(self, t: int, d_scores: Tensor, ahead: Tensor) -> None:
         """Step t down the loss's gradient by the scores (K, B), and on to the batch ahead, (K, B, d)."""
-        fixed_average, columns = self.design.fixed_average, self.design.columns
-        d = backward(self.p, self.state, d_scores, self.masks, self.grads, fixed_average=fixed_average)
-        factors = _clip_factors(self.x, d, self.small_grad, self.clip, columns)  # (K,)
-        d *= factors[:, None, None, None]
-        self.small_grad *= factors[:, None]
-        for i, cols in enumerate(columns):
-            torch.bmm(self.x[..., cols].mT, d[:, :, i], out=self.grads[f"arm.{i}.weight"])
-        self.update(self.buffers, self.rates[t])
-        self.x, self.projected = ahead, project(self.p, ahead, columns)
+        leaves = [self.projected, *self.small]
+        d, *small = torch.autograd.grad(self.scores, leaves, d_scores, allow_unused=True, materialize_grads=True)
+        torch.cat([grad.flatten(1) if grad.dim() > 1 else grad[:, None] for grad in small], dim=1, out=self.small_grad)
+        for i, cols in enumerate(self.design.columns):  # straight to their place: nine tenths of the gradient
+            torch.bmm(self.x[..., cols].mT, d[:, :, i], out=self.arm_grads[i])
+        self.update(self.buffers, self.rates[t], self.clip)
+        self.x = ahead
 
 
-def _clip_factors(x: Tensor, d: Tensor, small_grad: Tensor, clip: Tensor, columns: Sequence[slice]) -> Tensor:
-    """What to multiply each head's gradient with to clip its norm, (K,), as torch's clip_grad_norm_.
+@torch.no_grad()
+def clip_adamw_ema(buffers: tuple[Tensor, ...], rates: Tensor, clip: Tensor) -> None:
+    """Clip the gradients' norms, then AdamW and the average, on five (K, P) buffers.
 
-    x (K, B, d), d (K, B, n_arms, width): the arms' inputs, and the loss's gradient by their projections. The
-    norm of an arm's gradient is known before that gradient exists, |x.T d|^2 = sum((x x.T) * (d d.T)): nine
-    tenths of the gradient are written once, already clipped.
+    rates : (K, 5), a step of `drexcache.fusion.plan.step_rates`. clip : (K, 1), the largest norms.
     """
-    square = torch.linalg.vector_norm(small_grad, dim=1).square()  # (K,)
-    for i, cols in enumerate(columns):
-        xi, di = x[..., cols], d[:, :, i]
-        square += (torch.bmm(xi, xi.mT) * torch.bmm(di, di.mT)).sum((1, 2))
-    return (clip / (square.clamp(min=0).sqrt() + 1e-6)).clamp(max=1)
+    p, g, m, v, ema = buffers
+    keep, rate, m_rate, eps, ema_rate = rates[..., None].unbind(1)  # (K, 1) each
+    norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
+    g.mul_((clip / (norm + 1e-6)).clamp(max=1))  # as torch.nn.utils.clip_grad_norm_
+    m.lerp_(g, m_rate)
+    v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+    change = torch.sqrt(v, out=g).add_(eps)  # in the gradient's place: fresh memory takes longer than the sums
+    p.mul_(keep).sub_(torch.div(m, change, out=change).mul_(rate))
+    ema.lerp_(p, ema_rate)
 
 
 def _can_compile() -> bool:

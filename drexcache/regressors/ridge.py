@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from drexcache.cache import CachedRows
+from drexcache.devices import resolve_device
 from drexcache.regressors.ridge_sums import Sums, deviation, eigenvectors, to_device, to_numpy
 
 # For standardised features: from nearly none to nearly all shrinkage at a few thousand columns.
@@ -91,7 +91,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
     def _fit_rows(self, X: np.ndarray, y: np.ndarray) -> None:
         """By the rows' products K (n, n). With G = K + a I: error_i = (G⁻¹y)_i / (G⁻¹)_ii, less the mean's own part."""
-        alphas, device = _checked(self.alphas), _device(self.device)
+        alphas, device = _checked(self.alphas), str(resolve_device(self.device, float64=True))
         mean = X.mean(0, dtype=np.float64)
         scale = deviation(mean, ((X - mean) ** 2).mean(0), len(X)) if self.standardize else np.ones(X.shape[1])
         Z = to_device((X - mean) / scale, device)
@@ -109,7 +109,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
         The leverage has 1/n for the mean, which every row moves.
         """
-        alphas, device = _checked(self.alphas), _device(self.device)
+        alphas, device = _checked(self.alphas), str(resolve_device(self.device, float64=True))
         total = _summed(chunks(), device)
         scaled = total.scaled(self.standardize)
         values, V = eigenvectors(scaled.gram)
@@ -153,9 +153,3 @@ def _checked(alphas: Sequence[float]) -> np.ndarray:
     if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(f"alphas must be one or more numbers above 0; found {alphas!r}")
     return values
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from drexcache.fusion.head import parameter_shapes, parameter_views, project
-from drexcache.fusion.plan import Design, HeadSettings, Plan
-from drexcache.fusion.update import step_rates
+from drexcache.fusion.plan import Design, HeadSettings, Plan, step_rates
 
 try:
     from drexcache.fusion.kernel import fusion_cpu

@@ -1,9 +1,9 @@
 /* A fusion head's training step on a CPU in three calls, where torch makes some 150 small operations and leaves the
    processor's cache between them.
 
-   `forward` and `backward` compute what drexcache.fusion.head.fuse and drexcache.fusion.gradient.backward do, the
-   latter with the clipping of drexcache.fusion.step; `update` makes the arms' gradients, AdamW, the moving average and
-   the next batch's projections in one pass over the weights. All release the interpreter's lock.
+   `forward` and `backward` compute what drexcache.fusion.head.fuse and autograd do, the latter with the clipping of
+   drexcache.fusion.step; `update` makes the arms' gradients, AdamW, the moving average and the next batch's projections
+   in one pass over the weights. All release the interpreter's lock.
 
    Matrices stand row after row. K heads, B rows, N arms of width W, D features. */
 
@@ -28,7 +28,7 @@ typedef float vec __attribute__((vector_size(32), aligned(4), may_alias)); /* 8 
 #define AT(p) (*(vec *)(p))
 #define READ(p) (*(const vec *)(p))
 
-/* drexcache.fusion.head's ATTENTION_WIDTH, HIDDEN and NORM_EPS; drexcache.fusion.update's BETA2 */
+/* drexcache.fusion.head's ATTENTION_WIDTH, HIDDEN and NORM_EPS; drexcache.fusion.plan's BETA2 */
 enum { ATTENTION = 128, LAYERS = 3, MASKED = 128 + 64 + 32 };
 static const ptrdiff_t HIDDEN[LAYERS] = {128, 64, 32};
 static const float NORM_EPS = 1e-5f, BETA2 = 0.999f;
@@ -364,7 +364,7 @@ INLINE void scale(float *x, ptrdiff_t n, float factor) {
 /* ---- the weights ---- */
 
 typedef struct {
-    float keep, rate, m_rate, eps; /* drexcache.fusion.update.adamw_and_ema's */
+    float keep, rate, m_rate, eps; /* drexcache.fusion.plan.step_rates' */
     float after, before; /* the average's, after this step and, if it left out the last step, before */
 } Rates;
 

@@ -28,6 +28,6 @@ def update(
 ) -> None:  # fmt: skip
     """AdamW and the moving average of some tiles (n, 6) int64, and their parts of the next batch's projections.
 
-    rates : (K, 6), drexcache.fusion.update's five, and what the average still lacks of the step before. ahead : the
-    next batch's x. parts : (parts, K, B, width).
+    rates : (K, 6), drexcache.fusion.plan.step_rates' five, and what the average still lacks of the step before.
+    ahead : the next batch's x. parts : (parts, K, B, width).
     """
