@@ -21,9 +21,15 @@ from drexcache.cli.provenance import command_line
 @click.option("--metric", default="pearson", show_default=True, help="Metric to compare by")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
 @click.option("--export", type=click.Path(file_okay=False), help="Folder for figures and tables as files, for papers")
+@click.option(
+    "--export-figures",
+    metavar="REGRESSOR|all",
+    multiple=True,
+    help="Whose figures are exported [default: of the regressor that the page shows first]",
+)
 def command(
     scores: tuple[str, ...], out: str, images: tuple[str, ...], no_thumbnails: bool, caches: tuple[str, ...],
-    studies: tuple[str, ...], metric: str, match: bool, export: str | None,
+    studies: tuple[str, ...], metric: str, match: bool, export: str | None, export_figures: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Make one HTML page of scores, figures and pictures that opens from disk without a network.
 
@@ -39,7 +45,8 @@ def command(
     with step_bar("report", "figure") as progress:
         notes = report(
             scores, out, metric=metric, match=match, images=images, caches=caches, studies=studies,
-            with_thumbnails=not no_thumbnails, export=export, command=command_line(), progress=progress,
+            with_thumbnails=not no_thumbnails, export=export, export_figures=export_figures,
+            command=command_line(), progress=progress,
         )  # fmt: skip
     for note in notes:
         say(note)

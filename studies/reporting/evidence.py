@@ -25,11 +25,45 @@ MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a dataset's ratings are given on, such as 1 to 7. least, most : the ratings of the least and the most of
+    what is rated; least is the higher number where a lower rating means more."""
+
+    least: float = 0.0
+    most: float = 1.0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lower and the higher number."""
+        return min(self.least, self.most), max(self.least, self.most)
+
+    @property
+    def digits(self) -> int:
+        """After the point, of a rating: two where the scale is 1 wide, none where it is 1,000 wide.
+
+        >>> Scale(0, 1).digits, Scale(1, 7).digits, Scale(0, 100).digits
+        (2, 2, 1)
+        """
+        low, high = self.limits
+        return 2 if high - low < 20 else 1 if high - low < 500 else 0
+
+    def of(self, unit: Floats) -> Floats:
+        """Values on [0, 1] as they are on this scale.
+
+        >>> Scale(5, 1).of(np.array([0.0, 0.75]))
+        array([5., 2.])
+        """
+        return self.least + unit * (self.most - self.least)
+
+
+@dataclass(frozen=True)
 class Result:
     """One regressor in one cell: predictions averaged over its runs (seeds, repeats), n images.
 
-    ids, rated, predicted, group, attention : as in `drexcache.studies.evaluation.Run`.
+    ids, group : as in `drexcache.studies.evaluation.Run`. rated, predicted : (n,) on `scale`.
     spread : (n,) standard deviation of an image's predictions over the runs, or None with one run.
+    attention : arm -> (n,) weights, each fold's on the common average; fold_averages : arm -> lowest and highest
+    average weight of a fold's model.
     metric : what value, low and high are about, mean over the runs; None where it is undefined.
     ceiling : the highest Pearson's r that the raters' agreement allows, where it is known and the metric is that.
     """
@@ -44,11 +78,13 @@ class Result:
     spread: Floats | None
     group: list[str]
     attention: dict[str, Floats]
+    fold_averages: dict[str, tuple[float, float]]
     metric: str
     value: float | None
     low: float | None
     high: float | None
     ceiling: float | None = None
+    scale: Scale = Scale()
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -82,6 +118,16 @@ class Result:
         """(n,) predicted minus rated."""
         return self.predicted - self.rated
 
+    def on(self, scale: Scale) -> Result:
+        """The same result, so far on 0 to 1, on that scale."""
+        return replace(
+            self,
+            rated=scale.of(self.rated),
+            predicted=scale.of(self.predicted),
+            spread=None if self.spread is None else self.spread * abs(scale.most - scale.least),
+            scale=scale,
+        )
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -111,6 +157,10 @@ class Evidence:
         """(dataset, id) -> number of every image of `images`, from 0."""
         keys = ((dataset, image) for dataset, ids in self.images.items() for image in ids)
         return {key: number for number, key in enumerate(keys)}
+
+    def on(self, scales: Mapping[str, Scale]) -> Evidence:
+        """The same with the ratings of these datasets on their own scales."""
+        return replace(self, results=[result.on(scales.get(result.test, result.scale)) for result in self.results])
 
     def of(self, regressor: str) -> list[Result]:
         """The results of one regressor."""
@@ -212,10 +262,17 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         place = {image: row for row, image in enumerate(run.ids)}
         orders.append([place[image] for image in ids])
     predicted = np.stack([run.predicted[order] for run, order in zip(runs, orders, strict=True)])  # (runs, n)
+    arms = [arm for arm in first.attention if all(arm in run.attention for run in runs)]
+    averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in arms}  # of each run (n,)
     attention = {
-        arm: np.mean([run.attention[arm][order] for run, order in zip(runs, orders, strict=True)], axis=0)
-        for arm in first.attention
-        if all(arm in run.attention for run in runs)
+        arm: np.mean(
+            [
+                (run.attention[arm] - average + run.attention[arm].mean())[order]
+                for run, average, order in zip(runs, averages[arm], orders, strict=True)
+            ],
+            axis=0,
+        )
+        for arm in arms
     }
     value, low, high, ceiling = mean[["value", "low", "high", "ceiling"]].astype(object).where(mean.notna(), None)
     return Result(
@@ -229,9 +286,16 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         spread=predicted.std(axis=0, ddof=1) if len(runs) > 1 else None,
         group=[first.group[row] for row in orders[0]] if first.group else [],
         attention=attention,
+        fold_averages={arm: (float(np.min(own)), float(np.max(own))) for arm, own in averages.items()},
         metric=metric,
         value=value,
         low=low,
         high=high,
         ceiling=ceiling,
     )
+
+
+def _fold_averages(run: Run, arm: str) -> Floats:
+    """(n,) the average weight over the images that the same fold's model predicted."""
+    weights, (_, fold) = run.attention[arm], np.unique(run.fold, return_inverse=True)
+    return np.asarray((np.bincount(fold, weights) / np.bincount(fold))[fold], dtype=np.float64)

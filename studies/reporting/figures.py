@@ -15,7 +15,7 @@ from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import higher_is_better
 from drexcache.scores import NAMES, number
-from drexcache.studies.reporting.evidence import Evidence, Result
+from drexcache.studies.reporting.evidence import Evidence, Result, Scale
 from drexcache.studies.reporting.searches import Search
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def scatter(result: Result) -> Figure:
     """
     canvas, axes = _canvas(3.1, 3.25, at=(0.145, 0.125, 0.835, 0.755))
     axes.grid(True)
-    axes.plot([0, 1], [0, 1], **DASHED)
+    least, most = result.scale.limits
+    axes.plot([least, most], [least, most], **DASHED)
     band = calibration_band(result.rated, result.predicted)
     if band is not None:
         for reach, alpha in ((band.single, 0.08), (band.mean, 0.22)):
@@ -153,9 +154,10 @@ def scatter(result: Result) -> Figure:
     if result.spread is not None:
         axes.errorbar(x, y, yerr=result.spread, fmt="none", ecolor=blue, elinewidth=0.5, alpha=0.35)
     axes.scatter(x, y, s=13, color=blue, alpha=0.65, linewidths=0, clip_on=False, zorder=3)
-    low, high = min(0.0, float(y.min())), max(1.0, float(y.max()))
-    margin = 0.03 * (high - low)
-    axes.set(xlim=(-0.03, 1.03), ylim=(low - margin, high + margin), xlabel="rated", ylabel="predicted")
+    low, high = min(least, float(y.min())), max(most, float(y.max()))
+    margins = 0.03 * (most - least), 0.03 * (high - low)
+    axes.set(xlim=(least - margins[0], most + margins[0]), ylim=(low - margins[1], high + margins[1]))
+    axes.set(xlabel="rated" if result.scale != Scale() else "rated, on 0 to 1", ylabel="predicted")
     axes.set_title(_short(result.title, 34), loc="left", pad=17)
     metric, known = SYMBOLS[result.metric], result.value is not None
     said = f"{metric} = {result.score}, n = {len(result.ids)}" if known else f"{metric} {result.score}"
@@ -224,19 +226,27 @@ def residuals(result: Result) -> Figure:
     for own in values.values():
         reach = 1.96 * float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else 0.0
         summaries.append((float(own.mean()) - reach, float(own.mean()), float(own.mean()) + reach))
-    points = _strips(axes, values, summaries, [SERIES[0]] * len(rows), result, rows)
+    labels = [f"{_short(one, 16)}\nn = {len(own)}" for one, own in values.items()]
+    points = _strips(axes, values, summaries, [SERIES[0]] * len(rows), result, rows, labels)
     axes.set_title(title, loc="left")
     alt = f"{result.regressor}, {result.title}: residuals by group"
     return Figure("residuals", result.regressor, alt, canvas, points)
 
 
 def attention(result: Result) -> Figure:
-    """How much weight each image gives to each arm; median and quartiles."""
+    """How much weight each image gives to each arm; median and quartiles.
+
+    The model of every fold has an average weight of its own, by chance; the points are on the common average, so that
+    what differs among them is the images.
+    """
     canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.attention))
     quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.attention.values()]
     colours = [SERIES[place % len(SERIES)] for place in range(len(result.attention))]
     rows = dict.fromkeys(result.attention, np.arange(len(result.ids)))
-    points = _strips(axes, result.attention, quartiles, colours, result, rows)
+    labels = []
+    for arm, (low, high) in result.fold_averages.items():
+        labels.append(_short(arm, 16) + (f"\nfolds {low:.2f} to {high:.2f}" if high > low else ""))
+    points = _strips(axes, result.attention, quartiles, colours, result, rows, labels)
     axes.set_xlim(-0.02, 1.02)
     axes.set_title(f"{_short(result.title, 34)}: attention", loc="left")
     medians = ", ".join(f"{arm} median {own[1]:.2f}" for arm, own in zip(result.attention, quartiles, strict=True))
@@ -246,7 +256,7 @@ def attention(result: Result) -> Figure:
 
 def _strips(
     axes: Axes, values: Mapping[str, Floats], summaries: Sequence[Sequence[float]], colours: Sequence[str],
-    result: Result, rows: Mapping[str, np.ndarray],
+    result: Result, rows: Mapping[str, np.ndarray], labels: Sequence[str],
 ) -> list[Points]:  # fmt: skip
     """A line of points per name, spread by their density, under (low, centre, high) of each."""
     axes.grid(True, axis="x")
@@ -257,7 +267,7 @@ def _strips(
         axes.plot([low, high], [line, line], color=INK, linewidth=3, solid_capstyle="butt")
         axes.plot([centre], [line], marker="o", markersize=7, markerfacecolor=PAPER, markeredgecolor=INK)
         points.append(Points(axes, own, heights, result, rows[name].tolist()))
-    axes.set_yticks(range(len(values)), [f"{_short(name, 16)}\nn = {len(own)}" for name, own in values.items()])
+    axes.set_yticks(range(len(values)), labels)
     axes.set(ylim=(len(values) - 0.45, -0.55))
     axes.spines["left"].set_visible(False)
     return points

@@ -37,8 +37,8 @@ SHOWN = 6  # images at each end of a gallery
 def report(
     scores: Sequence[str | Path], out: str | Path, *, metric: str = "pearson", match: bool = False,
     images: Sequence[str] = (), caches: Sequence[str | Path] = (), studies: Sequence[str | Path] = (),
-    with_thumbnails: bool = True, export: str | Path | None = None, command: str = "",
-    progress: Progress | None = None,
+    with_thumbnails: bool = True, export: str | Path | None = None, export_figures: Sequence[str] = (),
+    command: str = "", progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
     """Write one self-contained HTML file about the scores; a sentence on each thing that is left out, and why.
 
@@ -49,7 +49,9 @@ def report(
     images : where the pictures lie: folders or zips named like their datasets, "NAME=PATH", or a folder of folders.
     caches : that the scores come from, for recipes and fingerprints; default: those the ledger names.
     studies : folders that `search` wrote. with_thumbnails : False leaves the pictures out.
-    export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX.
+    export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX. export_figures : names of
+    the regressors whose figures are exported, or "all"; default: of the one that the page shows first. The figures of
+    train -> test and of searches are always exported.
     command : that makes the report, to be shown in it.
     progress : called with (steps done, steps in all, what comes next).
 
@@ -61,7 +63,8 @@ def report(
     evidence = read_evidence(scores, metric)
     comparison = _compared(evidence, metric, match)
     searches = [read_search(folder) for folder in studies]
-    origin = provenance(list(evidence.files.values()), evidence.images, caches, command)
+    origin = provenance(evidence, caches, command)
+    evidence = evidence.on(origin.scales)
     if with_thumbnails:
         files, missing = find_images(images, evidence.images)
         pictures, failed = thumbnails(files, origin.hashes)
@@ -69,8 +72,11 @@ def report(
         pictures, missing, failed = {}, ["no pictures: left out as asked"], []
     tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
     tables = [table for table in tables if table.table.body]
+    summary = summarise(evidence, comparison)
+    exported = [] if export is None else _owners(export_figures, evidence, summary.leader)
     figures = draw_figures(evidence, searches)
-    steps = len(figures) * (1 if export is None else 2)
+    saved = [one for one in figures if exported and (one.owner in exported or one.kind in ("matrix", "search"))]
+    steps = len(figures) + len(saved)
     tell = progress or (lambda done, total, name: None)
 
     svg, places = {}, {}
@@ -80,7 +86,7 @@ def report(
     left_out = [*missing, *failed, *origin.notes]
     page = _render(
         evidence=evidence, figures=figures, svg=svg, tables=tables, origin=origin, searches=searches,
-        search_headers=SEARCH_HEADERS, block_headers=BLOCK_HEADERS, summary=summarise(evidence, comparison),
+        search_headers=SEARCH_HEADERS, block_headers=BLOCK_HEADERS, summary=summary,
         leaders=leaders(evidence), gallery=partial(gallery, numbers=evidence.image_numbers),
         with_pictures=bool(pictures),
         notes=list(dict.fromkeys([*evidence.scores.notes, *comparison.notes, *left_out])),
@@ -90,8 +96,8 @@ def report(
     write_file(out, page)
     if export is not None:
         folder = Path(export)
-        write_file(folder / "figures" / "figures.txt", "".join(f"{one.name}: {one.alt}\n" for one in figures))
-        for done, figure in enumerate(figures, len(figures)):
+        write_file(folder / "figures" / "figures.txt", "".join(f"{one.name}: {one.alt}\n" for one in saved))
+        for done, figure in enumerate(saved, len(figures)):
             tell(done, steps, figure.name)
             save_figure(figure, folder / "figures")
         for table in tables:
@@ -108,6 +114,17 @@ def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
     return compare(evidence.predictions, metric, match=match)
 
 
+def _owners(chosen: Sequence[str], evidence: Evidence, leader: str) -> list[str]:
+    """The regressors whose figures are exported."""
+    unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
+    if unknown:
+        known = ", ".join(evidence.regressors)
+        raise DrexcacheError(
+            f"no regressor {unknown[0]} in the scores to export figures of; there are: {known}, or all"
+        )
+    return evidence.regressors if "all" in chosen else list(chosen) or [leader]
+
+
 def page_data(
     evidence: Evidence, figures: Sequence[Figure], places: Mapping[str, Sequence[Places]], pictures: Mapping[Key, str]
 ) -> dict[str, Any]:
@@ -115,7 +132,7 @@ def page_data(
 
     places : name of a figure -> where its points are, as `inline_svg` says. pictures : thumbnails as data URIs.
     Gives images, [id, dataset, rated, thumbnail or ""] each; results, of each the images' numbers, predictions, spread
-    over runs (or None) and attention by arm; panels, name of a figure -> its points.
+    over runs (or None), attention by arm and digits to show; panels, name of a figure -> its points.
     """
     rated: dict[Key, float] = {}
     for result in reversed(evidence.results):  # the first to name an image says its rating
@@ -132,6 +149,7 @@ def page_data(
                 "predicted": np.round(result.predicted, 3).tolist(),
                 "spread": None if result.spread is None else np.round(result.spread, 3).tolist(),
                 "attention": {arm: np.round(own, 3).tolist() for arm, own in result.attention.items()},
+                "digits": result.scale.digits,
             }
             for result in evidence.results
         ],

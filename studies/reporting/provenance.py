@@ -12,11 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drexcache.cache import FeatureCache, StoredBlock, open_cache
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import recipe, recipe_names
 from drexcache.studies import ledger
 from drexcache.studies.evaluation import predictions_beside
+from drexcache.studies.reporting.evidence import Evidence, Scale
 from drexcache.studies.reporting.pictures import Key
 
 PACKAGES = ("drexcache", "numpy", "scipy", "scikit-learn", "torch", "matplotlib", "jinja2")
@@ -27,7 +30,8 @@ BLOCK_HEADERS = ["block", "datasets", "backbone", "pixels", "taps", "weights", "
 class Provenance:
     """files : [path, SHA-256, when written]. runs : entries of the ledger. blocks : a line per block, heads in
     `BLOCK_HEADERS`. hashes : of the image files that the features were computed from. versions : of packages now.
-    commands : from images to report. notes : what is not known."""
+    commands : from images to report. scales : dataset -> what its ratings are given on, where that is known.
+    notes : what is not known."""
 
     files: list[tuple[str, str, str]]
     runs: list[dict[str, Any]]
@@ -35,23 +39,23 @@ class Provenance:
     hashes: dict[Key, str]
     versions: dict[str, str]
     commands: list[str]
+    scales: dict[str, Scale]
     notes: list[str]
 
 
-def provenance(
-    scores: Sequence[Path], images: Mapping[str, Sequence[str]], caches: Sequence[str | Path], command: str
-) -> Provenance:
+def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -> Provenance:
     """Look up what is known of these score files.
 
     The ledger beside each tells the command and the caches; caches that it names are read if they are still
     there and still hold the same features. Caches given by the user must fit.
 
-    images : dataset -> ids. caches : paths given by the user. command : the one that makes the report.
+    caches : paths given by the user. command : the one that makes the report.
 
     Raises
     ------
     DrexcacheError : a given cache that cannot be read, or of another dataset or other images.
     """
+    scores, images = list(evidence.files.values()), evidence.images
     found = {path: _run_of(path) for path in scores}
     runs = [run for run in found.values() if run]
     notes = [f"{path}: no record of the run that wrote it ({ledger.NAME})" for path, run in found.items() if not run]
@@ -82,6 +86,7 @@ def provenance(
         },
         versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         commands=list(dict.fromkeys([*commands, command])),
+        scales={name: scale for name, cache in opened.items() if (scale := _scale(cache, evidence))},
         notes=list(dict.fromkeys(notes)),
     )
 
@@ -137,6 +142,18 @@ def _differences(cache: FeatureCache, entry: Mapping[str, Any]) -> list[str]:
         for name, fingerprint in entry.get("fingerprints", {}).items()
         if fingerprint not in known
     ]
+
+
+def _scale(cache: FeatureCache, evidence: Evidence) -> Scale | None:
+    """What the evaluated ratings were given on: of the cache's target that has these values; None where none has."""
+    result = next(result for result in evidence.results if result.test == cache.dataset)
+    row = {image: row for row, image in enumerate(cache.ids)}
+    rows = [row[image] for image in result.ids if image in row]
+    for target in cache.targets.values():
+        if len(rows) == len(result.ids) and np.allclose(target.unit()[rows], result.rated, atol=1e-6):
+            ends = (target.low, target.high)
+            return Scale(*(ends if target.higher_is == "more" else ends[::-1]))
+    return None
 
 
 def _extractions(cache: FeatureCache) -> list[str]:

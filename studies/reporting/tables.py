@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SMALLEST_FIRST = {"RMSE", "MAE", "RMAE", "RMSE calibrated", "p (Holm)", "training (s)"}
+
+
 @dataclass(frozen=True)
 class SortableTable:
     """A table as the page shows it. bar : the column whose intervals are drawn, on the scale from low to high."""
@@ -32,6 +35,13 @@ class SortableTable:
         return [
             [true_minus(one) if isinstance(one, Entry) else Entry(one, one) for one in line] for line in self.table.body
         ]
+
+    @property
+    def descending(self) -> list[int]:
+        """The columns that a first click sorts from the highest number down, so that the best comes first."""
+        columns = enumerate(zip(*self.rows, strict=True))
+        numeric = [at for at, own in columns if not any(isinstance(one.value, str) for one in own)]
+        return [at for at in numeric if self.table.headers[at] not in SMALLEST_FIRST]
 
     def place(self, value: float) -> float:
         """A value's place on the bar's scale, in percent."""
@@ -49,13 +59,13 @@ def score_table(means: pd.DataFrame, metric: str) -> SortableTable:
     body = []
     for (name, kind, train, test), own in means.groupby(["regressor", *CELL], sort=False):
         raw, n = own[~own.calibrated], int(own.n.iloc[0])
-        line: list[Entry | str] = [name, train_to_test(train, test)]
+        line: list[Entry | str] = [name, train_to_test(train, test, kind if kind == "split" else "")]
         line += [_value(raw[raw.metric == one]) for one in metrics]
         line += [_value(own[(own.metric == "rmse") & own.calibrated])] if calibrated else []
         line += [_share(raw[raw.metric == "pearson"])] if ceilings else []
-        body.append([*line, Entry(f"{n:,}", n), kind, _seconds(own.seconds.mean())])
+        body.append([*line, Entry(f"{n:,}", n), _seconds(own.seconds.mean())])
     headers = ["regressor", "train → test", *(NAMES.get(one, one) for one in metrics)]
-    headers += ["RMSE calibrated"] * calibrated + ["r / noise ceiling"] * ceilings + ["images", "kind", "training (s)"]
+    headers += ["RMSE calibrated"] * calibrated + ["r / noise ceiling"] * ceilings + ["images", "training (s)"]
     return _with_scale(Table("All scores", headers, body, "scores"), bar=2)
 
 

@@ -9,9 +9,10 @@ for (const img of document.querySelectorAll("img[data-image]")) {
   else img.parentElement.classList.add("missing");
 }
 
-// Tables: a click or Enter on a column's head sorts, again turns it round. Empty cells stay at the end.
+// Tables: a click or Enter on a column's head sorts, the best first, again turns it round. Empty cells stay at the end.
 function sort(table, column, head) {
-  const down = head.getAttribute("aria-sort") === "ascending";
+  const sorted = head.getAttribute("aria-sort");
+  const down = sorted ? sorted === "ascending" : head.firstElementChild.dataset.first === "descending";
   for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const body = table.tBodies[0];
@@ -29,6 +30,33 @@ for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("th").forEach((head, column) => {
     head.firstElementChild.addEventListener("click", () => sort(table, column, head));
   });
+  // A long table shows its first rows and says how many there are.
+  const count = table.tBodies[0].rows.length;
+  if (count > 25) {
+    table.classList.add("short");
+    const all = document.createElement("button");
+    all.type = "button";
+    all.className = "all";
+    all.textContent = `Show all ${count} rows`;
+    all.addEventListener("click", () => {
+      table.classList.remove("short");
+      all.remove();
+    });
+    table.parentElement.after(all);
+  }
+}
+
+// A table that is wider than the page says so; one that fits keeps its head in sight.
+for (const box of document.querySelectorAll(".scroll")) {
+  const look = () => {
+    const wide = box.scrollWidth > box.clientWidth + 1;
+    box.classList.toggle("fits", !wide);
+    box.classList.toggle("more", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    const hint = box.previousElementSibling;
+    if (hint && hint.className === "hint") hint.hidden = !wide;
+  };
+  new ResizeObserver(look).observe(box);
+  box.addEventListener("scroll", look, { passive: true });
 }
 
 // One regressor at a time; a reader without scripts sees all.
@@ -57,14 +85,15 @@ function fill(point) {
   const predicted = result.predicted[point.row];
   const words = document.createElement("div");
   words.className = "words";
-  const spread = result.spread ? ` ± ${result.spread[point.row].toFixed(2)}` : "";
-  const size = Math.abs(predicted - rated).toFixed(2);
-  const error = size === "0.00" ? size : (predicted < rated ? "−" : "+") + size;
+  const number = (value) => value.toFixed(result.digits).replace("-", "−");
+  const spread = result.spread ? ` ± ${number(result.spread[point.row])}` : "";
+  const size = number(Math.abs(predicted - rated));
+  const error = Number(size) === 0 ? size : (predicted < rated ? "−" : "+") + size;
   words.append(
     line("head", id),
     line("name", dataset),
-    line("", `rated ${rated.toFixed(2)}`),
-    line("", `predicted ${predicted.toFixed(2)}${spread} (${error})`),
+    line("", `rated ${number(rated)}`),
+    line("", `predicted ${number(predicted)}${spread} (${error})`),
   );
   const arms = Object.entries(result.attention);
   if (arms.length) {
