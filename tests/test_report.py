@@ -27,9 +27,9 @@ from drexcache.errors import DrexcacheError
 from drexcache.features import extract
 from drexcache.recipes import recipe
 from drexcache.studies import evaluate, ledger
-from drexcache.studies.comparison.verdicts import compare
+from drexcache.studies.comparison import Comparison, compare
 from drexcache.studies.evaluation.predictions import Run, predictions_beside
-from drexcache.studies.reporting.evidence import read_evidence
+from drexcache.studies.reporting.evidence import Scale, read_evidence
 from drexcache.studies.reporting.figures import calibration_band
 from drexcache.studies.reporting.page import report
 from drexcache.studies.reporting.pictures import find_images, thumbnails
@@ -129,8 +129,7 @@ def test_the_summary_says_what_the_verdicts_say(scores: Path) -> None:
     evidence = read_evidence([scores], "pearson")
     comparison = compare(evidence.predictions)
     summary = summarise(evidence, comparison)
-    beyond = sum(pair.verdict in ("better", "worse") for pair in comparison.pairs)
-    assert f"{beyond} of {len(comparison.pairs)} differences are beyond noise" in summary.sentences[-1]
+    assert "4 of 6 differences inside the datasets and 4 of 6 differences across datasets are" in summary.sentences[-1]
     assert summary.leader in ("ridge", "fusion")
     same = [replace(pair, verdict="within noise") for pair in comparison.pairs]
     assert summarise(evidence, replace(comparison, pairs=same)).headline == (
@@ -139,6 +138,33 @@ def test_the_summary_says_what_the_verdicts_say(scores: Path) -> None:
     best = [replace(pair, verdict="better" if pair.first == "ridge" else "within noise") for pair in comparison.pairs]
     assert summarise(evidence, replace(comparison, pairs=best)).headline == (
         "ridge is the best: better in all 4 comparisons."
+    )
+
+
+def test_p_inside_the_datasets_is_not_corrected_for_the_many_pairs_across(scores: Path, page: Page) -> None:
+    evidence = read_evidence([scores], "pearson")
+    inside = compare(evidence.predictions, kind="in-domain").pairs
+    assert [pair.kind for pair in inside] == ["in-domain"] * 6
+    for pair in inside:
+        assert pair.p_holm is not None
+        shown = "< 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3f}"
+        assert f"{pair.test} {pair.first} {pair.second} " in page.text and f"{pair.sentence} {shown} " in page.text
+
+
+def test_a_crowd_without_an_unbeaten_one_is_told_by_its_best_mean(scores: Path) -> None:
+    evidence = read_evidence([scores], "pearson")
+    pairs = compare(evidence.predictions).pairs
+    beaten = [
+        replace(pair, verdict="worse" if (pair.first, pair.test) == ("ridge", "art") else "better") for pair in pairs
+    ]
+    told = summarise(evidence, Comparison(beaten, [])).headline
+    means = {
+        name: np.mean([result.value for result in evidence.home(name) if result.value is not None])
+        for name in evidence.regressors
+    }
+    best = max(("ridge", "fusion"), key=lambda name: means[name])
+    assert told.startswith(
+        f"{best} has the best mean, r = {means[best]:.3f} on average over 2 test sets, but no regressor"
     )
 
 
@@ -163,6 +189,10 @@ def test_many_regressors_do_not_fill_the_headline(tmp_path: Path) -> None:
     told = headline(tmp_path, variants)
     assert re.match("Nothing separates “ridge, only taps*” and 5 others: every difference is within noise.", told)
     assert "2 more in the table." in told
+    told = headline(tmp_path / "more", [*variants, run_of("poor", "art", "art", names(20), noise=3)])
+    assert re.match(
+        r"“ridge, only taps*” leads with r = 0.\d+: better than 1 of the 6 others, within noise of 5.", told
+    )
 
 
 def test_errors_as_the_metric_lead_to_the_smallest(tmp_path: Path, scores: Path) -> None:
@@ -284,7 +314,12 @@ def test_a_real_evaluation_is_traced_back_to_its_images(tmp_path: Path) -> None:
     Image.new("RGB", (32, 24), "red").save(changed)
     said = report([tmp_path / "s.csv"], tmp_path / "r.html", images=[str(tmp_path / "art")])
     assert said == ["art: no picture of 1 image (003.png): not the file that the features were computed from"]
-    text = Page(tmp_path / "r.html").text
+    page = Page(tmp_path / "r.html")
+    text, target = page.text, cache.targets["rating"]
+    own = dict(zip(cache.ids, np.round(target.values, 3).tolist(), strict=True))  # on 0 to 100
+    assert {image: rated for image, _, rated, _ in page.data["images"]} == own
+    assert page.data["results"][0]["digits"] == 1
+    np.testing.assert_allclose(page.data["results"][0]["predicted"], 100 * predictions.runs[0].predicted, atol=5e-4)
     assert cache.blocks["cues"].fingerprint in text and "edge_density 1" in text
     assert f"drexcache extract IMAGES --dataset art -o {tmp_path / 'art.h5'} --recipe classic" in text
     other = save_scores(tmp_path / "other" / "s.csv", [run_of("ridge", "photos", "photos", names(12))])
@@ -369,6 +404,24 @@ def test_a_thousand_large_pictures_stay_below_ten_megabytes(tmp_path: Path) -> N
     assert 5_000_000 < size_of_report(tmp_path, 300) < 10_000_000
 
 
+def test_attention_is_told_from_what_folds_differ_by(tmp_path: Path) -> None:
+    run = run_of("fusion", "art", "art", names(20), attention=("dino", "resnet"))
+    own = np.linspace(-0.1, 0.1, 20)  # what images differ by: the same in every fold's average
+    own -= (np.bincount(run.fold, own) / np.bincount(run.fold))[run.fold]
+    weights = 0.5 + own + 0.06 * (run.fold - 2)
+    run = replace(run, attention={"dino": weights, "resnet": 1 - weights})
+    result = read_evidence([save_scores(tmp_path / "s.csv", [run])], "pearson").results[0]
+    np.testing.assert_allclose(result.attention["dino"], 0.5 + own)
+    np.testing.assert_allclose(result.attention["dino"] + result.attention["resnet"], 1)
+    assert result.fold_averages["dino"] == pytest.approx((0.38, 0.62))
+
+
+def test_ratings_of_which_less_is_more_keep_their_own_numbers() -> None:
+    scale = Scale(7, 1)
+    assert scale.limits == (1, 7)
+    np.testing.assert_allclose(scale.of(np.array([0.0, 0.5, 1.0])), [7, 4, 1])
+
+
 def test_hostile_names_are_only_names(tmp_path: Path) -> None:
     evil = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)> {{7*7}} $\\frac{'
     ids = [f"{evil}{number}" for number in range(12)]
@@ -386,8 +439,9 @@ def test_export_writes_figures_and_tables(tmp_path: Path) -> None:
     runs = [run_of("ridge", train, "art", names(12), group=groups) for train in ("art", "photos")]
     runs += [run_of("fusion", "art", "art", names(12), attention=arms)]
     scores = save_scores(tmp_path / "s.csv", runs)
-    report([scores], tmp_path / "r.html", with_thumbnails=False, export=tmp_path / "out")
+    report([scores], tmp_path / "r.html", with_thumbnails=False, export=tmp_path / "out", export_figures=["all"])
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "scatter-ridge-art.svg" in figures and "scatter-fusion-art.svg" in figures
     assert {
         "matrix-ridge.png",
         "matrix-ridge.svg",
@@ -406,6 +460,26 @@ def test_export_writes_figures_and_tables(tmp_path: Path) -> None:
     assert float(rows[0]["Pearson's r"]) == expected.value and float(rows[0]["Pearson's r low"]) == expected.low
     assert "\\toprule" in (tmp_path / "out" / "tables" / "differences.tex").read_text()
     assert (tmp_path / "out" / "tables" / "scores.md").read_text().startswith("| regressor")
+
+
+def test_export_writes_the_leading_regressors_figures_unless_told_otherwise(tmp_path: Path, scores: Path) -> None:
+    def exported(**options: object) -> set[str]:
+        report([scores], tmp_path / "r.html", export=tmp_path / "out", **options)  # type: ignore[arg-type]
+        legend = (tmp_path / "out" / "figures" / "figures.txt").read_text().splitlines()
+        return {line.split(":")[0] for line in legend}
+
+    evidence = read_evidence([scores], "pearson")
+    leader = summarise(evidence, compare(evidence.predictions, kind="in-domain")).leader
+    kinds = ["scatter"] + ["attention"] * (leader == "fusion")
+    cells = ["art", "photos", "art-to-photos", "photos-to-art"]
+    matrices = {"matrix-ridge", "matrix-fusion", "matrix-poor"}
+    own = {f"{kind}-{leader}-{cell}" for kind in kinds for cell in cells}
+    assert exported() == matrices | own | {f"residuals-{leader}-photos", f"residuals-{leader}-art-to-photos"}
+    assert {name for name in exported(export_figures=["poor"]) if name.startswith("scatter")} == {
+        f"scatter-poor-{cell}" for cell in cells
+    }
+    said = refusal([scores], tmp_path / "r.html", export=tmp_path / "out", export_figures=["rigde"])
+    assert said == "no regressor rigde to export the figures of; there are: ridge, fusion, poor, or all"
 
 
 def test_the_calibration_line_is_least_squares() -> None:

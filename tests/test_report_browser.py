@@ -82,16 +82,88 @@ def test_a_table_sorts_by_click_and_by_key(visit: Open, path: Path) -> None:
     head = page.locator("table.sortable").first.locator("th").nth(2)
     before = column(page, 0, 3)
     head.get_by_role("button").click()
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert column(page, 0, 3) == sorted(before, key=float)
+    assert head.get_attribute("aria-sort") == "descending"  # the best r first
+    assert column(page, 0, 3) == sorted(before, key=float, reverse=True)
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    assert head.get_attribute("aria-sort") == "descending"
-    assert column(page, 0, 3) == sorted(before, key=float, reverse=True)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column(page, 0, 3) == sorted(before, key=float)
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") is None
     assert column(page, 0, 2) == sorted(column(page, 0, 2), key=str.lower)
+
+
+def test_the_smallest_error_comes_first(visit: Open, path: Path) -> None:
+    page = visit(path)
+    head = page.locator("table.sortable").first.locator("th", has_text="RMSE").first
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    number = page.locator("table.sortable").first.locator("th").all_inner_texts().index("RMSE") + 1
+    assert column(page, 0, number) == sorted(column(page, 0, number), key=float)
+
+
+def many(folder: Path) -> Path:
+    """A report on 3 regressors and 6 datasets with their transfer: 108 rows of scores."""
+    sets = ["Scenes", "Objects", "Interior", "Art", "Suprematism", "Advertisement"]
+    runs = [
+        run_of(name, train, test, names(12), noise=0.3)
+        for name in ("ridge", "fusion-paper", "svr")
+        for train in sets
+        for test in sets
+    ]
+    report([save_scores(folder / "many.csv", runs)], folder / "many.html")
+    return folder / "many.html"
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many(tmp_path_factory.mktemp("many"))
+
+
+@pytest.mark.parametrize("width", [1200, 1600])
+def test_every_column_is_in_sight_on_a_desk(visit: Open, long: Path, width: int) -> None:
+    page = visit(long, viewport={"width": width, "height": 900})
+    for table in page.locator("table.sortable").all():
+        box = table.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    assert page.locator(".hint:visible").count() == 0
+
+
+def test_a_long_table_says_how_long_and_shows_all(visit: Open, long: Path) -> None:
+    page = visit(long)
+    rows = page.locator("table.sortable").first.locator("tbody tr:visible")
+    assert rows.count() == 20
+    best = max(float(value) for value in column(page, 0, 3))
+    page.locator("table.sortable").first.locator("th").nth(2).get_by_role("button").click()
+    assert float(rows.first.locator("td").nth(2).get_attribute("data-sort")) == best  # of all, not of those shown
+    page.get_by_role("button", name="Show all 108 rows").first.click()
+    assert rows.count() == 108
+    page = visit(long, java_script_enabled=False)
+    assert page.locator("table.sortable").first.locator("tbody tr:visible").count() == 108
+
+
+def test_a_phone_shows_r_and_says_that_there_is_more(visit: Open, long: Path) -> None:
+    page = visit(long, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    value = page.locator("table.sortable").first.locator("tbody tr").first.locator("td").nth(2)
+    box = value.bounding_box()
+    assert value.inner_text().startswith("0.") and box["x"] > 0 and box["x"] + box["width"] <= 390
+    hint = page.locator(".hint").first
+    assert hint.is_visible() and "sideways" in hint.inner_text()
+    scroll = page.locator(".scroll").first
+    assert "more" in scroll.get_attribute("class").split()
+    scroll.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    page.wait_for_function("!document.querySelector('.scroll').classList.contains('more')")
+
+
+def test_a_tall_picture_is_seen_whole(visit: Open, tmp_path: Path) -> None:
+    scores = save_scores(tmp_path / "s.csv", [run_of("ridge", "art", "art", names(12))])
+    report([scores], tmp_path / "r.html", images=[str(pictures(tmp_path / "art", names(12), size=(30, 90)))])
+    page = visit(tmp_path / "r.html")
+    for image in page.locator(".frame img").all():
+        box, frame = image.bounding_box(), image.locator("..").bounding_box()
+        assert box["height"] <= frame["height"] + 0.5 and box["width"] <= frame["width"] + 0.5
+        assert image.evaluate("one => getComputedStyle(one).objectFit") == "contain"
 
 
 def test_hovering_a_point_shows_its_picture_and_numbers(visit: Open, path: Path) -> None:

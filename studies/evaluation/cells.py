@@ -133,7 +133,8 @@ class Cell:
         test = self.test.dataset
         if self.kind == "in-domain":
             copies = len(self.test.hashes) - len(set(self.test.hashes))
-            return f"{test}: {copies} images are copies of another one, kept in the same fold" if copies else ""
+            said = "1 image is a copy" if copies == 1 else f"{copies} images are copies"
+            return f"{test}: {said} of another one, kept in the same fold" if copies else ""
         if self.kind == "split":
             train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
             shared = _shared([train], tested)

@@ -20,7 +20,7 @@ from drexcache.files import write_file
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number, score_tables
 from drexcache.studies.comparison import Comparison, compare
-from drexcache.studies.reporting.evidence import Evidence, Result, read_evidence
+from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result, read_evidence
 from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
 from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
 from drexcache.studies.reporting.provenance import BLOCK_HEADERS, provenance
@@ -107,11 +107,18 @@ def report(
 
 
 def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
-    """Nothing where there is one regressor in every cell."""
-    cells = [result.cell for result in evidence.results]
-    if len(set(cells)) == len(cells):
-        return Comparison([], [])
-    return compare(evidence.predictions, metric, match=match)
+    """Every two regressors, each kind of cell for itself, those inside the datasets first.
+
+    Differences across datasets are many and answer another question: p inside is not corrected for their number.
+    """
+    pairs, notes = [], []
+    for kind in sorted({result.kind for result in evidence.results}, key=lambda kind: (kind not in INSIDE, kind)):
+        cells = [result.cell for result in evidence.results if result.kind == kind]
+        if len(set(cells)) < len(cells):  # elsewhere there is one regressor in every cell
+            found = compare(evidence.predictions, metric, kind=kind, match=match)
+            pairs += found.pairs
+            notes += found.notes
+    return Comparison(pairs, list(dict.fromkeys(notes)))
 
 
 def _owners(chosen: Sequence[str], evidence: Evidence, leader: str) -> list[str]:
@@ -119,9 +126,7 @@ def _owners(chosen: Sequence[str], evidence: Evidence, leader: str) -> list[str]
     unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
     if unknown:
         known = ", ".join(evidence.regressors)
-        raise DrexcacheError(
-            f"no regressor {unknown[0]} in the scores to export figures of; there are: {known}, or all"
-        )
+        raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; there are: {known}, or all")
     return evidence.regressors if "all" in chosen else list(chosen) or [leader]
 
 

@@ -218,10 +218,15 @@ def _certainty(pairs: Sequence[Pair]) -> list[str]:
     if len(tested) == 1:
         verdict = "beyond noise" if _loser(tested[0]) else "within noise"
         return [f"The difference is {verdict}: p = {tested[0].p_holm:.2g} on the same images."]
-    clear = sum(pair.verdict in ("better", "worse") for pair in tested)
+    inside = [pair for pair in tested if pair.kind in INSIDE]
+    counts = [
+        f"{sum(_loser(pair) is not None for pair in own)} of {len(own)} differences {where}"
+        for own, where in ((inside, "inside the datasets"), ([p for p in tested if p not in inside], "across datasets"))
+        if own
+    ]
     return [
-        f"{clear} of {len(tested)} differences are beyond noise: p below {ALPHA:g} on the same images, after Holm's "
-        f"correction for {len(tested)} comparisons."
+        f"{' and '.join(counts)} are beyond noise: p below {ALPHA:g} on the same images, after Holm's correction for "
+        f"that many comparisons."
     ]
 
 
