@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 from drexcache.cli import say
 from drexcache.cli.tables import metric_option
 
+ERRORS = ("rmse", "mae", "rmae")  # of which less is better
+MAX_CELLS = 12
 KINDS = ("evaluate", "ablate", "search")
 
 
@@ -36,8 +39,6 @@ def command(
     drexcache runs
     drexcache runs results/ --dataset Scenes --regressor fusion --since 2026-05-01
     """
-    from tabulate import tabulate
-
     from drexcache.studies import ledger
 
     found = [ledger.read(path) for path in paths or (".",)]
@@ -48,21 +49,50 @@ def command(
     if as_json:
         click.echo(json.dumps(entries, indent=2, ensure_ascii=False))
     elif entries:
-        rows = [row for entry in entries for row in _rows(entry)]
-        click.echo(tabulate(rows, headers=["when", "run", "train → test", metric, "files"], disable_numparse=True))
+        click.echo(f"when, run and file; then {metric} of the best regressors")
+        width = shutil.get_terminal_size((120, 24)).columns
+        for entry in entries:
+            click.echo("\n" + "\n".join(_lines(entry, metric, width)))
     else:
         say("no runs found")
 
 
-def _rows(entry: dict[str, Any]) -> list[list[str]]:
-    """A line per train and test set with all regressors; when, what and where stand in the first."""
-    cells: dict[str, list[str]] = {}
+def _lines(entry: dict[str, Any], metric: str, width: int) -> list[str]:
+    """When, what and where; then for each train and test set the best regressors, as many as fit the width."""
+    from drexcache.scores import number, train_to_test
+
+    cells: dict[str, list[dict[str, Any]]] = {}
     for score in entry["scores"]:
-        where = score["test"] if score["train"] == score["test"] else f"{score['train']} → {score['test']}"
-        value = "undefined" if score["value"] is None else f"{score['value']:.3f}"
-        cells.setdefault(where, []).append(f"{score['regressor']} {value}")
+        cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
     when = datetime.fromisoformat(entry["when"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    lines = [[where, ", ".join(values)] for where, values in cells.items()] or [["", ""]]
-    heads = [[when, entry["kind"]], *([["", ""]] * (len(lines) - 1))]
-    files = [(entry["files"] or [""])[0], *([""] * (len(lines) - 1))]
-    return [[*head, *line, file] for head, line, file in zip(heads, lines, files, strict=True)]
+    lines = [" ".join([when, entry["kind"], *entry["files"][:1]])]
+    column = min(max(map(len, cells), default=0), width // 3)
+    sign = 1 if metric in ERRORS else -1
+    for where, scores in list(cells.items())[:MAX_CELLS]:
+        scores.sort(key=lambda one: float("inf") if one["value"] is None else sign * one["value"])
+        texts = [f"{one['regressor']} {number(one['value'], missing='undefined')}" for one in scores]
+        lines.append(f"  {_cut(where, column):<{column}}  {_fitting(texts, width - column - 4)}")
+    if len(cells) > MAX_CELLS:
+        lines.append(
+            f"  and {len(cells) - MAX_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
+        )
+    return lines
+
+
+def _fitting(texts: list[str], width: int) -> str:
+    """As many as fit, at least one, and how many are left.
+
+    >>> _fitting(["fusion 0.871", "ridge 0.860", "svr 0.851"], 30)
+    'fusion 0.871 and 2 more'
+    """
+    for shown in range(len(texts), 1, -1):
+        left = len(texts) - shown
+        line = ", ".join(texts[:shown]) + (f" and {left} more" if left else "")
+        if len(line) <= width:
+            return line
+    more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
+    return _cut(texts[0], width - len(more)) + more
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -112,6 +112,24 @@ def test_what_cannot_be_written_or_read_is_one_sentence(tmp_path: Path) -> None:
         ledger.read(tmp_path)
 
 
+def test_runs_fits_the_terminal_after_an_ablation(tmp_path: Path) -> None:
+    scores = [
+        {"regressor": f"ridge, without tap {at}", "kind": kind, "train": train, "test": "art", "metric": "pearson",
+         "value": at / 100, "low": None, "high": None, "n": 50}
+        for kind, train in (("in-domain", "art"), ("cross", "photographs of buildings at night"))
+        for at in range(100)
+    ]  # fmt: skip
+    ledger.append(tmp_path / "a.csv", "ablate", scores=scores, files=[tmp_path / "a.csv"])
+    listed = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["runs", str(tmp_path)])
+    lines = [line for line in listed.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80
+    assert lines[-2].endswith("  ridge, without tap 99 0.990 and 99 more")
+    listed = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["runs", str(tmp_path)])
+    assert listed.stdout.splitlines()[-1].endswith(
+        " ridge, without tap 99 0.990, ridge, without tap 98 0.980 and 98 more"
+    )
+
+
 def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     assert tuple(ALL_METRICS) == METRICS
     cache, out = tmp_path / "c d.h5", tmp_path / "s" / "scores.csv"
@@ -129,7 +147,7 @@ def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     assert entry["files"] == [str(out), str(out.with_name("scores-predictions.csv"))]
     values = {score["regressor"]: score["value"] for score in entry["scores"]}
     text = CliRunner().invoke(main, ["runs", str(tmp_path)]).stdout
-    assert f"evaluate  p               ridge {values['ridge']:.3f}, mean undefined  {out}" in text
+    assert f" evaluate {out}\n  p  ridge {values['ridge']:.3f}, mean undefined\n" in text
     assert "mean" not in CliRunner().invoke(main, ["runs", str(tmp_path), "--regressor", "ridge"]).stdout
     nothing = CliRunner().invoke(main, ["runs", str(tmp_path), "--since", "2126-01-01"])
     assert (nothing.stdout, nothing.stderr) == ("", "no runs found\n")
