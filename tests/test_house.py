@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ ROOMS = [
 ]
 LIBRARIES = {"timm": "drexcache.features", "optuna": "drexcache.studies.searching", "click": "drexcache.cli"}
 
-# Private names of libraries that offer no public one: trees are checked before they are followed.
+# Private names of libraries that offer no public one: trees are checked before they are followed, parameters against
+# their constraints, and calls to a proxy of trials get a deadline.
 FOREIGN_PRIVATE = {"_predictors", "_is_mkldnn_bf16_supported", "_parameter_constraints", "_validate_params"}
 
 
@@ -177,6 +179,60 @@ def test_no_pickle_and_no_unsafe_load() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
+
+# What a newcomer reads: from a folder and a CSV to a row in the file, from a matrix to a fusion head or a ridge, from
+# predictions to a score. CONTRIBUTING.md walks through it.
+SPINE_BY_ROOM = {
+    "drexcache": ("recipes", "metrics"),
+    "drexcache.datasets": ("table", "files", "ratings", "matching"),
+    "drexcache.features": ("extraction", "planning", "pipeline", "pixels", "backbone"),
+    "drexcache.cache": ("format", "storage", "writer", "reader", "matrix"),
+    "drexcache.fusion": ("head", "plan", "step", "training", "estimator"),
+    "drexcache.regressors": ("ridge", "ridge_sums"),
+    "drexcache.studies.evaluation": ("folds", "cells", "fitting", "predictions", "scoring"),
+    "drexcache.scores": ("table",),
+}
+SPINE = [f"{room}.{file}" for room, files in SPINE_BY_ROOM.items() for file in files]
+LEAVES = (
+    "drexcache.studies.searching", "drexcache.studies.reporting", "drexcache.studies.comparison", "drexcache.cli",
+    "drexcache.features.weights", "drexcache.features.checkpoint", "drexcache.features.authors_checkpoint",
+    "drexcache.features.packaged", "drexcache.features.cues", "drexcache.features.demo_pictures",
+    "drexcache.features.ray",
+)  # fmt: skip
+
+
+def test_the_spine_is_short_and_imports_no_leaf() -> None:
+    wrong = [
+        f"{module} imports {found}.{name}"
+        for module in SPINE
+        for found, name in imported(modules()[module])
+        if f"{found}.{name}".startswith(LEAVES)
+    ]
+    assert wrong == []
+    sizes = {module: lines_of_code(modules()[module]) for module in SPINE}
+    print(sum(sizes.values()), "lines of code in", len(sizes), "files of the spine")
+    assert len(sizes) <= 30
+    assert sum(sizes.values()) <= 4000
+
+
+def lines_of_code(path: Path) -> int:
+    """Without docstrings, comments and empty lines."""
+    lines: set[int] = set()
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type not in NO_CODE:
+                lines |= set(range(token.start[0], token.end[0] + 1))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines)
+
+
+NO_CODE = {
+    tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}  # fmt: skip
 
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "scipy", "optuna", "sqlalchemy", "h5py", "pandas", "matplotlib"}
 TORCH_OR_OPTUNA = {"torch", "timm", "torchvision", "optuna", "sqlalchemy"}
