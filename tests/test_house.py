@@ -42,9 +42,11 @@ ROOMS = [
 ]
 LIBRARIES = {"timm": "drexcache.features", "optuna": "drexcache.studies.searching", "click": "drexcache.cli"}
 
-# Private names of libraries that offer no public one: trees are checked before they are followed, parameters against
-# their constraints, and calls to a proxy of trials get a deadline.
-FOREIGN_PRIVATE = {"_predictors", "_is_mkldnn_bf16_supported", "_parameter_constraints", "_validate_params"}
+# Private names of libraries that offer no public one: of trees before they are followed, of parameters before they are
+# used, of the processor, and of a proxy whose calls get a deadline.
+FOREIGN_PRIVATE = {
+    "_predictors", "_parameter_constraints", "_validate_params", "_is_mkldnn_bf16_supported", "_setup",
+}  # fmt: skip
 
 
 @functools.cache
