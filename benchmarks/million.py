@@ -23,7 +23,7 @@ import numpy as np
 from machine import describe
 from tabulate import tabulate
 
-from drexcache import open_cache
+from drexcache import open_cache, train_streamed
 from drexcache.cache.changes import merge
 from drexcache.cache.format import Contents, StoredBlock
 from drexcache.cache.rows import CachedRows, rated_rows_of
@@ -34,7 +34,6 @@ from drexcache.datasets.table import ImageFile, ImageTable
 from drexcache.fusion.estimator import AttentionFusionRegressor
 from drexcache.fusion.plan import CHUNK, WINDOW
 from drexcache.recipes import Block, Tap
-from drexcache.regressors.streaming import train_streamed
 
 SHARDS = 4
 WIDTHS = {"dino": 384, "resnet": 3840}

@@ -47,6 +47,8 @@ LIBRARIES = {"timm": "drexcache.features", "optuna": "drexcache.studies.searchin
 FOREIGN_PRIVATE = {
     "_predictors", "_parameter_constraints", "_validate_params", "_is_mkldnn_bf16_supported", "_setup",
 }  # fmt: skip
+FOREIGN_PRIVATE |= {"_training_dim", "_fit_X", "_y", "_tree", "_loss", "_bin_mapper", "_baseline_prediction"}
+FOREIGN_PRIVATE |= {"_preprocessor", "_is_categorical_remapped", "_n_features"}  # of fitted estimators from a file
 
 
 @functools.cache

@@ -27,9 +27,8 @@ from drexcache.fusion.stacks import train_heads
 from drexcache.fusion.training import TrainedHead
 from drexcache.metrics import pearson
 from drexcache.recipes import Block, Tap
-from drexcache.regressors.model import Model, train_model
+from drexcache.regressors import Model, train_model, train_streamed
 from drexcache.regressors.ridge import GramRidge
-from drexcache.regressors.streaming import train_streamed
 
 WIDTHS = {"a": (3, 5), "b": (16,)}  # each block's taps
 DESIGN = Design(((0, 8), (8, 24)), width=16, batch_size=16)

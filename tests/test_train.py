@@ -15,7 +15,7 @@ from conftest import draw
 
 from drexcache import DrexcacheError, load_model, open_cache
 from drexcache.cli import main
-from drexcache.regressors.model import train_model
+from drexcache.regressors import train_model
 from drexcache.regressors.settings import ChosenSettings, read_settings
 
 QUICK = {"width": 128, "epochs": 5, "min_steps": 0, "early_stopping": 5, "validation_fraction": 0.2}

@@ -2,7 +2,6 @@ from .import_path import is_import_path as is_import_path
 from .model import Model as Model
 from .model import Prediction as Prediction
 from .model import load_model as load_model
-from .model import train_model as train_model
 from .named import describe_regressors as describe_regressors
 from .named import make_regressor as make_regressor
 from .named import regressors as regressors
@@ -12,4 +11,5 @@ from .settings import Choice as Choice
 from .settings import ChosenSettings as ChosenSettings
 from .settings import Range as Range
 from .settings import read_settings as read_settings
-from .streaming import train_streamed as train_streamed
+from .training import train_model as train_model
+from .training import train_streamed as train_streamed

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
 from drexcache.cache import (
     FeatureCache,
-    FeatureMatrix,
     StoredBlock,
     block_from_attributes,
     differences,
     featured_rows_of,
-    rated_rows,
     stored_block_attributes,
 )
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
 from drexcache.fusion import AttentionFusionRegressor
-from drexcache.regressors.saving import dump_estimator, load_estimator
+from drexcache.regressors.saving import dump_estimator, load_estimator, numbers_per_row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = 1
 ROWS_AT_ONCE = 4096  # of a cache to predict
+NUMBERS_AT_ONCE = 2**24  # that a prediction may need in between, 128 MB: fewer rows where each needs many
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,23 @@ class Prediction:
     spread: np.ndarray | None = None
     attention: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write one row per image: id, prediction, spread where there is one, attention_ARM for each arm."""
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per image: id, prediction, spread where there is one, attention_ARM for each arm."""
+        import pandas as pd
+
         columns: dict[str, Any] = {"id": self.ids, "prediction": self.value}
         if self.spread is not None:
             columns["spread"] = self.spread
-        columns |= {f"attention_{arm}": weights for arm, weights in self.attention.items()}
-        text = io.StringIO()
-        rows = csv.writer(text)
-        rows.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            rows.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
-        write_file(path, text.getvalue())
+        return pd.DataFrame(columns | {f"attention_{arm}": weights for arm, weights in self.attention.items()})
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table of `to_pandas` with six digits.
+
+        Raises
+        ------
+        DrexcacheError : the file cannot be written.
+        """
+        write_file(path, self.to_pandas().to_csv(index=False, float_format="%.6g"))
 
 
 @dataclass(frozen=True)
@@ -97,29 +104,25 @@ class Model:
 
         Raises
         ------
-        DrexcacheError : as `check`; no image has the features, or one of them is NaN or infinite (of which images).
+        DrexcacheError : as `check`; no image has the features, one of them is NaN or infinite (of which images), or
+            so is a prediction.
         """
         self.check(cache.blocks, str(cache.path))
         rows = featured_rows_of(cache, self.columns)
-        parts = [self._outputs(X) for X, _ in rows.pieces(size=ROWS_AT_ONCE)]
+        size = min(ROWS_AT_ONCE, max(1, NUMBERS_AT_ONCE // numbers_per_row(self.estimator)))
+        parts = [self._outputs(X) for X, _ in rows.pieces(size=size)]
         return self._prediction([cache.ids[place] for place in rows.places.tolist()], parts)
-
-    def predict_matrix(self, matrix: FeatureMatrix) -> Prediction:
-        """Predictions for the rows of a matrix with the model's columns; its fingerprints must be the model's."""
-        for name in self.columns:
-            mine = self.blocks[name.split("/")[0]].fingerprint
-            if matrix.fingerprints.get(name) != mine:
-                raise DrexcacheError(
-                    f"{matrix.dataset}: features of {name} are not of the model's fingerprint {mine[:12]}"
-                )
-        return self._prediction(list(matrix.ids), [self._outputs(matrix.X)])
 
     def _outputs(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """For X (n, d) predictions on [0, 1] of each seed (seeds, n), and a fusion head's attention (n, n_arms)."""
-        if hasattr(self.estimator, "each_seed"):
-            scores, weights = self.estimator.each_seed(X)
-            return scores, weights.mean(0)
-        return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, -1), None
+        try:
+            if hasattr(self.estimator, "each_seed"):
+                scores, weights = self.estimator.each_seed(X)
+                return scores, weights.mean(0)
+            return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, len(X)), None
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            # what is wrong with the features was said before: what is left is a model file that somebody altered
+            raise DrexcacheError(f"the {self.regressor} of the model file cannot predict ({error})") from error
 
     def _prediction(self, ids: list[str], parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Prediction:
         """In the target's own range."""
@@ -129,6 +132,12 @@ class Model:
         spread = scores.std(0, ddof=1) * width if len(scores) > 1 else None
         weights = [part for _, part in parts if part is not None]
         attention = dict(zip(self.estimator.arms_, np.concatenate(weights).T, strict=True)) if weights else {}
+        if not np.isfinite(value).all():
+            bad = np.flatnonzero(~np.isfinite(value))
+            raise DrexcacheError(
+                f"the model predicts NaN or infinity for {len(bad)} of {len(ids)} images, {ids[bad[0]]} first: its "
+                "file is damaged, or these images are unlike all that it was trained on"
+            )
         return Prediction(ids, value, spread, attention)
 
     def save(self, path: str | Path) -> None:
@@ -150,13 +159,28 @@ class Model:
         write_file(path, data)
 
 
+class _Fields(msgspec.Struct):
+    """What stands in a model file beside the arrays."""
+
+    version: int
+    regressor: str
+    state: dict[str, Any] | None
+    columns: list[str]
+    target: str
+    low: float
+    high: float
+    higher_is: Literal["more", "less"]
+    trained: dict[str, Any]
+    blocks: dict[str, dict[str, Any]]
+
+
 def load_model(path: str | Path) -> Model:
-    """Read a model file; nothing in it is ever executed.
+    """Read a model file; nothing in it is ever executed, and its arrays are checked before anything uses them.
 
     Raises
     ------
-    DrexcacheError : no such file, not a model file, of a newer version, damaged, or holding types that a model of
-        ours never holds.
+    DrexcacheError : no such file, not a model file, of a newer version, damaged, or holding types, shapes or values
+        that a model of ours never holds.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,7 +189,7 @@ def load_model(path: str | Path) -> Model:
         with safetensors.safe_open(path, framework="numpy") as file:
             fields = json.loads((file.metadata() or {}).get("drexcache", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise DrexcacheError(f"{path}: not a drexcache model file ({error})") from error
     if not isinstance(fields, dict) or "version" not in fields:
         raise DrexcacheError(f"{path}: a safetensors file, but not a drexcache model (no 'drexcache' metadata)")
@@ -174,78 +198,37 @@ def load_model(path: str | Path) -> Model:
             f"{path}: model format version {fields['version']}, this drexcache reads {VERSION}; upgrade it"
         )
     try:
-        blocks = {
-            name: block_from_attributes(attributes, attributes["dtype"], f"{path}: block {name}")
-            for name, attributes in fields["blocks"].items()
-        }
-        estimator = _estimator(tensors, fields["state"], path)
-        return Model(
-            fields["regressor"], estimator, tuple(fields["columns"]), blocks, fields["target"], float(fields["low"]),
-            float(fields["high"]), fields["higher_is"], dict(fields["trained"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _model(msgspec.convert(fields, _Fields), tensors, path)
+    except DrexcacheError as error:
+        raise DrexcacheError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DrexcacheError(f"{path}: a field of the model file is missing or malformed ({error})") from error
 
 
-def _estimator(tensors: dict[str, np.ndarray], state: dict[str, Any] | None, path: Path) -> Any:
-    if state is not None:
-        return AttentionFusionRegressor.from_state(tensors, state)
-    try:
-        return load_estimator(tensors["skops"].tobytes())
-    except DrexcacheError as error:
-        raise DrexcacheError(f"{path}: {error}") from error
-    except Exception as error:  # skops raises whatever the damage leads to
-        raise DrexcacheError(f"{path}: the regressor inside cannot be read here ({error})") from error
+def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path) -> Model:
+    blocks = {
+        name: block_from_attributes(attributes, attributes["dtype"], f"{path}: block {name}")
+        for name, attributes in fields.blocks.items()
+    }
+    if fields.state is not None:
+        estimator: Any = AttentionFusionRegressor.from_state(tensors, fields.state)
+    else:
+        estimator = load_estimator(tensors["skops"].tobytes())
+    d = sum(_width(blocks, name) for name in fields.columns)
+    if getattr(estimator, "n_features_in_", d) != d:
+        raise DrexcacheError(f"the regressor takes {estimator.n_features_in_} columns, but its blocks have {d}")
+    if not (math.isfinite(fields.low) and math.isfinite(fields.high) and fields.low < fields.high):
+        raise DrexcacheError(f"the target's range must be two numbers, low < high; found {fields.low}, {fields.high}")
+    return Model(
+        regressor=fields.regressor, estimator=estimator, columns=tuple(fields.columns), blocks=blocks,
+        target=fields.target, low=fields.low, high=fields.high, higher_is=fields.higher_is, trained=fields.trained,
+    )  # fmt: skip
 
 
-def train_model(
-    regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
-    *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
-) -> Model:  # fmt: skip
-    """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
-
-    settings : the regressor's own parameters, by default its own. log : a CSV for a fusion head's epochs.
-
-    Raises
-    ------
-    DrexcacheError : no target, fewer than two rated images, NaN or infinite values (of which images), an unknown
-        regressor or setting, a log of a regressor that has none, or what the regressor refuses.
-    """
-    from drexcache.regressors.import_path import is_import_path
-    from drexcache.regressors.named import make_regressor
-
-    rated = rated_rows(matrix, str(cache.path))
-    if len(rated) < 2:
-        raise DrexcacheError(f"{cache.path}: {len(rated)} rated images with features; training needs at least 2")
-    estimator = make_regressor(regressor, rated, seed, settings)
-    has_epochs = hasattr(estimator, "write_log")
-    if log is not None and not has_epochs:
-        raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
-    if has_epochs:
-        estimator.set_params(verbose=True)  # a bar, where there is a terminal
-    elif is_import_path(regressor):
-        dump_estimator(estimator)  # one that cannot be saved is refused before the training, not after
-    try:
-        estimator.fit(rated.X, rated.y)
-    except ValueError as error:
-        raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
-    if log is not None:
-        estimator.write_log(log)
-    return as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
-
-
-def as_model(
-    regressor: str, estimator: Any, cache: FeatureCache, columns: Sequence[str], target: str, images: int, seed: int
-) -> Model:
-    """The model that a regressor has become by training on ``images`` rows of those columns of a cache."""
-    names = dict.fromkeys(name.split("/")[0] for name in columns)
-    from drexcache.regressors.named import is_made_of
-
-    rated = cache.targets[target]
-    trained = {
-        "dataset": cache.dataset, "images": images, "seed": seed, "cache": cache.path.name,
-        "settings": {key: repr(value) for key, value in estimator.get_params().items() if not is_made_of(value)},
-        "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
-    }  # fmt: skip
-    blocks = {name: cache.blocks[name] for name in names}
-    return Model(regressor, estimator, tuple(columns), blocks, target, rated.low, rated.high, rated.higher_is, trained)
+def _width(blocks: dict[str, StoredBlock], column: str) -> int:
+    """How many columns a "block" or "block/tap" has."""
+    block, _, tap = column.partition("/")
+    if not tap:
+        return blocks[block].dim
+    columns = blocks[block].taps[tap]
+    return columns.stop - columns.start

@@ -1,54 +1,79 @@
-"""An estimator as bytes without pickle, and back, with nothing executed and nothing out of bounds on the way."""
+"""An estimator as bytes without pickle, and back, with nothing executed and nothing out of bounds on the way.
+
+The bytes are skops's: a zip of schema.json and NumPy arrays. Before skops builds anything, the schema is walked: it may
+name only the types that our own regressors are made of, and every array must be as large as it says.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import warnings
 import zipfile
-from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import skops.io
-from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
-from sklearn.pipeline import Pipeline
-from sklearn.tree._tree import Tree
+from numpy.lib import format as npy
+from sklearn.exceptions import InconsistentVersionWarning
 
 from drexcache.errors import DrexcacheError
+from drexcache.regressors.fitted import PARTS, SHAPES, arrays_of, check_fitted, unlisted, without_search_trees
 
-# What our regressors hold beyond the types that skops knows to be safe. Trees are compiled code that follows the
-# indices in the file without looking: `_check_trees` looks. The others only hold attributes.
-TRUSTED = (
-    "drexcache.fusion.AttentionFusionRegressor",
-    "drexcache.GramRidge",
+OLD_RIDGE = b'"__module__": "drexcache.ridge"'
+PROTOCOL = 2  # of skops; earlier ones build objects in other ways
+SCHEMA_BYTES = 2**24  # some 2,000 trees
+REFERENCES = 4  # times the file's size that arrays may take together: a stack names its members twice
+
+# What the fitted estimators hold beside numbers and each other.
+_INSIDE = (
+    "sklearn._loss.link.IdentityLink",
+    "sklearn._loss.link.Interval",
+    "sklearn._loss.loss.HalfSquaredError",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.model_selection._split.KFold",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils._bunch.Bunch",
 )
-OLD_RIDGE = b'"__module__": "drexcache.ridge"'
+_ESTIMATORS = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in (*SHAPES, *PARTS))
+_NUMBERS = ("ndarray", "float32", "float64", "int32", "int64", "uint64", "bool")
+KINDS: dict[str, tuple[str, ...]] = {  # skops's kind of node -> the types that it may name
+    "JsonNode": ("builtins.str",),
+    "TypeNode": ("builtins.str",),
+    "ListNode": ("builtins.list",),
+    "TupleNode": ("builtins.tuple",),
+    "DictNode": ("builtins.dict", "sklearn.utils._bunch.Bunch"),
+    "NdArrayNode": tuple(f"numpy.{name}" for name in _NUMBERS),
+    "ObjectNode": (*_ESTIMATORS, *_INSIDE),
+    "TreeNode": ("sklearn.tree._tree.Tree",),
+    "LossNode": ("sklearn._loss._loss.CyHalfSquaredError",),
+    "RandomStateNode": ("numpy.random.mtrand.RandomState",),
+    "RandomGeneratorNode": ("numpy.random._generator.Generator",),
+}
+
+
+def refuse_unsavable(estimator: Any) -> None:
+    """Raise DrexcacheError if no model file can hold an estimator of this kind, fitted or not."""
+    if reason := unlisted(estimator):
+        raise DrexcacheError(
+            f"{type(estimator).__name__} cannot be saved: a model file never holds {reason}, for nothing here could "
+            "check it when it is read back; evaluate can still use it"
+        )
 
 
 def dump_estimator(estimator: Any) -> bytes:
-    """The estimator in skops's format.
+    """The fitted estimator in skops's format.
 
     Raises
     ------
-    DrexcacheError : it holds something that could not be read back without trusting code from elsewhere.
+    DrexcacheError : it holds something that could not be read back.
     """
-    kind = type(estimator).__name__
+    refuse_unsavable(estimator)
     try:
-        data: bytes = skops.io.dumps(estimator)
-        foreign = _foreign(data)
+        data: bytes = skops.io.dumps(without_search_trees(estimator))
     except Exception as error:  # skops raises whatever it stumbles over
+        kind = type(estimator).__name__
         raise DrexcacheError(f"{kind} cannot be saved without pickle ({error}); evaluate can still use it") from error
-    if foreign:
-        raise DrexcacheError(
-            f"{kind} cannot be saved: reading it back would mean to trust {foreign[0]}; evaluate can still use it"
-        )
     return data
 
 
@@ -57,90 +82,98 @@ def load_estimator(data: bytes) -> Any:
 
     Raises
     ------
-    DrexcacheError : it holds types that a model of ours never holds, or trees that lead out of bounds. Other damage
-        raises whatever skops raises, and another scikit-learn's file its warning.
+    DrexcacheError : no such bytes, types that a model of ours never holds, arrays that are not as large as they say,
+        another scikit-learn's estimator, or one that its fitting never gives.
     """
     data = _with_todays_names(data)
-    if foreign := _foreign(data):
-        raise DrexcacheError(f"holds {foreign[0]}, which a drexcache model never holds; refused")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # another scikit-learn wrote it: say so in one sentence
-        estimator = skops.io.loads(data, trusted=list(TRUSTED))
-    _check_trees(estimator)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_archive(archive, len(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)  # another scikit-learn wrote it
+            estimator = skops.io.loads(data, trusted=sorted({name for names in KINDS.values() for name in names}))
+        check_fitted(estimator)
+    except DrexcacheError:
+        raise
+    except Exception as error:  # zipfile, JSON, NumPy and skops raise whatever the damage leads to
+        raise DrexcacheError(f"the regressor inside cannot be read here ({error})") from error
     return estimator
+
+
+def numbers_per_row(estimator: Any) -> int:
+    """About how many numbers a prediction of one row takes in between: as many as the largest array makes of it."""
+    if hasattr(estimator, "get_state"):
+        arrays = list(estimator.get_state()[0].values())
+        return max(1, sum(_per_row(array) for array in arrays))
+    return max((_per_row(array) for array in arrays_of(estimator)), default=1)
+
+
+def _per_row(array: np.ndarray) -> int:
+    return array.size // max(1, min(array.shape[-2:])) if array.ndim > 1 else array.size
 
 
 def _with_todays_names(data: bytes) -> bytes:
     """The same estimator, with the class path that release 0.1 wrote brought up to date."""
-    with zipfile.ZipFile(io.BytesIO(data)) as old:
-        members = {name: old.read(name) for name in old.namelist()}
-    schema = members.get("schema.json", b"")
-    if OLD_RIDGE not in schema:
+    if OLD_RIDGE not in data:
         return data
-    members["schema.json"] = schema.replace(OLD_RIDGE, b'"__module__": "drexcache"')
     fresh = io.BytesIO()
-    with zipfile.ZipFile(fresh, "w") as new:
-        for name, member in members.items():
-            new.writestr(name, member)
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(fresh, "w") as new:
+        for member in old.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
+            new.writestr(member.filename, old.read(member).replace(OLD_RIDGE, b'"__module__": "drexcache"'))
     return fresh.getvalue()
 
 
-def _foreign(data: bytes) -> list[str]:
-    return [name for name in skops.io.get_untrusted_types(data=data) if name not in TRUSTED]
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """That nothing is compressed, and that the schema names only what `KINDS` lists and arrays that are there."""
+    members = {member.filename: member for member in archive.infolist()}
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+        raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
+    if members["schema.json"].file_size > SCHEMA_BYTES:
+        raise DrexcacheError(f"holds a schema of more than {SCHEMA_BYTES} bytes; refused")
+    schema = json.loads(archive.read("schema.json"))
+    if schema["protocol"] != PROTOCOL:
+        raise DrexcacheError(f"was written by protocol {schema['protocol']} of skops; expected {PROTOCOL}")
+    left = REFERENCES * size
+    nodes = [schema]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict) and "__loader__" in node:
+            left -= _check_node(node, archive, members)
+            if left < 0:
+                raise DrexcacheError("names the same arrays too often; refused")
+        if isinstance(node, dict | list):
+            nodes += node.values() if isinstance(node, dict) else node
 
 
-def _check_trees(estimator: Any) -> None:
-    """All trees are those of a forest or of histogram boosting, alone or at the end of a pipeline, and in bounds."""
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    checked: list[Any] = []
-    if isinstance(last, RandomForestRegressor | ExtraTreesRegressor):
-        for member in last.estimators_:
-            _check_tree(member.tree_, {member.n_features_in_, last.n_features_in_})
-            checked.append(member.tree_)
-    elif isinstance(last, HistGradientBoostingRegressor):
-        for predictor in chain.from_iterable(last._predictors):
-            _check_predictor(predictor, last.n_features_in_)
-            checked.append(predictor)
-    if {id(tree) for tree in _trees(estimator, set())} != {id(tree) for tree in checked}:
-        raise DrexcacheError("holds trees where a drexcache model never has any; refused")
+def _check_node(node: dict[str, Any], archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> int:
+    """Check one node of the schema; returns the bytes of its array."""
+    name, kind = f"{node['__module__']}.{node['__class__']}", node["__loader__"]
+    if name not in KINDS.get(kind, ()):
+        raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
+    if kind == "NdArrayNode":
+        if node["type"] != "numpy":
+            raise DrexcacheError("holds an array of objects, which a drexcache model never has; refused")
+        return _check_array(archive, members[node["file"]])
+    arguments = node.get("__reduce__", {}).get("args", {}).get("content", [])
+    if kind == "LossNode" and arguments:
+        raise DrexcacheError("holds a loss with arguments, which a drexcache model never has; refused")
+    if kind == "TreeNode":  # its constructor reads as many numbers of classes as the third argument says
+        _, classes, outputs = arguments
+        with archive.open(classes["file"]) as file:
+            if json.loads(outputs["content"]) != 1 or npy.read_array(file).tolist() != [1]:
+                raise DrexcacheError("holds a tree that gives anything but one number; refused")
+    return 0
 
 
-def _check_tree(tree: Tree, widths: set[int]) -> None:
-    if not 0 < tree.node_count <= tree.capacity or widths != {tree.n_features}:
-        raise DrexcacheError("holds a tree of the wrong size; refused")
-    inner = np.flatnonzero(tree.children_left != -1)
-    below = np.stack([tree.children_left[inner], tree.children_right[inner]])
-    _check_nodes(inner, below, tree.feature[inner], tree.node_count, tree.n_features)
-
-
-def _check_predictor(predictor: TreePredictor, d: int) -> None:
-    nodes = predictor.nodes
-    if nodes["is_categorical"].any():
-        raise DrexcacheError("holds a tree with categories, which a drexcache model never holds; refused")
-    inner = np.flatnonzero(nodes["is_leaf"] == 0)
-    below = np.stack([nodes["left"][inner], nodes["right"][inner]]).astype(np.int64)
-    _check_nodes(inner, below, nodes["feature_idx"][inner], len(nodes), d)
-
-
-def _check_nodes(inner: np.ndarray, below: np.ndarray, feature: np.ndarray, count: int, d: int) -> None:
-    """That each inner node (k,) has later nodes that exist below it (2, k), and asks for a column that exists."""
-    if count == 0 or (below <= inner).any() or (below >= count).any():
-        raise DrexcacheError("holds a tree whose nodes lead nowhere; refused")
-    if (feature < 0).any() or (feature >= d).any():
-        raise DrexcacheError(f"holds a tree that asks for a column beyond the {d} there are; refused")
-
-
-def _trees(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Every tree that can be reached from a value."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tree | TreePredictor):
-        yield value
-    inner: list[Any] = list(getattr(value, "__dict__", {}).values())
-    if isinstance(value, dict):
-        inner += value.values()
-    elif isinstance(value, list | tuple | set) or (isinstance(value, np.ndarray) and value.dtype == object):
-        inner += list(value)
-    for one in inner:
-        yield from _trees(one, seen)
+def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """That an array of numbers is as large as it says; returns its bytes."""
+    with archive.open(member) as file:
+        major, _ = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if min(shape, default=0) < 0 or dtype.hasobject or size != member.file_size - file.tell():
+            raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
+    return member.file_size

@@ -1,0 +1,103 @@
+"""From a cache's ratings and features to a model, in memory or reading the features again and again instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows, rated_rows_of
+from drexcache.errors import DrexcacheError
+from drexcache.regressors.model import Model
+from drexcache.regressors.named import is_made_of, make_regressor
+from drexcache.regressors.saving import refuse_unsavable
+
+
+def train_model(
+    regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
+    *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
+) -> Model:  # fmt: skip
+    """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
+
+    settings : the regressor's own parameters, by default its own. log : a CSV for a fusion head's epochs.
+
+    Raises
+    ------
+    DrexcacheError : no target, fewer than two rated images, NaN or infinite values (of which images), an unknown
+        regressor or setting, a regressor that no model file can hold, a log of a regressor that has none, or what the
+        regressor refuses.
+    """
+    rated = rated_rows(matrix, str(cache.path))
+    estimator = make_regressor(regressor, rated, seed, settings)
+    _fit(regressor, estimator, lambda: estimator.fit(rated.X, rated.y), len(rated), cache, log)
+    return _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+
+
+def train_streamed(
+    regressor: str, cache: FeatureCache, columns: Sequence[str] = (), seed: int = 42, *, target: str | None = None,
+    split: tuple[str, str] | None = None, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
+) -> Model:  # fmt: skip
+    """Train fusion, fusion-paper or ridge as `drexcache.regressors.train_model` does, in memory that rows do not need.
+
+    A fusion head takes its rows in an order that is shuffled locally (`drexcache.fusion.plan.local_permutation`)
+    and two windows of 8,192 rows at a time; with no more rows than that, the result is that of training in
+    memory. Several seeds are trained one after the other. A ridge reads the cache twice; the result is that of
+    training in memory.
+
+    columns : block or "block/tap" names; default: all blocks. target : default: the only one there is.
+    split : label and value of the rows to train on. settings, log : as in `train_model`.
+
+    Raises
+    ------
+    DrexcacheError : another regressor, as `train_model`, or NaN or infinite features (of which images), which
+        show when they are read.
+
+    >>> model = train_streamed("fusion", open_cache("photos.h5"))  # doctest: +SKIP
+    >>> model.save("photos.drex")  # doctest: +SKIP
+    """
+    rows = rated_rows_of(cache, columns, target, split)
+    no_rows = FeatureMatrix(np.empty((0, rows.shape[1]), np.float32), rows.y[:0], (), rows.blocks)
+    estimator = make_regressor(regressor, no_rows, seed, settings)
+    if not hasattr(estimator, "fit_stream"):
+        raise DrexcacheError(f"{regressor} needs all features in memory; fusion, fusion-paper and ridge can stream")
+    _fit(regressor, estimator, lambda: estimator.fit_stream(rows), len(rows), cache, log)
+    return _as_model(regressor, estimator, cache, tuple(rows.blocks), rows.target, len(rows), seed)
+
+
+def _fit(
+    regressor: str, estimator: Any, fit: Callable[[], Any], rows: int, cache: FeatureCache, log: str | Path | None
+) -> None:
+    """Fit an estimator and write its log; whatever can be refused is refused before."""
+    if rows < 2:
+        raise DrexcacheError(f"{cache.path}: {rows} rated images with features; training needs at least 2")
+    has_epochs = hasattr(estimator, "write_log")
+    if log is not None and not has_epochs:
+        raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
+    if has_epochs:
+        estimator.set_params(verbose=True)  # a bar, where there is a terminal
+    else:
+        refuse_unsavable(estimator)
+    try:
+        fit()
+    except ValueError as error:
+        raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
+    if log is not None:
+        estimator.write_log(log)
+
+
+def _as_model(
+    regressor: str, estimator: Any, cache: FeatureCache, columns: Sequence[str], target: str, images: int, seed: int
+) -> Model:
+    """The model that a regressor has become by training on ``images`` rows of those columns of a cache."""
+    names = dict.fromkeys(name.split("/")[0] for name in columns)
+    rated = cache.targets[target]
+    trained = {
+        "dataset": cache.dataset, "images": images, "seed": seed, "cache": cache.path.name,
+        "settings": {key: repr(value) for key, value in estimator.get_params().items() if not is_made_of(value)},
+        "versions": {package: version(package) for package in ("drexcache", "torch", "scikit-learn", "numpy")},
+    }  # fmt: skip
+    blocks = {name: cache.blocks[name] for name in names}
+    return Model(regressor, estimator, tuple(columns), blocks, target, rated.low, rated.high, rated.higher_is, trained)
