@@ -3,6 +3,7 @@
 import ast
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -217,6 +218,17 @@ def test_the_spine_is_short_and_imports_no_leaf() -> None:
     print(sum(sizes.values()), "lines of code in", len(sizes), "files of the spine")
     assert len(sizes) <= 30
     assert sum(sizes.values()) <= 4000
+
+
+def test_contributing_names_files_that_exist_and_the_whole_spine() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/.]+\.(?:py|c))`", text))
+    assert {path for path in named if not (ROOT / path).is_file()} == set()
+    assert {str(modules()[module].relative_to(ROOT)) for module in SPINE} - named == set()
+    paths = [re.findall(r"`([\w/.]+\.py)`", path) for path in re.split(r"\*\*.*\*\*", text)[1:4]]
+    for path in paths[:3]:
+        files = path[: path.index("drexcache/files.py") + 1] if "drexcache/files.py" in path else path[:15]
+        assert len(files) == len(set(files)) <= 15
 
 
 def lines_of_code(path: Path) -> int:
