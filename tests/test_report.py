@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -29,6 +30,7 @@ from drexcache.recipes import recipe
 from drexcache.studies import evaluate, ledger
 from drexcache.studies.comparison import Comparison, compare
 from drexcache.studies.evaluation.predictions import Run, predictions_beside
+from drexcache.studies.reporting.commands import extract_commands
 from drexcache.studies.reporting.evidence import Scale, read_evidence
 from drexcache.studies.reporting.figures import calibration_band
 from drexcache.studies.reporting.page import report
@@ -129,7 +131,7 @@ def test_the_summary_says_what_the_verdicts_say(scores: Path) -> None:
     evidence = read_evidence([scores], "pearson")
     comparison = compare(evidence.predictions)
     summary = summarise(evidence, comparison)
-    assert "4 of 6 differences inside the datasets and 4 of 6 differences across datasets are" in summary.sentences[-1]
+    assert "4 of 6 differences inside the datasets and 4 of 6 across them are" in summary.sentences[-1]
     assert summary.leader in ("ridge", "fusion")
     same = [replace(pair, verdict="within noise") for pair in comparison.pairs]
     assert summarise(evidence, replace(comparison, pairs=same)).headline == (
@@ -321,11 +323,53 @@ def test_a_real_evaluation_is_traced_back_to_its_images(tmp_path: Path) -> None:
     assert page.data["results"][0]["digits"] == 1
     np.testing.assert_allclose(page.data["results"][0]["predicted"], 100 * predictions.runs[0].predicted, atol=5e-4)
     assert cache.blocks["cues"].fingerprint in text and "edge_density 1" in text
-    assert f"drexcache extract IMAGES --dataset art -o {tmp_path / 'art.h5'} --recipe classic" in text
+    command = f"drexcache extract IMAGES --dataset art -o {tmp_path / 'art.h5'} --ratings RATINGS --range 0 100"
+    assert f"{command} --higher-is more --target rating --recipe classic drexcache evaluate ..." in text
     other = save_scores(tmp_path / "other" / "s.csv", [run_of("ridge", "photos", "photos", names(12))])
     assert "art.h5: holds art; the scores are of photos" in refusal([other], tmp_path / "q.html", caches=[cache.path])
     other = save_scores(tmp_path / "other" / "s.csv", [run_of("ridge", "art", "art", names(25))])
     assert "5 of the 25 images of art are not in it" in refusal([other], tmp_path / "q.html", caches=[cache.path])
+
+
+def test_the_commands_make_the_same_cache(tmp_path: Path) -> None:
+    """Two blocks of which one has a name of its own, another target, less is more, EXIF applied, float16."""
+    draw(tmp_path / "art", 12)
+    cache, ratings = tmp_path / "art.h5", tmp_path / "art" / "ratings.csv"
+    extract = ["extract", str(tmp_path / "art"), "-o", str(cache), "--range", "0", "120", "--higher-is", "less"]
+    extract += [
+        "--recipe",
+        "classic",
+        "--as",
+        "cues=plain",
+        "--exif",
+        "apply",
+        "--store",
+        "float16",
+        "--target",
+        "ease",
+    ]
+    rate = ["cache", "rate", str(cache), str(ratings), "--target", "again", "--range", "-5", "150"]
+    for arguments in ([*extract, "--allow-unmatched"], [*rate, "--allow-unmatched"]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+    lines = extract_commands(open_cache(cache))
+    assert len(lines) == 2
+    cache.rename(tmp_path / "first.h5")
+    paths = {"IMAGES": str(tmp_path / "art"), "RATINGS": str(ratings)}
+    for line in lines:
+        words = [paths.get(word, word) for word in shlex.split(line)[1:]]
+        done = CliRunner().invoke(main, [*words, "--allow-unmatched"])
+        assert done.exit_code == 0, done.output
+    first, again = open_cache(tmp_path / "first.h5"), open_cache(cache)
+    assert {name: (one.fingerprint, one.dtype) for name, one in again.blocks.items()} == {
+        name: (one.fingerprint, one.dtype) for name, one in first.blocks.items()
+    }
+    assert {name: (one.low, one.high, one.higher_is) for name, one in again.targets.items()} == {
+        "ease": (0, 120, "less"),
+        "again": (-5, 150, "more"),
+    }
+    for name, target in first.targets.items():
+        np.testing.assert_array_equal(again.targets[name].values, target.values)
 
 
 def search_folder(folder: Path, **changes: str) -> Path:

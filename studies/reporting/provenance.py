@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +15,9 @@ import numpy as np
 
 from drexcache.cache import FeatureCache, StoredBlock, open_cache
 from drexcache.errors import DrexcacheError
-from drexcache.recipes import recipe, recipe_names
 from drexcache.studies import ledger
 from drexcache.studies.evaluation import predictions_beside
+from drexcache.studies.reporting.commands import extract_commands
 from drexcache.studies.reporting.evidence import Evidence, Scale
 from drexcache.studies.reporting.pictures import Key
 
@@ -72,7 +71,7 @@ def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -
     missing = [name for name in images if name not in opened]
     if missing:
         notes.append(f"no recipe and fingerprints of {', '.join(missing)}; give their caches: --cache FILE")
-    commands = [line for cache in opened.values() for line in _extractions(cache)]
+    commands = [line for cache in opened.values() for line in extract_commands(cache)]
     commands += [str(run["command"]) for run in runs if run.get("command")]
     return Provenance(
         files=[_file(one) for path in scores for one in (path, predictions_beside(path))],
@@ -154,21 +153,6 @@ def _scale(cache: FeatureCache, evidence: Evidence) -> Scale | None:
             ends = (target.low, target.high)
             return Scale(*(ends if target.higher_is == "more" else ends[::-1]))
     return None
-
-
-def _extractions(cache: FeatureCache) -> list[str]:
-    """The extract commands that fill the cache, IMAGES being where the images lie."""
-    stored = [block.definition for block in cache.blocks.values()]
-    own = f"drexcache extract IMAGES --dataset {shlex.quote(cache.dataset)} -o {shlex.quote(str(cache.path))} --recipe "
-    lines, known = [], []
-    for name in recipe_names():
-        blocks = recipe(name).blocks
-        fits = [one for one in stored for block in blocks if (one.tag, one.spec()) == (block.tag, block.spec())]
-        if len(fits) == len(blocks):
-            lines.append(own + name)
-            known += fits
-    others = [block.name for block in stored if block not in known]
-    return lines + [f"{own}RECIPE.toml  # {', '.join(others)}: of no recipe that ships with drexcache"] * bool(others)
 
 
 def _blocks(caches: Sequence[FeatureCache]) -> list[list[str]]:

@@ -219,14 +219,18 @@ def _certainty(pairs: Sequence[Pair]) -> list[str]:
         verdict = "beyond noise" if _loser(tested[0]) else "within noise"
         return [f"The difference is {verdict}: p = {tested[0].p_holm:.2g} on the same images."]
     inside = [pair for pair in tested if pair.kind in INSIDE]
+    across = [pair for pair in tested if pair.kind not in INSIDE]
     counts = [
-        f"{sum(_loser(pair) is not None for pair in own)} of {len(own)} differences {where}"
-        for own, where in ((inside, "inside the datasets"), ([p for p in tested if p not in inside], "across datasets"))
+        f"{sum(_loser(pair) is not None for pair in own)} of {len(own)} {where}"
+        for own, where in (
+            (inside, "differences inside the datasets"),
+            (across, "across them" if inside else "differences"),
+        )
         if own
     ]
     return [
         f"{' and '.join(counts)} are beyond noise: p below {ALPHA:g} on the same images, after Holm's correction for "
-        f"that many comparisons."
+        "that many comparisons."
     ]
 
 

@@ -85,7 +85,7 @@ function fill(point) {
   const predicted = result.predicted[point.row];
   const words = document.createElement("div");
   words.className = "words";
-  const number = (value) => value.toFixed(result.digits).replace("-", "−");
+  const number = (value, digits = result.digits) => value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
   const spread = result.spread ? ` ± ${number(result.spread[point.row])}` : "";
   const size = number(Math.abs(predicted - rated));
   const error = Number(size) === 0 ? size : (predicted < rated ? "−" : "+") + size;
@@ -97,7 +97,7 @@ function fill(point) {
   );
   const arms = Object.entries(result.attention);
   if (arms.length) {
-    words.append(line("", "attention " + arms.map(([arm, w]) => `${arm} ${w[point.row].toFixed(2)}`).join(", ")));
+    words.append(line("", "attention " + arms.map(([arm, w]) => `${arm} ${number(w[point.row], 2)}`).join(", ")));
   }
   tip.replaceChildren(words);
   if (picture) {
