@@ -46,7 +46,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         with usable(place):
             if url is None:
-                return JournalStorage(_Journal(folder / JOURNAL))
+                return _open_journal(folder / JOURNAL)
             return _open_proxy(url) if url.startswith("grpc://") else _open_database(url)
     except (ImportError, ValueError, OSError, KeyError, RuntimeError) as error:
         raise _unusable(place, error) from error
@@ -70,6 +70,20 @@ def without_password(url: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}@{place}"
 
 
+def _open_journal(path: Path) -> JournalStorage:
+    """The trials in a file, which Optuna replays line by line without checking it."""
+    journal = _Journal(path)
+    try:
+        return JournalStorage(journal)
+    except OSError:
+        raise
+    except Exception as error:
+        raise DrexcacheError(
+            f"{path}: damaged, or not what a search writes, after line {journal.line} ({type(error).__name__}); "
+            "take it from a copy, or search in another folder"
+        ) from error
+
+
 class _Journal(JournalFileBackend):
     """Optuna's journal, synced once per finished trial and not once per line (some 20 a trial).
 
@@ -78,7 +92,12 @@ class _Journal(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self.path = path
+        self.path, self.line = path, 0
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The records after so many."""
+        for self.line, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+            yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append one line per record; what finishes a trial is on the disk when this returns."""

@@ -7,18 +7,23 @@ processes overshoot, and its sampler's random state is not kept; these are the t
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
+import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
+from textwrap import shorten
 from typing import Any, Literal
 
 import optuna
 from optuna import Study, Trial
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -31,29 +36,78 @@ Direction = Literal["minimize", "maximize"]
 MADE_FOR, ERROR = "made for", "error"  # user attributes: of a study, of a trial whose candidate could not be trained
 WORKER, BEAT = "worker", "last sign of life"  # user attributes of a running trial
 EVERY, GRACE = 20.0, 120.0  # seconds between two signs of life, and without one until a process is taken for dead
-UNSIGNED = 15.0  # the same for a trial that was never signed: its process died within milliseconds of making it
+UNSIGNED = timedelta(
+    seconds=15
+)  # the same for a trial that was never signed: its process died within milliseconds of making it
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ELSEWHERE = "search as before, or choose another folder"
 ATTEMPTS = 50  # to propose a candidate that is allowed and new
 
 
-def open_study(storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any]) -> Study:
+def open_study(
+    storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> Study:  # fmt: skip
     """The study of that name, new or old.
 
     Raises
     ------
-    DrexcacheError : it was made for something else; the message says what differs.
+    DrexcacheError : it was made for something else, and what differs; or it holds what no search writes.
     """
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    if [one.name for one in study.directions] != [direction.upper()]:
+        raise DrexcacheError(f"the study {name} was made to {study.directions[0].name.lower()} its score; {ELSEWHERE}")
     if MADE_FOR not in study.user_attrs:
         study.set_user_attr(MADE_FOR, dict(made_for))
     # read again: another process may have been quicker
     lines = _differences(study.user_attrs[MADE_FOR], made_for)
     if lines:
         raise DrexcacheError(
-            f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); "
-            "choose another folder or --study name, or search as before"
+            f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); {ELSEWHERE}"
         )
+    for trial in study.get_trials(deepcopy=False):
+        if not _is_sound(trial, distributions):
+            raise DrexcacheError(f"the study {name}: trial {trial.number} is not as a search writes it; {ELSEWHERE}")
     return study
+
+
+def _is_sound(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Whether all that is read of a trial is what a search writes: a journal may be damaged, or a stranger's."""
+    attributes = trial.user_attrs
+    proposed = _proposed(trial)
+    numbers = [*(trial.values or []), *trial.intermediate_values.values()]
+    return (
+        (trial.distributions == distributions or not trial.state.is_finished() or is_void(trial))
+        and isinstance(proposed, dict)
+        and all(name in distributions and _fits(distributions[name], value) for name, value in proposed.items())
+        and all(_is_number(value) for value in (*numbers, attributes.get(BEAT, 0.0)))
+        and all(isinstance(step, int) for step in trial.intermediate_values)
+        and len(trial.values or []) == (trial.state is TrialState.COMPLETE or trial.state is TrialState.PRUNED)
+        and re.fullmatch(r"[^\n]*:\d{1,9}", str(attributes.get(WORKER, ":0"))) is not None
+        and isinstance(attributes.get(ERROR, ""), str)
+        and str(attributes.get(ERROR, "")).isprintable()
+        and not any(key.startswith("constraint") for key in trial.system_attrs)
+    )
+
+
+def _proposed(trial: FrozenTrial) -> Any:
+    """All parameters of a trial, those included that are only on their way: the samplers' own attributes hold them."""
+    relative = [value for key, value in sorted(trial.system_attrs.items()) if key.startswith("tpe:relative_params")]
+    try:
+        return {**json.loads("".join(relative) or "{}"), **trial.system_attrs.get("fixed_params", {}), **trial.params}
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _fits(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return _is_number(value) and distribution.low <= value <= distribution.high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
 
 
 def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) -> Trial | None:
@@ -139,9 +193,9 @@ def _is_orphan(trial: FrozenTrial) -> bool:
     host, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
     if host == socket.gethostname() and not _exists(int(process)):
         return True
-    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    silent = time.time() - float(trial.user_attrs.get(BEAT, started))
-    return silent > (GRACE if BEAT in trial.user_attrs else UNSIGNED)
+    if BEAT in trial.user_attrs:
+        return abs(time.time() - trial.user_attrs[BEAT]) > GRACE
+    return trial.datetime_start is None or abs(datetime.now() - trial.datetime_start) > UNSIGNED
 
 
 def _this_process() -> str:
@@ -151,10 +205,10 @@ def _this_process() -> str:
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
     except PermissionError:
         return True
+    except (ProcessLookupError, OverflowError):
+        return False
     return True
 
 
@@ -214,5 +268,5 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) == 64 else text  # a fingerprint
+    text = "none" if value is None else " ".join(str(value).split())
+    return text[:12] if len(text) == 64 else shorten(text, 80)  # a fingerprint
