@@ -13,6 +13,14 @@ class DrexcacheError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the work; ``number`` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = int(number)
+
+
 def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:
     """The end of a message about an unknown name: the most similar known one, and up to 40 of those to be ``shown``.
 

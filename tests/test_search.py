@@ -182,6 +182,7 @@ def test_test_rows_are_never_seen(tmp_path: Path) -> None:
     outcomes = []
     for name, matrix in (("clean", toy()), ("poisoned", replace(poisoned, X=X, y=y))):
         found = search(training_rows(matrix, "split", "toy.h5"), ["svr"], tmp_path / name, total_trials=6)
+        del found.best["files"]  # tables that hold seconds
         outcomes.append((found.best, [t["score"] for t in rows(tmp_path / name / "trials.csv")]))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0]["images"] == 45
@@ -195,11 +196,11 @@ def test_a_split_must_be_named_where_there_is_one() -> None:
 
 
 def test_near_duplicates_share_a_fold_and_are_told(tmp_path: Path) -> None:
-    matrix = toy()
-    X = matrix.X.copy()
+    X = np.random.default_rng(3).normal(size=(60, 100)).astype("f4")
     X[7] = X[3]
-    found = search(replace(matrix, X=X), ["ridge"], tmp_path, total_trials=1)
-    assert found.notes == ["toy: nearly the same image, kept in one fold: 003.png and 007.png (cosine 1.000)"]
+    found = search(toy(X=X, blocks={"deep": slice(0, 100)}), ["ridge"], tmp_path, total_trials=1)
+    assert len(found.notes) == 1
+    assert "003.png and 007.png" in found.notes[0]
 
 
 @pytest.mark.parametrize(

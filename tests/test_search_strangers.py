@@ -1,4 +1,4 @@
-"""A search's folder that somebody sent, or a disk has damaged: a sentence, or the same search; never code, never more."""
+"""A search's folder that somebody sent, or that a disk has damaged: a sentence, or the same search."""
 
 from __future__ import annotations
 
@@ -92,3 +92,67 @@ def test_mutated_journals(sent: Path, tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_many_mutated_journals(sent: Path, tmp_path: Path) -> None:
     check_journals(sent, tmp_path / "found", range(150, 15_000))
+
+
+def said(folder: Path, **options: Any) -> str:
+    """The one sentence of a search that is refused."""
+    with pytest.raises(DrexcacheError) as caught:
+        search(toy(), ["svr"], folder, **{"total_trials": TRIALS} | options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_journal_says_where_it_is_damaged_and_runs_no_pickle(sent: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sent, tmp_path / "found"))
+    lines = (folder / JOURNAL).read_text().splitlines()
+    (folder / JOURNAL).write_text("\n".join([*lines[:5], "{", *lines[6:]]) + "\n")
+    assert f"{JOURNAL}: damaged, or not what a search writes, after line 5" in said(folder)
+    (folder / JOURNAL).write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
+    assert "damaged, or not what a search writes, after line 0" in said(folder)
+    assert not Path("ran").exists()
+
+
+def test_a_trial_far_in_the_future_is_not_waited_for(sent: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sent, tmp_path / "found"))
+    with (folder / JOURNAL).open("a") as journal:
+        for line in (
+            {"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": "2999-01-01T00:00:00+00:00"},
+            {"op_code": 8, "worker_id": "w", "trial_id": TRIALS, "user_attr": {"worker": "elsewhere:1"}},
+            {"op_code": 8, "worker_id": "w", "trial_id": TRIALS, "user_attr": {"last sign of life": 1e11}},
+        ):
+            journal.write(json.dumps(line) + "\n")
+    assert search(toy(), ["svr"], folder, total_trials=TRIALS + 1).finished == TRIALS + 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"0",
+        lambda data: b"\x80\x04N." + data,
+        lambda data: data.replace(b"(1, 60)", b"(9, 60)"),
+        lambda data: data.replace(b"(1, 60)", b"(10**20,)"),
+        lambda data: data.replace(b"<f4", b"|O4"),
+        lambda data: data[:-4] + np.float32("nan").tobytes(),
+    ],
+)
+def test_damaged_predictions(sent: Path, tmp_path: Path, damage: Any) -> None:
+    folder = Path(shutil.copytree(sent, tmp_path / "found"))
+    path = next((folder / "predictions").iterdir())
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path.name}: not the predictions that this search wrote (" in said(folder)
+
+
+def test_a_folder_keeps_one_search(sent: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sent, tmp_path / "found"))
+    before = (folder / "best.json").read_bytes()
+    assert said(folder, study="other") == f"{folder}: holds the search toy; give other another folder"
+    assert "holds the search toy" in said(folder, study="other", storage=f"sqlite:///{tmp_path}/trials.db")
+    assert (folder / "best.json").read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written(sent: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sent, tmp_path / "found"))
+    folder.chmod(0o500)
+    assert "cannot be written" in said(folder)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import run_id
 from drexcache.metrics import METRICS
 from drexcache.scores import read_records, score_entry
 
 HEADERS = ["regressor", "trials", "pruned", "failed", "score [95% interval]", "nested estimate", "blocks", "settings"]
+TABLES = ("results.csv", "trials.csv", "importance.csv")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def read_search(folder: str | Path) -> Search:
     if not (folder / "best.json").is_file():
         raise DrexcacheError(f"{folder}: no best.json, which drexcache search writes there; give its output folder")
     best = _best(folder / "best.json")
+    _require_one_run(folder, best.get("files"))
     columns = {"regressor": str, "trial": int, "state": str, "score": float}
     trials = read_records(folder / "trials.csv", columns, {"score": float})
     complete = trials[trials.state == "complete"].sort_values("trial").groupby("regressor", sort=False)
@@ -63,6 +66,15 @@ def _best(path: Path) -> dict[str, Any]:
     if not isinstance(best, dict) or best.get("metric") not in METRICS or "dataset" not in best:
         raise DrexcacheError(f"{path}: not what drexcache search writes: expected a dataset and a metric it knows")
     return best
+
+
+def _require_one_run(folder: Path, written: Any) -> None:
+    """Refuse tables that another run wrote than the one that wrote best.json, as a kill between the two leaves them."""
+    for name in TABLES if isinstance(written, dict) else ():
+        if (folder / name).is_file() and run_id((folder / name).read_bytes()) != written.get(name):
+            raise DrexcacheError(
+                f"{folder / name}: not what was written together with best.json; run the same drexcache search again"
+            )
 
 
 def _rows(path: Path) -> list[list[str]]:

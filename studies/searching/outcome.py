@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -21,12 +24,12 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.exceptions import ConvergenceWarning
 
-from drexcache.errors import DrexcacheError
-from drexcache.files import write_files
+from drexcache.errors import DrexcacheError, Stopped
+from drexcache.files import run_id, write_files
 from drexcache.metrics import higher_is_better, interval
 from drexcache.scores import Entry, Table, number, render, score_entry
 from drexcache.studies.searching.optimism import corrected
-from drexcache.studies.searching.pool import Pool, predictions_path
+from drexcache.studies.searching.pool import Pool, read_predictions
 from drexcache.studies.searching.space import BLOCK, Candidate, SearchSpace
 from drexcache.studies.searching.task import Task
 from drexcache.studies.searching.trials import BEAT, ERROR, WORKER, finished
@@ -64,14 +67,15 @@ class Row:
 @dataclass
 class SearchResult:
     """best : what best.json holds. rows : a line per regressor, the best first. importance : regressor -> parameter
-    -> share of the scores' variance that it explains. notes : what to know before believing the scores."""
+    -> share of the scores' variance that it explains. notes : what to know before believing the scores.
+    interrupted : the number of the signal that ended the search early, else 0."""
 
     best: dict[str, Any]
     rows: list[Row]
     importance: dict[str, dict[str, float]]
     folder: Path
     notes: list[str]
-    interrupted: bool = False
+    interrupted: int = 0
 
     @property
     def finished(self) -> int:
@@ -115,9 +119,11 @@ class SearchResult:
 
 
 def conclude(
-    task: Task, pools: Sequence[Pool], folder: Path, notes: Sequence[str], *, interrupted: bool = False
+    task: Task, pools: Sequence[Pool], folder: Path, notes: Sequence[str], *, interrupted: int = 0
 ) -> SearchResult:
     """Look at what is finished, refit each regressor's best candidate once to time it, and write all files.
+
+    After an interruption nothing is refitted: there may be no time for it.
 
     Raises
     ------
@@ -125,6 +131,8 @@ def conclude(
     """
     found = [_Found(task, pool.space, pool.study, folder) for pool in pools]
     complete = [one for one in found if one.complete]
+    if not complete and interrupted:
+        raise Stopped(interrupted)
     if not complete:
         reasons = [f"{one.space.regressor}: {reason}" for one in found for reason in one.reasons]
         raise DrexcacheError(
@@ -134,7 +142,7 @@ def conclude(
     complete.sort(key=lambda one: one.best.values[0], reverse=higher_is_better(task.metric))
     result = SearchResult(
         best=_best(task, complete),
-        rows=[one.row() for one in (*complete, *(one for one in found if not one.complete))],
+        rows=[one.row(timed=not interrupted) for one in (*complete, *(one for one in found if not one.complete))],
         importance={one.space.regressor: shares for one in complete if (shares := one.importance())},
         folder=folder,
         notes=[*notes, *(remark for one in found for remark in one.remarks())],
@@ -170,18 +178,18 @@ class _Found:
     @cached_property
     def predictions(self) -> NDArray[np.float64]:
         """(candidates, repeats, n) of the completed trials that have some in the folder; NaN where not held out."""
-        kept = [held for trial in self.complete if (held := self._held_out(trial)) is not None]
+        kept = [held for trial in self.complete if (held := self.held_out(trial)) is not None]
         return np.array(kept, dtype=np.float64).reshape(-1, *self.task.folds.shape)
 
     def limits(self) -> tuple[float | None, float | None]:
         """The best score's 95% interval, its ends' mean over the repeats; unknown without predictions."""
-        predicted, y = self._held_out(self.best), self.task.matrix.y
+        predicted, y = self.held_out(self.best), self.task.matrix.y
         held = [] if predicted is None else [(y[np.isfinite(row)], row[np.isfinite(row)]) for row in predicted]
         ends = [interval(self.task.metric, rated, row) for rated, row in held]
         known = [(low, high) for low, high in ends if low is not None and high is not None]
         return (float(np.mean([e[0] for e in known])), float(np.mean([e[1] for e in known]))) if known else (None, None)
 
-    def row(self) -> Row:
+    def row(self, *, timed: bool = True) -> Row:
         """Its line of the table."""
         states = [trial.state for trial in self.trials]
         row = Row(self.space.regressor, len(states), states.count(TrialState.PRUNED), states.count(TrialState.FAIL))
@@ -189,10 +197,10 @@ class _Found:
             return row
         low, high = self.limits()
         estimate, nested_low, nested_high = nested(self.task, self.predictions)
-        train_seconds, predict_seconds, megabytes = _cost(self.task, self.candidate)
+        costs = _cost(self.task, self.candidate) if timed else (None, None, None)
         return replace(
             row, score=self.best.values[0], low=low, high=high, nested=estimate, nested_low=nested_low,
-            nested_high=nested_high, train_seconds=train_seconds, predict_seconds=predict_seconds, megabytes=megabytes,
+            nested_high=nested_high, train_seconds=costs[0], predict_seconds=costs[1], megabytes=costs[2],
             blocks=", ".join(self.candidate.blocks), settings=json.dumps(self.candidate.settings),
         )  # fmt: skip
 
@@ -229,9 +237,9 @@ class _Found:
             json.dumps(candidate.settings), json.dumps(details),
         )  # fmt: skip
 
-    def _held_out(self, trial: FrozenTrial) -> NDArray[np.float64] | None:
-        path = predictions_path(self.folder, self.space.regressor, trial.number)
-        return np.load(path, allow_pickle=False).astype(np.float64) if path.is_file() else None
+    def held_out(self, trial: FrozenTrial) -> NDArray[np.float64] | None:
+        """(repeats, n) predictions of one trial, where the folder has them."""
+        return read_predictions(self.folder, self.space.regressor, trial.number, self.task)
 
 
 def nested(task: Task, predictions: np.ndarray) -> tuple[float | None, float | None, float | None]:
@@ -277,18 +285,31 @@ def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
 
 
 def _write(result: SearchResult, found: Sequence[_Found]) -> None:
-    """best.json, results.csv, results.md, importance.csv, trials.csv."""
+    """results.md, results.csv, importance.csv, trials.csv, and best.json, which names what was written with it."""
     shares = [(name, *item) for name, own in result.importance.items() for item in own.items()]
     trials = [one.trial_record(trial) for one in found for trial in one.trials]
-    write_files(
-        {
-            result.folder / "best.json": json.dumps(result.best, indent=2) + "\n",
-            result.folder / "results.md": result.markdown(),
-            result.folder / "results.csv": _csv([field.name for field in fields(Row)], map(astuple, result.rows)),
-            result.folder / "importance.csv": _csv(["regressor", "parameter", "importance"], shares),
-            result.folder / "trials.csv": _csv(TRIAL_COLUMNS, trials),
-        }
-    )
+    texts = {
+        "results.md": result.markdown(),
+        "results.csv": _csv([field.name for field in fields(Row)], map(astuple, result.rows)),
+        "importance.csv": _csv(["regressor", "parameter", "importance"], shares),
+        "trials.csv": _csv(TRIAL_COLUMNS, trials),
+    }
+    result.best["files"] = {name: run_id(text.encode()) for name, text in texts.items()}
+    texts["best.json"] = json.dumps(result.best, indent=2) + "\n"
+    with _alone_in(result.folder):
+        write_files({result.folder / name: text for name, text in texts.items()})
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A context that one process at a time is in: those that share a search all write its results."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _csv(columns: Sequence[str], records: Iterable[tuple]) -> str:

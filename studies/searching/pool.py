@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState
 
+from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
 from drexcache.metrics import METRICS
 from drexcache.studies.searching.space import SearchSpace
@@ -140,6 +142,33 @@ def save_predictions(folder: Path, regressor: str, number: int, predicted: np.nd
         predictions_path(folder, regressor, number),
         lambda file: np.save(file, predicted.astype(np.float32), allow_pickle=False),
     )
+
+
+def read_predictions(folder: Path, regressor: str, number: int, task: Task) -> NDArray[np.float64] | None:
+    """A completed trial's held-out predictions (repeats, n); None where they are in another process's folder.
+
+    Raises
+    ------
+    DrexcacheError : they are not of this task.
+    """
+    path = predictions_path(folder, regressor, number)
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if (shape, dtype) != (task.folds.shape, np.dtype(np.float32)):
+                raise ValueError("of other images")
+            predicted = np.frombuffer(file.read(4 * task.folds.size + 1), np.float32).reshape(shape)
+        if not np.array_equal(np.isfinite(predicted), task.folds < task.held):
+            raise ValueError("of other folds")
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DrexcacheError(
+            f"{path}: not the predictions that this search wrote ({reason}); take it from a copy"
+        ) from error
+    return predicted.astype(np.float64)
 
 
 def predictions_path(folder: Path, regressor: str, number: int) -> Path:

@@ -10,7 +10,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,7 +75,7 @@ def _open_journal(path: Path) -> JournalStorage:
     journal = _Journal(path)
     try:
         return JournalStorage(journal)
-    except OSError:
+    except StorageInternalError:
         raise
     except Exception as error:
         raise DrexcacheError(
@@ -94,16 +94,21 @@ class _Journal(JournalFileBackend):
         super().__init__(str(path))
         self.path, self.line = path, 0
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """The records after so many."""
-        for self.line, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
-            yield log
+        with _told():
+            for self.line, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+                yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append one line per record; what finishes a trial is on the disk when this returns."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with self.path.open("r+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _told(), self.path.open("r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks: Optuna makes do with a symbolic link
+                super().append_logs(logs)
+                return
             end = _end_of_lines(file)
             file.truncate(end)
             file.seek(end)
@@ -111,6 +116,15 @@ class _Journal(JournalFileBackend):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if any("values" in log for log in logs):
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A context in which a disk that is full, read-only or gone is a storage that refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageInternalError(error.strerror or str(error)) from error
 
 
 def _end_of_lines(file: BinaryIO) -> int:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+from optuna import get_all_study_names
 from optuna.storages import BaseStorage
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
+from drexcache.files import naming
 from drexcache.metrics import METRICS, higher_is_better
 from drexcache.studies.evaluation import comparable, kept_together
 from drexcache.studies.searching.outcome import SearchResult, conclude
@@ -56,7 +59,9 @@ def search(
     Raises
     ------
     DrexcacheError : an unknown regressor, setting or metric, a storage that cannot be used, a study made for
-        something else (what differs), fewer trials than are done, or no trial that succeeded (the first reason).
+        something else (what differs), fewer trials than are done, a folder of another search, or no trial that
+        succeeded (the first reason).
+    Stopped : Ctrl-C or SIGTERM before a trial was finished; later, the result says that it was interrupted.
 
     >>> import tempfile
     >>> X = np.random.default_rng(0).normal(size=(40, 3)).astype("f4")
@@ -73,11 +78,13 @@ def search(
     spaces = [make_space(name, rated, narrowed) for name in regressors]
     same, notes = kept_together(rated)
     task = make_task(rated, same, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, name = Path(out), study or matrix.dataset
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     opened = open_storage(storage, folder)
     with usable(storage or folder / JOURNAL):
-        pools = _pools(task, spaces, opened, study or matrix.dataset, total_trials, folder)
+        _require_one_search(folder, name, [] if storage else get_all_study_names(opened))
+        pools = _pools(task, spaces, opened, name, total_trials, folder)
         with (
             kept_alive(lambda: [trial for pool in pools for trial, _ in pool.members]),
             Interruption() as interruption,
@@ -103,6 +110,16 @@ def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> li
             break
         given[min(open_ones, key=lambda i: given[i])] += 1
     return given
+
+
+def _require_one_search(folder: Path, name: str, studies: Sequence[str]) -> None:
+    """Refuse a folder that keeps the results of a search of another name: they would be overwritten."""
+    known = list(studies)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no best.json, or one that will be written again
+        known.append(json.loads((folder / "best.json").read_bytes())["study"])
+    others = {one.rpartition("/")[0] for one in known if isinstance(one, str)} - {name}
+    if others:
+        raise DrexcacheError(f"{folder}: holds the search {min(others)}; give {name} another folder")
 
 
 def _pools(
@@ -143,41 +160,44 @@ def _made_for(task: Task, space: SearchSpace) -> dict[str, Any]:
 
 
 class Interruption:
-    """A context in which Ctrl-C sets ``asked``, or raises KeyboardInterrupt where that is allowed.
+    """A context in which Ctrl-C or SIGTERM sets ``asked``, or raises KeyboardInterrupt where that is allowed.
 
-    So a training stops at once, and every write is finished first.
+    So a training stops at once, and every write is finished first. asked : the number of the signal, else 0.
 
     >>> with Interruption() as interruption:
     ...     signal.raise_signal(signal.SIGINT)
-    >>> interruption.asked
+    >>> interruption.asked == signal.SIGINT
     True
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
         self._allowed = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            self._before = {one: signal.signal(one, self._handle) for one in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            if handler is not None:  # one that Python did not set
+                signal.signal(number, handler)
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Here Ctrl-C may cut."""
+        """Here a signal may cut."""
         self._allowed = True
         try:
+            if self.asked:
+                raise KeyboardInterrupt
             yield
         finally:
             self._allowed = False
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.asked = signum
         if self._allowed:
             raise KeyboardInterrupt
 
@@ -205,7 +225,7 @@ def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCa
                     break
                 time.sleep(0.5)
     except KeyboardInterrupt:
-        interruption.asked = True
+        pass
     except STORAGE_ERRORS:
         for pool in pools:
             pool.members = []  # nobody to give them up to: other processes will miss this one's signs of life
