@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pytest
 from optuna.trial import TrialState
 from test_search import study_of, toy
 
@@ -34,7 +35,7 @@ import sys
 from test_search import toy
 from drexcache.studies.searching.study import search
 found = search(toy(), ["svr"], sys.argv[1], total_trials=int(sys.argv[2]), repeats=5)
-print("interrupted" if found.interrupted else "done", found.finished)
+print(int(found.interrupted), found.finished)
 """
 
 
@@ -80,15 +81,16 @@ def test_killed_and_continued(tmp_path: Path) -> None:
     assert states(tmp_path)["void"] == len(running)
 
 
-def test_interrupted_and_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_continued(tmp_path: Path, how: signal.Signals) -> None:
     process = start(tmp_path, 200)
     wait_for_trials(tmp_path, 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     done = sum(states(tmp_path)[name] for name in ("COMPLETE", "PRUNED"))
-    assert out.split() == ["interrupted", str(done)]
+    assert out.split() == [str(int(how)), str(done)]
     assert states(tmp_path)["RUNNING"] == 0
     assert json.loads((tmp_path / "best.json").read_text())["trials"] == done
 
@@ -98,7 +100,7 @@ def test_three_processes_make_the_total_together_although_one_is_killed(tmp_path
     wait_for_trials(tmp_path, 5)
     processes[0].kill()
     outs = [process.communicate(timeout=300) for process in processes]
-    assert [out.split() for out, _ in outs[1:]] == [["done", "18"]] * 2, outs
+    assert [out.split() for out, _ in outs[1:]] == [["0", "18"]] * 2, outs
     counts = states(tmp_path)
     assert counts["COMPLETE"] + counts["PRUNED"] == 18
     assert counts["RUNNING"] == 0
