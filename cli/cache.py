@@ -7,7 +7,7 @@ import json
 import click
 
 from drexcache.cli import OneSentence, say
-from drexcache.cli.images import RATING_HELP, rater_options
+from drexcache.cli.images import OUT_OF_RANGE, RATING_HELP, rater_options
 
 
 @click.group("cache", cls=OneSentence)
@@ -109,6 +109,7 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.argument("ratings", type=click.Path())
 @click.option("--target", required=True, help="Name of the ratings in the cache")
 @click.option("--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take")
+@OUT_OF_RANGE
 @click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True)
 @click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]")
 @click.option("--rating-column", metavar="NAME", help=RATING_HELP)
@@ -116,9 +117,9 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.option("--replace", "replace_target", is_flag=True, help="Replace a target of that name")
 @click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one")
 def rate(
-    cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, higher_is: str,
-    image_column: str | None, rating_column: str | None, rater_column: str | None, error_column: str | None,
-    raters: int | None, replace_target: bool, allow_unmatched: bool,
+    cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, out_of_range: str,
+    higher_is: str, image_column: str | None, rating_column: str | None, rater_column: str | None,
+    error_column: str | None, raters: int | None, replace_target: bool, allow_unmatched: bool,
 ) -> None:  # fmt: skip
     """Add a target from a file of ratings to a cache, without touching its features.
 
@@ -133,7 +134,7 @@ def rate(
     )
     notes = add(
         cache, ratings, target, value_range=value_range, higher_is=higher_is, replace_target=replace_target,
-        allow_unmatched=allow_unmatched, columns=columns,
+        allow_unmatched=allow_unmatched, out_of_range=out_of_range, columns=columns,
     )  # fmt: skip
     for note in notes:
         say(note)

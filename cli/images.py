@@ -14,8 +14,12 @@ RATER_OPTIONS = (  # of cache rate, too
     click.option("--error-column", metavar="NAME", help="Column of the ratings' standard errors"),
     click.option("--raters", type=click.IntRange(2), help="The error column is the deviation of so many raters"),
 )
+OUT_OF_RANGE = click.option(
+    "--out-of-range", type=click.Choice(["refuse", "clip", "drop", "widen"]), default="refuse", show_default=True,
+    help="Ratings outside the range: refuse them all, clip or drop each, or widen the range",
+)  # fmt: skip
 OPTIONS = (
-    click.option("--ratings", type=click.Path(), help="CSV, text or xlsx [default: what the layout brings]"),
+    click.option("--ratings", type=click.Path(), help="CSV, text, workbook, Parquet [default: what the layout brings]"),
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),
     click.option("--dataset", help="Name of the dataset [default: the folder's]"),
     click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]"),
@@ -26,6 +30,7 @@ OPTIONS = (
     click.option(
         "--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take"
     ),
+    OUT_OF_RANGE,
     click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True,
                  help="Meaning of a higher rating"),
     click.option("--target", default="rating", show_default=True, help="Name under which the ratings are kept"),

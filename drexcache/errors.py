@@ -1,7 +1,7 @@
-"""The one exception that drexcache raises for what a user can mend, and the words for a name that is not known."""
+"""The one exception that drexcache raises for what a user can mend, and words that messages share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DrexcacheError(Exception):
@@ -36,3 +36,33 @@ def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None)
     if listed:
         hint.append(f"there are: {', '.join(listed[:40])}{', ...' if len(listed) > 40 else ''}")
     return " ".join(hint)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three, and dots where there are more.
+
+    >>> some("abcd")
+    'a, b, c, ...'
+    """
+    listed = list(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many, and the first three.
+
+    >>> counted(["a.jpg", "b.jpg"])
+    '2 (a.jpg, b.jpg)'
+    """
+    return f"{len(names)} ({some(names)})"
+
+
+def with_guesses(message: object, guesses: Iterable[str]) -> str:
+    """A message followed by what was guessed on the way, which may be the cause.
+
+    >>> with_guesses("r.csv: no ratings", ["r.csv: guessed image names from column 'file'"])
+    "r.csv: no ratings (guessed image names from column 'file')"
+    """
+    source = str(message).partition(": ")[0]
+    listed = "; ".join(guess.removeprefix(f"{source}: ") for guess in guesses)
+    return f"{message} ({listed})" if listed else str(message)

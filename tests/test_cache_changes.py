@@ -57,7 +57,7 @@ def test_rate_adds_a_target_and_leaves_features_alone(pictures: Path, tmp_path: 
     before = open_cache(path)
     lines = ["file,beauty", *(f"{i:03}.png,{1 + i % 7}" for i in range(20))]
     (tmp_path / "beauty.csv").write_text("\n".join(lines))
-    from drexcache.datasets.ratings import Columns
+    from drexcache.datasets import Columns
 
     columns = Columns(rating="beauty")
     rate(path, tmp_path / "beauty.csv", "beauty", value_range=(1, 7), columns=columns)

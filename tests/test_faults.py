@@ -25,7 +25,7 @@ from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache import writer
 from drexcache.cache.changes import merge, rate
 from drexcache.cache.writer import CacheWriter
-from drexcache.datasets.ratings import Columns
+from drexcache.datasets import Columns
 from drexcache.features import cues, extract
 
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace")

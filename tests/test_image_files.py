@@ -1,6 +1,7 @@
 """Files on disk and in zips: their bytes, their size and time, and whatever keeps them from being read."""
 
 import os
+import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from small_datasets import folder_of, refusal, zip_of
 
 from drexcache.datasets import ImageFile, read_images
+from drexcache.datasets.files import list_files
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -25,9 +27,9 @@ def test_a_zip_is_parsed_once_per_thread_and_anew_when_it_changes(
     parsed: list[Path] = []
 
     class Counted(zipfile.ZipFile):
-        def __init__(self, path: Path, *args: str) -> None:
+        def __init__(self, path: Path, *args: str, **options: str) -> None:
             parsed.append(path)
-            super().__init__(path, *args)  # type: ignore[call-overload]
+            super().__init__(path, *args, **options)  # type: ignore[call-overload]
 
     content: dict[str, str | bytes] = {f"{number:03}.png": os.urandom(5000) for number in range(200)}
     path = zip_of(tmp_path / "z.zip", content)
@@ -65,7 +67,7 @@ def test_what_cannot_be_read_is_an_os_error(tmp_path: Path) -> None:
     assert refused(data, "b.jpg").startswith("zip member cannot be read: ")
     assert "Bad CRC-32" in refused(data[:500] + bytes([data[500] ^ 1]) + data[501:])
     assert refused(data[: entry + 24] + (2**30 + 1).to_bytes(4, "little") + data[entry + 28 :]) == (
-        "1073741825 bytes in the zip, more than 1073741824"
+        "1073741825 bytes, more than 1073741824"
     )
     assert "Bad CRC-32" in refused(data[: entry + 24] + (100).to_bytes(4, "little") + data[entry + 28 :])
     assert refused(data[: entry + 24] + (9999).to_bytes(4, "little") + data[entry + 28 :]) == (
@@ -85,3 +87,56 @@ def test_members_that_lead_out_of_the_zip_are_only_names(tmp_path: Path) -> None
         [b"U", b"R"],
     )
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["z.zip"]
+
+
+def test_pipes_and_sockets_are_not_waited_for(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg")
+    os.mkfifo(root / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "s.png"))
+        (root / "linked.png").symlink_to(root / "a.jpg")
+        (root / "null.png").symlink_to("/dev/zero")
+        for source in (root, f"file://{root}"):
+            found = dict(zip(read_images(source).ids, read_images(source).files, strict=True))
+            assert found["linked.png"].read() == b"a.jpg"
+            for name in ("pipe.png", "null.png"):
+                with pytest.raises(OSError, match="no regular file"):
+                    found[name].read()
+            with pytest.raises(OSError):
+                found["s.png"].read()
+    os.mkfifo(tmp_path / "z.zip")
+    assert refusal(tmp_path / "z.zip") == f"{tmp_path / 'z.zip'}: cannot be read (no regular file)"
+    os.mkfifo(root / "ratings.csv")
+    assert refusal(root) == f"{root / 'ratings.csv'}: cannot be read (no regular file)"
+
+
+def test_zip_names_in_utf8_without_the_flag(tmp_path: Path) -> None:
+    """As macOS's Finder writes them; other unflagged names are code page 437."""
+    names = ["caf\u00e9.png", "gr\u00f6\u00dfe.png", "\u65e5\u672c.png", "plain.png"]
+    path = tmp_path / "z.zip"
+    for encoding, here in (("utf-8", names), ("cp437", [names[0], names[3]])):
+        # as long in ASCII, then the bytes of the names put in their place
+        plain = {name: f"{'x' * len(name.encode(encoding))}{at}" for at, name in enumerate(here)}
+        data = zip_of(path, {alias: name for name, alias in plain.items()}).read_bytes()
+        for at, (name, alias) in enumerate(plain.items()):
+            data = data.replace(alias.encode(), name.encode(encoding) + str(at).encode())
+        path.write_bytes(data)
+        files = list_files(path)
+        assert {name: file.read().decode() for name, file in files.items()} == {
+            f"{name}{at}": name for at, name in enumerate(here)
+        }
+
+
+def test_a_zip_does_not_unpack_to_much_more_than_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.bmp", "w") as member:
+        for _ in range(65):
+            member.write(bytes(1 << 20))
+    with pytest.raises(OSError, match=r"68157440 bytes out of \d+ in the zip; unpack it to use such a file"):
+        ImageFile(str(path), "a.bmp").read()
+    file = tmp_path / "large.bmp"
+    with file.open("wb") as sparse:
+        sparse.truncate((1 << 30) + 1)
+    with pytest.raises(OSError, match="1073741825 bytes, more than 1073741824"):
+        ImageFile(file).read()
+    assert refusal(tmp_path, file).startswith(f"{file}: cannot be read (1073741825 bytes, more than 1073741824)")

@@ -119,12 +119,16 @@ def test_raters_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg")
     pattern = {"rating_column": "r?"}
     for text, options, message in (
-        ("file,r1,r2\na,1,x\nb,1,2", pattern, "r2 of image a: expected a number, or nothing, found 'x'"),
-        ("file,who,rating\na,Ann,1\na,Ann,2", {"rater_column": "who"}, "rater 'Ann' rates image a twice"),
-        ("file,rating,se\na,1,-1\nb,2,1", {"error_column": "se"}, "'se': errors of ratings cannot be negative"),
+        ("file,r1,r2\na,1,x\nb,1,2", pattern, "ratings of raters that are no number: 1 (r2 of a = 'x')"),
+        (
+            "file,who,rating\na,Ann,1\na,Ann,2",
+            {"rater_column": "who"},
+            "several ratings of one image by one rater: 1 (Ann of a)",
+        ),
+        ("file,rating,se\na,1,-1\nb,2,1", {"error_column": "se"}, "errors of ratings that are negative: 1 (a)"),
         ("file,rating,se\na,1,1\nb,2,1", {"raters": 3}, "--raters says of how many raters --error-column is"),
         ("file,r1,r2,se\na,1,1,1", pattern | {"error_column": "se"}, "give one of --rater-column, --error-column"),
-        ("file,r1,r2\na,1,9\nb,1,1", pattern | {"value_range": (0, 5)}, "outside the declared range 0..5: a = 9"),
+        ("file,r1,r2\na,1,9\nb,1,1", pattern | {"value_range": (0, 5)}, "outside the declared range 0..5: 1 (a = 9)"),
         ("file,r1,r2\na,1,2\nb,1,2", {}, "or several with a pattern such as 'rater*'"),
         (
             "file,rating\na,1\nb,2\nb,2\na,2",

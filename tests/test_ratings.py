@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 from small_datasets import ADVICE, folder_of, refusal, values, workbook
 
+from drexcache.datasets.columns import Columns
+from drexcache.datasets.formats import READ
 from drexcache.datasets.matching import match_ratings
-from drexcache.datasets.ratings import Columns, Ratings, read_ratings
+from drexcache.datasets.ratings import Ratings, read_ratings
 from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
 
 NAN = float("nan")
+GUESSED = " (guessed image names from column 'image', ratings from column 'rating')"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,8 @@ def test_one_sentence_says_all_that_does_not_match(tmp_path: Path) -> None:
     (root / "ratings.csv").write_text("image,rating\na,1\nb,\nc,n/a\nd,inf\nv,1\nw,2\nx,3\ny,4\n")
     assert refusal(root) == (
         "p/ratings.csv: ratings without an image: 4 (v, w, x, ...); images without a rating: 3 "
-        "(e.jpg, f.jpg, g.jpg); ratings that are no finite number: 3 (b = '', c = 'n/a', d = 'inf'); " + ADVICE
+        "(e.jpg, f.jpg, g.jpg); ratings that are no finite number: 3 (b = '', c = 'n/a', d = 'inf'); "
+        f"{ADVICE}{GUESSED} ({root}: left out files that are not among its images: without extension 7)"
     )
     table = read_images(root, value_range=(0, 5), allow_unmatched=True)
     np.testing.assert_array_equal(table.targets["rating"].values, [1, NAN, NAN, NAN, NAN, NAN, NAN])
@@ -77,19 +81,21 @@ def test_an_image_is_rated_once(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="image,rating\na.jpg,1\nA,2\n")
     twice = "p/ratings.csv: images rated more than once: 1 (a.jpg); "
     advice = "correct the file, or leave the others out with --allow-unmatched"
-    assert refusal(root) == f"{twice}images without a rating: 1 (b.jpg); {advice}"
-    assert refusal(root, allow_unmatched=True) == f"{twice}correct the file"
+    assert refusal(root) == f"{twice}images without a rating: 1 (b.jpg); {advice}{GUESSED}"
+    assert refusal(root, allow_unmatched=True) == f"{twice}correct the file{GUESSED}"
 
 
 def test_nothing_matches(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", ratings="image,rating\nx,1\ny,2\n")
-    assert refusal(root, allow_unmatched=True) == "p/ratings.csv: no image has a rating; rated: x, y; images: a.jpg"
+    nothing = "p/ratings.csv: no image has a rating; rated: x, y; images: a.jpg"
+    assert refusal(root, allow_unmatched=True) == nothing + GUESSED
 
 
 def test_ranges(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="image,rating\na.jpg,1\nb.jpg,57\n")
     outside = "p/ratings.csv: ratings outside the declared range 0..50: 1 (b.jpg = 57)"
-    assert refusal(root, value_range=(0, 50)) == outside
+    advice = "correct the file, or clip or drop ratings or widen the range with --out-of-range"
+    assert refusal(root, value_range=(0, 50)) == f"{outside}; {advice}{GUESSED}"
     assert values(read_images(root, value_range=(1, 57))) == [1.0, 57.0]
     for low, high in ((5.0, 5.0), (9.0, 1.0), (0.0, float("inf")), (NAN, 1.0)):
         wrong = f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
@@ -127,11 +133,16 @@ def test_a_workbook_of_ratings(tmp_path: Path) -> None:
         (b"", Columns(), "empty; expected a header row and then a row for each image"),
         (b"\n \n", Columns(), "empty; expected a header row and then a row for each image"),
         (b"image,rating\n", Columns(), "no ratings below the header row (image, rating)"),
-        (b"caf\xe9,rating\n", Columns(), "not UTF-8 text (at byte 3); save it as UTF-8"),
+        (
+            b"caf\x81,rating\n",
+            Columns(),
+            f"not text in UTF-8, UTF-16 or Windows-1252; {READ}",
+        ),
         (
             b"image,rating\na,1,2\n",
             Columns(),
-            "line 2 has 3 cells where the header has 2 (image, rating); put a name that holds ',' in double quotes",
+            "lines with another number of cells than the header's 2 (image, rating): 1 (line 2 has 3); put names and "
+            "numbers that hold ',' in double quotes",
         ),
         (
             b"stimulus,rating\na,1\n",
@@ -148,7 +159,8 @@ def test_a_workbook_of_ratings(tmp_path: Path) -> None:
         (
             b"image,mos,score\na,1,2\n",
             Columns(),
-            "several columns could be ratings (score, mos); name one with --rating-column",
+            "several columns could be ratings (score, mos); the header row has: image, mos, score; name one with "
+            "--rating-column",
         ),
         (
             b"image,rating\na,1\n",
@@ -163,7 +175,8 @@ def test_a_workbook_of_ratings(tmp_path: Path) -> None:
         (
             b"image,image,rating\na,b,1\n",
             Columns(image="image"),
-            "several columns could be image names (image, image); name one with --image-column",
+            "several columns could be image names (image, image); the header row has: image, image, rating; name one "
+            "with --image-column",
         ),
         (
             b"image,rating,split,part\na,1,x,y\n",
@@ -192,8 +205,8 @@ def test_ratings_from_a_dataframe(tmp_path: Path) -> None:
 
 
 def test_what_is_no_table(tmp_path: Path) -> None:
-    (tmp_path / "r.xlsx").write_bytes(b"image,rating\n")
-    with pytest.raises(DrexcacheError, match=r"r\.xlsx: not an \.xlsx workbook \(File is not a zip file\)"):
+    (tmp_path / "r.xlsx").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(DrexcacheError, match=r"r\.xlsx: a broken zip or workbook \(File is not a zip file\)"):
         read_ratings(tmp_path / "r.xlsx")
     with pytest.raises(DrexcacheError, match=r"no\.csv: cannot be read \(No such file or directory\)"):
         read_ratings(tmp_path / "no.csv")

@@ -72,7 +72,7 @@ def _same_work(first: FeatureCache, other: FeatureCache) -> None:
 def rate(
     path: str | Path, ratings: str | Path, target: str, *, value_range: tuple[float, float] | None = None,
     higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
-    columns: Columns | None = None,
+    out_of_range: str = "refuse", columns: Columns | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Add a target from a file of ratings, or replace one; features are not touched. The notes of the reading.
 
@@ -86,7 +86,7 @@ def rate(
         raise DrexcacheError(f"{path}: has a target named {target}; give --replace, or another --target name")
     match = match_ratings(
         cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range,
-        higher_is=higher_is, allow_unmatched=allow_unmatched,
+        higher_is=higher_is, allow_unmatched=allow_unmatched, out_of_range=out_of_range,
     )  # fmt: skip
     targets = dict(sorted({**cache.targets, target: match.target}.items()))
     labels = dict(sorted({**cache.labels, **match.labels}.items()))

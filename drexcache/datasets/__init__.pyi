@@ -1,11 +1,10 @@
+from .columns import Columns as Columns
 from .files import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .files import ImageFile as ImageFile
 from .files import is_url as is_url
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
-from .matching import some as some
 from .raters import ceiling as ceiling
-from .ratings import Columns as Columns
 from .ratings import read_ratings as read_ratings
 from .table import ImageTable as ImageTable
 from .table import read_images as read_images

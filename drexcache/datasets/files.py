@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import threading
 import time
 import zipfile
@@ -12,12 +13,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from drexcache.errors import DrexcacheError, nearest
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-MAX_MEMBER_BYTES = 1 << 30
+MAX_BYTES = 1 << 30  # of an image's file, or of a table's
+MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # of a zip's member: how many times smaller it may be packed
 # What a store says of a file that changes when the file does: a time, a tag or a checksum; each has its own words.
 _SIGNS = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag", "md5Hash", "CRC")
 _BROKEN_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, zlib.error)
@@ -58,15 +60,17 @@ class ImageFile:
 
         Raises
         ------
-        OSError : the file is gone, may not be read, or, in a zip, is damaged, encrypted or larger than 1 GiB; for a
-            URL, whatever its store or the network refuse.
+        OSError : the file is gone, may not be read, is no regular file or larger than the limits (docs/any-folder.md),
+            or, in a zip, is damaged or encrypted; for a URL, whatever its store or the network refuse.
         """
         if self.member is None:
-            return Path(self.location).read_bytes()
+            with _opened(Path(self.location)) as file:
+                return _read_all(file)
         if is_url(self.location):
+            _check_size(self.listed[0])
             return _read_at_url(str(self.location), self.member)
         try:
-            return _read_member(_opened(Path(self.location)), self.member)
+            return _read_member(_zip(Path(self.location)), self.member)
         except _BROKEN_ZIP as error:
             raise OSError(f"zip member cannot be read: {error}") from error
 
@@ -81,7 +85,7 @@ class ImageFile:
         if self.member is None:
             return status.st_size, status.st_mtime_ns
         try:
-            return _opened(Path(self.location)).getinfo(self.member).file_size, status.st_mtime_ns
+            return _zip(Path(self.location)).getinfo(self.member).file_size, status.st_mtime_ns
         except _BROKEN_ZIP as error:
             raise OSError(f"zip member cannot be read: {error}") from error
 
@@ -93,17 +97,16 @@ def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
     ------
     DrexcacheError : it cannot be read; says why.
     """
-    if isinstance(source, ImageFile):
-        file = source
-    elif is_url(source):
-        folder, _, name = str(source).rpartition("/")
-        file = ImageFile(folder, name)
-    else:
-        file = ImageFile(Path(source))
     try:
-        return file.read()
+        if isinstance(source, ImageFile):
+            return source.read()
+        if is_url(source):
+            folder, _, name = str(source).rpartition("/")
+            return ImageFile(folder, name).read()
+        with Path(source).open("rb") as file:  # a pipe, too, such as a shell's <(command)
+            return _read_all(file)
     except OSError as error:
-        raise DrexcacheError(f"{file}: cannot be read ({error.strerror or error})") from error
+        raise DrexcacheError(f"{source}: cannot be read ({error.strerror or error})") from error
 
 
 def list_files(root: str | Path) -> dict[str, ImageFile]:
@@ -167,11 +170,11 @@ def _leads_back(folder: Path) -> bool:
 
 def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
     try:
-        infos = _opened(path).infolist()
+        infos = _zip(path).infolist()
     except zipfile.BadZipFile as error:
         raise DrexcacheError(f"{path}: neither a folder nor a zip") from error
     except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
     for info in infos:
         if not info.is_dir():
             name = info.filename.replace("\\", "/").removeprefix("./")  # some programs write backslashes
@@ -180,8 +183,9 @@ def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
 
 def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
     info = archive.getinfo(member)
-    if info.file_size > MAX_MEMBER_BYTES:
-        raise OSError(f"{info.file_size} bytes in the zip, more than {MAX_MEMBER_BYTES}")
+    _check_size(info.file_size)
+    if info.file_size > max(BYTES_AT_ANY_RATIO, MAX_RATIO * info.compress_size):
+        raise OSError(f"{info.file_size} bytes out of {info.compress_size} in the zip; unpack it to use such a file")
     with archive.open(info) as stream:
         data = stream.read(info.file_size)  # no more than that, whatever the compressed data would grow to
     if len(data) != info.file_size:
@@ -189,7 +193,7 @@ def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
     return data
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def _zip(path: Path) -> zipfile.ZipFile:
     """This thread's handle of a zip, whose directory is parsed once.
 
     Opened anew when the file has changed, and in a forked process, which would share the place in the file.
@@ -198,8 +202,38 @@ def _opened(path: Path) -> zipfile.ZipFile:
     state = (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
     handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = vars(_open_zips).setdefault("handles", {})
     if path not in handles or handles[path][0] != state:
-        handles[path] = (state, zipfile.ZipFile(path))
+        _opened(path).close()  # refuses a pipe
+        try:  # macOS's Finder writes UTF-8 without the flag that says so; older programs write code page 437
+            handles[path] = (state, zipfile.ZipFile(path, metadata_encoding="utf-8"))
+        except UnicodeDecodeError:
+            handles[path] = (state, zipfile.ZipFile(path))
     return handles[path][1]
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, opened; a pipe, a socket or a device is an OSError and not waited for."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("no regular file")
+    return file
+
+
+def _read_all(file: BinaryIO) -> bytes:
+    status = os.fstat(file.fileno())
+    _check_size(status.st_size)
+    if stat.S_ISREG(status.st_mode):
+        return file.read()
+    data = bytearray()
+    while chunk := file.read(1 << 20):  # of a pipe, whose size nobody knows
+        data += chunk
+        _check_size(len(data))
+    return bytes(data)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise OSError(f"{size} bytes, more than {MAX_BYTES}")
 
 
 def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
@@ -221,6 +255,9 @@ def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
 
 def _read_at_url(url: str, name: str) -> bytes:
     store, root = _store(url)
+    if "file" in store.protocol:  # this machine's, where a pipe would be waited for
+        with _opened(Path(root) / name) as file:
+            return _read_all(file)
     try:
         data: bytes = store.cat_file(f"{root.rstrip('/')}/{name}")
     except FileNotFoundError as error:

@@ -1,129 +1,385 @@
-"""Tables of text, whatever file they come from: delimited text, a workbook, a DataFrame."""
+"""Tables of text out of whatever holds ratings: delimited text, a workbook, Parquet, a DataFrame.
+
+What a file is, its content tells, not its name. How text is to be read (encoding, separator) is what all of its rows
+agree on, and every guess becomes a note.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Floats = NDArray[np.float64]
 
+READ = "read are text (CSV, tab-separated), workbooks (.xlsx, .xlsm, .xls) and Parquet"
+MAX_CELLS = 20_000_000
+_SMALLER = "keep only the columns that are needed, or save it as .csv in parts"
+_SEPARATORS = "\t;,"
+MAX_UNPACKED = 1 << 28  # bytes, of a workbook's or a Parquet file's content
+_NOT_READ = (  # first bytes of files that are mistaken for tables
+    (b"MATLAB", "a MATLAB file; save its table with writetable as .csv"),
+    (b"\x89HDF", "an HDF5 file (or one of MATLAB 7.3); save its table as .csv"),
+    (b"\x1f\x8b", "packed with gzip; unpack it"),
+    (b"%PDF", "a PDF"),
+    (b"{", "JSON; save its table as .csv"),
+    (b"[", "JSON; save its table as .csv"),
+    (b"<", "HTML or XML, even if it is named .xls; open it in a spreadsheet program and save it as .xlsx or .csv"),
+)
+_MARKED = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_NOT_IN_TEXT = re.compile("[\0-\x08\x0e-\x1f]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WITH_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
-def table_of_file(data: bytes, source: str) -> DataFrame:
-    """The table in a file's bytes, every cell text, "" where empty.
 
-    Read are .xlsx and text separated by commas, semicolons or tabs.
+@dataclass(frozen=True)
+class Table:
+    """A table of text, "" where a cell is empty. source : the file, and the sheet if there are several.
+
+    notes : what was guessed to read it, a sentence each.
+    """
+
+    source: str
+    cells: DataFrame
+    notes: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> list[str]:
+        return list(self.cells.columns)
+
+    def without_blank_rows(self) -> Table:
+        return replace(self, cells=self.cells[(self.cells != "").any(axis=1)])
+
+    def texts(self, at: int) -> tuple[str, ...]:
+        """The column at that place."""
+        return tuple(self.cells.iloc[:, at])
+
+
+def tables_of_file(data: bytes, source: str) -> list[Table]:
+    """The table in a file's bytes, or those of a workbook's sheets; source is the file's name.
 
     Raises
     ------
-    DrexcacheError : not readable as a table, no header row, or nothing below it. source : the file's name.
+    DrexcacheError : not readable as a table, larger than the limits (docs/any-folder.md), no header row, or nothing
+        below it.
 
-    >>> table_of_file(b"file;mos\\na.jpg;3.5\\n", "r.csv").to_dict("list")
+    >>> [table] = tables_of_file(b"file;mos\\na.jpg;3.5\\n", "r.csv")
+    >>> table.cells.to_dict("list")
     {'file': ['a.jpg'], 'mos': ['3.5']}
     """
-    rows = _workbook(data, source) if source.lower().endswith(".xlsx") else _delimited(data, source)
-    if not rows:
-        raise DrexcacheError(f"{source}: empty; expected a header row and then a row for each image")
-    return _table(rows[0], list(zip(*rows[1:], strict=True)), source)
+    if data.startswith(b"PAR1"):
+        return [_parquet(data, source)]
+    if data.startswith(b"PK\3\4"):
+        sheets = _xlsx(data, source)
+    elif data.startswith(b"\xd0\xcf\x11\xe0"):
+        sheets = _xls(data, source)
+    else:
+        what = next((what for start, what in _NOT_READ if data.lstrip().startswith(start)), None)
+        if what:
+            raise DrexcacheError(f"{source}: {what}; {READ}")
+        rows, notes = _delimited(data, source)
+        return [_table(rows, source, notes)]
+    return _tables_of_sheets(sheets, source)
 
 
-def table_of_frame(frame: DataFrame, source: str) -> DataFrame:
+def table_of_frame(frame: DataFrame, source: str) -> Table:
     """A DataFrame as such a table; missing values are empty cells.
 
     Raises
     ------
-    DrexcacheError : as `table_of_file`.
+    DrexcacheError : nothing in it.
     """
     columns = [
         [_cell(value) for value in column.astype(object).where(column.notna(), None)] for _, column in frame.items()
     ]
-    return _table(list(map(str, frame.columns)), columns if len(frame) else [], source)
+    return _table([[str(name).strip() for name in frame.columns], *zip(*columns, strict=True)], source, [])
 
 
-def _table(header: Sequence[str], columns: Sequence[Sequence[str]], source: str) -> DataFrame:
-    from pandas import DataFrame
+def decode(data: bytes, source: str) -> tuple[str, list[str]]:
+    """A file's text, and a note where its encoding was guessed.
 
-    if not columns:
-        raise DrexcacheError(f"{source}: no ratings below the header row ({', '.join(header)})")
-    table = DataFrame(dict(enumerate(columns)), dtype=object)  # not str, which pandas would keep in another form
-    return table.set_axis(header, axis="columns")
-
-
-def decode(data: bytes, source: str) -> str:
-    """UTF-8 as text.
+    A byte order mark says UTF-8, 16 or 32. Without one, it is UTF-16 if every other byte of half the text is zero, else
+    UTF-8 or, where any byte contradicts that, Windows-1252.
 
     Raises
     ------
-    DrexcacheError : not UTF-8.
+    DrexcacheError : nothing of these, or characters that no text holds.
+
+    >>> decode("caf\\u00e9".encode("cp1252"), "r.csv")
+    ('café', ['not UTF-8: read as Windows-1252 text'])
     """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DrexcacheError(f"{source}: not UTF-8 text (at byte {error.start}); save it as UTF-8") from error
+    marked = next((name for mark, name in _MARKED if data.startswith(mark)), None)
+    zeros = data[::2].count(0) * 4 > len(data), data[1::2].count(0) * 4 > len(data)
+    guessed = {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(zeros, "utf-8")
+    for encoding in [marked] if marked else [guessed, "cp1252"]:
+        try:
+            text = data.decode(encoding).removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            continue
+        if found := _NOT_IN_TEXT.search(text):
+            raise DrexcacheError(f"{source}: not text ({found[0]!r} at character {found.start()}); {READ}")
+        return text, ["not UTF-8: read as Windows-1252 text"] if encoding == "cp1252" else []
+    raise DrexcacheError(f"{source}: not text in UTF-8, UTF-16 or Windows-1252; {READ}")
 
 
-def numbers(texts: Iterable[str]) -> Floats:
-    """Finite numbers, NaN for all else.
+def numbers(texts: Iterable[str], decimal: str = ".") -> Floats:
+    """Finite numbers, NaN for all else: digits 0 to 9, one decimal sign, an exponent.
 
-    >>> numbers(["1", "2e-1", "n/a", "inf"])
-    array([1. , 0.2, nan, nan])
+    >>> numbers(["1", "2e-1", "n/a", "inf", "3_5"])
+    array([1. , 0.2, nan, nan, nan])
     """
-    values = np.array([_number(text) for text in texts], dtype=np.float64)
+    dotted = texts if decimal == "." else (text.replace(".", " ").replace(decimal, ".") for text in texts)
+    values = np.array([float(text) if _NUMBER.fullmatch(text) else np.nan for text in dotted], dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
+def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
+    """The decimal sign that all numbers agree on, and the numbers with a comma that could be read in two ways.
+
+    >>> decimal_sign(["1,5", "2", "n/a"]), decimal_sign(["1,5", "2.5"]), decimal_sign(["1,500", "2,000"])
+    ((',', []), ('.', ['1,5']), ('.', ['1,500', '2,000']))
+    """
+    commas = [text for text in texts if _WITH_COMMA.fullmatch(text)]
+    dots = any("." in text for text in texts if _NUMBER.fullmatch(text))
+    if not commas or (not dots and not all(map(_THOUSANDS.fullmatch, commas))):
+        return ("," if commas else "."), []
+    return ".", commas
 
 
-def _delimited(data: bytes, source: str) -> list[list[str]]:
-    text = decode(data, source)
-    try:
-        first = text.lstrip("\r\n")
-        delimiter = max(",;\t", key=lambda mark: len(next(csv.reader(io.StringIO(first), delimiter=mark), [])))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except csv.Error as error:
-        raise DrexcacheError(f"{source}: not a table of text ({error})") from error
-    lines = [(number, row) for number, row in lines if any(row)]
-    for number, row in lines:
-        if len(row) != len(lines[0][1]):
-            raise DrexcacheError(
-                f"{source}: line {number} has {len(row)} cells where the header has {len(lines[0][1])} "
-                f"({', '.join(lines[0][1])}); put a name that holds {delimiter!r} in double quotes"
+def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> Table:
+    """A table of rows that are all as long as the first, the header."""
+    from pandas import DataFrame
+
+    if not rows or not rows[0]:
+        raise DrexcacheError(f"{source}: empty; expected a header row and then a row for each image")
+    header, *below = rows
+    if not below:
+        raise DrexcacheError(f"{source}: no ratings below the header row ({', '.join(header)})")
+    cells = DataFrame(below, dtype=object).set_axis(list(header), axis="columns")
+    return Table(source, cells, tuple(f"{source}: {note}" for note in notes))
+
+
+def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[Table]:
+    """A table for each sheet that has a header and rows; the error of the first where none has."""
+    tables, errors = [], []
+    for name, rows in sheets.items():
+        while rows and not any(rows[-1]):  # only at the end: in between, a row's number may be the image's
+            rows.pop()
+        width = max(map(len, rows), default=0)
+        if width * len(rows) > MAX_CELLS:
+            raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+        titles = _titles(rows, width)
+        below = [row + [""] * (width - len(row)) for row in rows[len(titles) :]]
+        notes = _title_notes([title for title in titles if title])
+        if formulas := sum(text.startswith("=") for row in below for text in row):
+            notes.append(
+                f"{formulas} formulas have no stored value: open the workbook in a spreadsheet program and save it"
             )
-    return [row for _, row in lines]
+        try:
+            tables.append(_table(below, f"{source}, sheet {name}" if len(sheets) > 1 else source, notes))
+        except DrexcacheError as error:
+            errors.append(error)
+    if not tables:
+        raise errors[0] if errors else DrexcacheError(f"{source}: a workbook without sheets")
+    return tables
 
 
-def _workbook(data: bytes, source: str) -> list[list[str]]:
+def _titles(rows: Iterable[Sequence[str]], width: int) -> list[str]:
+    """The one cell of each row above the header: a header has at least two, if the table has."""
+    titles = []
+    for row in rows:
+        filled = list(filter(None, row))
+        if len(filled) >= min(2, width):
+            break
+        titles.append("".join(filled))
+    return titles
+
+
+def _title_notes(titles: Sequence[str]) -> list[str]:
+    return (
+        [f"left out what stands above the header: {counted([repr(title[:40]) for title in titles])}"] if titles else []
+    )
+
+
+def _delimited(data: bytes, source: str) -> tuple[list[list[str]], list[str]]:
+    """The rows of text, read with the separator that all rows agree on, and notes."""
+    text, notes = decode(data, source)
+    if text.count("\n") + max(map(text.count, _SEPARATORS)) > MAX_CELLS:
+        raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+    readings = [_Reading.of(text, mark, source) for mark in _SEPARATORS if mark in text]
+    readings = readings or [_Reading.of(text, ",", source)]
+    agreeing = [reading for reading in readings if len(reading.header) > 1 and not reading.odd_lines]
+    if len(agreeing) > 1:
+        best = max(agreeing, key=lambda reading: reading.number_columns())
+    else:
+        best = max(agreeing or readings, key=lambda reading: len(reading.header))
+    if best.odd_lines:
+        raise DrexcacheError(
+            f"{source}: lines with another number of cells than the header's {len(best.header)} "
+            f"({', '.join(best.header)}): {counted(best.odd_lines)}; put names and numbers that hold {best.mark!r} in "
+            "double quotes"
+        )
+    return best.rows, notes + _title_notes(best.titles)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Text as one separator divides it, without blank lines; the rows from the header on."""
+
+    mark: str
+    titles: list[str]
+    rows: list[list[str]]
+    odd_lines: list[str]
+
+    @classmethod
+    def of(cls, text: str, mark: str, source: str) -> _Reading:
+        try:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        except csv.Error as error:
+            raise DrexcacheError(f"{source}: not a table of text ({error})") from error
+        lines = [(number, row) for number, row in lines if any(row)]
+        titles = _titles((row for _, row in lines), max((len(row) for _, row in lines), default=0))
+        lines = lines[len(titles) :]
+        width = len(lines[0][1]) if lines else 0
+        odd = [f"line {number} has {len(row)}" for number, row in lines if len(row) != width]
+        return cls(mark, titles, [row for _, row in lines], odd)
+
+    @property
+    def header(self) -> list[str]:
+        return self.rows[0] if self.rows else []
+
+    def number_columns(self) -> int:
+        """How many columns hold nothing but numbers below the header."""
+        columns = list(zip(*self.rows[1:], strict=True))
+        return sum(bool(np.isfinite(numbers(column, decimal_sign(column)[0])).all()) for column in columns)
+
+
+def _xlsx(data: bytes, source: str) -> dict[str, list[list[str]]]:
+    """The sheets of an .xlsx or .xlsm; a formula without a stored value is given as its text."""
     import openpyxl
 
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {info.filename: info.file_size for info in archive.infolist()}
+    except Exception as error:  # whatever a broken zip makes zipfile raise
+        raise DrexcacheError(f"{source}: a broken zip or workbook ({error})") from error
+    if "content.xml" in members or "xl/workbook.bin" in members:
+        raise DrexcacheError(f"{source}: an OpenDocument (.ods) or binary (.xlsb) workbook; save it as .xlsx; {READ}")
+    if sum(members.values()) > MAX_UNPACKED:
+        raise DrexcacheError(f"{source}: a workbook of more than {MAX_UNPACKED >> 20} MiB unpacked; {_SMALLER}")
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and extensions, which are of no use here
-            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            rows = [[_cell(value) for value in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+            sheets = _sheets_of(openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True), source)
+            if any("" in row for rows in sheets.values() for row in rows):  # perhaps a formula without a value
+                formulas = _sheets_of(openpyxl.load_workbook(io.BytesIO(data), read_only=True), source)
+                for name, rows in sheets.items():
+                    _fill_in(rows, formulas.get(name, []))
+    except DrexcacheError:
+        raise
     except Exception as error:  # openpyxl lets the errors of zipfile, of XML and its own out
-        raise DrexcacheError(f"{source}: not an .xlsx workbook ({error})") from error
-    while rows and not any(rows[-1]):  # only at the end: in between, a row's number may be the image's
-        rows.pop()
-    width = max(map(len, rows), default=0)
-    return [row + [""] * (width - len(row)) for row in rows]
+        raise DrexcacheError(f"{source}: not a readable workbook ({_line(error)})") from error
+    return sheets
+
+
+def _sheets_of(book: Any, source: str) -> dict[str, list[list[str]]]:
+    left = MAX_CELLS
+    sheets: dict[str, list[list[str]]] = {}
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # which some programs state wrongly
+        rows = sheets[sheet.title] = []
+        for row in sheet.iter_rows(values_only=True):  # also every row and cell that the file skips
+            left -= max(1, len(row))
+            if left < 0:
+                raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+            rows.append([_cell(value) for value in row])
+    return sheets
+
+
+def _fill_in(rows: list[list[str]], formulas: list[list[str]]) -> None:
+    """Put the text of a formula where it has no value."""
+    for row, other in zip(rows, formulas, strict=False):
+        for at, text in enumerate(other[: len(row)]):
+            if not row[at] and text.startswith("="):
+                row[at] = text
+
+
+def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
+    import xlrd
+
+    try:
+        book = xlrd.open_workbook(file_contents=data, logfile=io.StringIO(), ragged_rows=True)
+        if sum(sheet.nrows * sheet.ncols for sheet in book.sheets()) > MAX_CELLS:
+            raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+        return {
+            sheet.name: [
+                [
+                    xlrd.error_text_from_code.get(cell.value, "#")
+                    if cell.ctype == xlrd.XL_CELL_ERROR
+                    else _cell(cell.value)
+                    for cell in row
+                ]
+                for row in sheet.get_rows()
+            ]
+            for sheet in book.sheets()
+        }
+    except DrexcacheError:
+        raise
+    except Exception as error:  # xlrd lets errors of many kinds out
+        raise DrexcacheError(f"{source}: not a readable .xls workbook ({_line(error)})") from error
+
+
+def _parquet(data: bytes, source: str) -> Table:
+    try:
+        from pyarrow import BufferReader, parquet, types
+    except ImportError as error:
+        raise DrexcacheError(f"{source}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
+    try:
+        file = parquet.ParquetFile(BufferReader(data))
+        about, schema = file.metadata, file.schema_arrow
+        unpacked = sum(
+            about.row_group(group).column(at).total_uncompressed_size
+            for group in range(about.num_row_groups)
+            for at in range(about.num_columns)
+        )
+        if about.num_rows * about.num_columns > MAX_CELLS or unpacked > MAX_UNPACKED:
+            raise DrexcacheError(
+                f"{source}: more than {MAX_CELLS:,} cells or {MAX_UNPACKED >> 20} MiB unpacked; {_SMALLER}"
+            )
+        # text as a dictionary: a long text that many rows repeat is then held once
+        texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+        frame = parquet.ParquetFile(BufferReader(data), read_dictionary=texts).read().to_pandas()
+    except DrexcacheError:
+        raise
+    except Exception as error:  # pyarrow has many kinds of errors
+        raise DrexcacheError(f"{source}: not a readable Parquet file ({_line(error)})") from error
+    return table_of_frame(frame, source)
 
 
 def _cell(value: object) -> str:
-    """A cell as text; a float's text reads back as the same float."""
+    """A cell as text; a float's text reads back as the same float, and 12.0 is 12, as spreadsheets show it."""
+    if isinstance(value, float | np.floating) and abs(float(value)) < 1e15 and float(value).is_integer():
+        return str(int(value))
     return "" if value is None else str(value).strip()
+
+
+def _line(error: Exception) -> str:
+    """An exception in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

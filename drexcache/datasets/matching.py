@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drexcache.datasets.files import IMAGE_EXTENSIONS
-from drexcache.datasets.formats import numbers
+from drexcache.datasets.formats import Floats, numbers
+from drexcache.datasets.names import match_names
 from drexcache.datasets.raters import ceiling, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, counted, some, with_guesses
+
+OUT_OF_RANGE = ("refuse", "clip", "drop", "widen")
+_DONE = {"clip": "clipped to it", "drop": "dropped", "widen": "the range is widened to hold them"}
 
 
 @dataclass(frozen=True)
@@ -72,141 +74,132 @@ def match_ratings(
     value_range: tuple[float, float] | None = None,
     higher_is: str = "more",
     allow_unmatched: bool = False,
+    out_of_range: str = "refuse",
 ) -> Match:
     """Bring ratings into the order of n images.
 
-    A name that is no id may still fit exactly one: in another case, with another extension or none, or
-    without its folders. A note says how often that was so.
+    A name that is no id may still fit exactly one, by the rules in docs/any-folder.md: in another case, with another
+    extension or none, without its folders, or below a folder that stands before every name. A note says how often.
+
+    Parameters
+    ----------
+    out_of_range : what becomes of a rating outside value_range: "refuse" all, "clip" it to the nearer end, "drop" it
+        (the image is then not rated), or "widen" the range to hold it.
 
     Raises
     ------
     DrexcacheError : an image rated twice; a rating outside value_range; and, unless allow_unmatched, a
         rating without an image (else dropped), an image without a rating or whose rating is no finite number
-        (else NaN).
+        (else NaN). All that is wrong is listed.
 
     >>> ratings = Ratings("r.csv", ("b.JPG", "a"), ("3", "5"), {})
     >>> match_ratings(["a.jpg", "b.jpg"], ratings, value_range=(1, 5)).target.values
     array([5., 3.])
     """
-    names = _match_names(ids, ratings.names)
+    _check_options(value_range, higher_is, out_of_range)
+    names = match_names(ids, ratings.names)
     rated = np.flatnonzero(names.row >= 0)
     rows = names.row[rated]
-    values = np.full(len(ids), np.nan)
-    values[rated] = numbers(ratings.scores)[rows]
+    # (images, raters), or one column where there are no single raters
+    table = (numbers(ratings.scores, ratings.decimal)[:, None] if ratings.by_rater is None else ratings.by_rater)[rows]
     problems = {
         "ratings without an image": names.without,
         "ratings that fit several images": names.ambiguous,
         "images without a rating": [ids[at] for at in np.flatnonzero(names.row < 0).tolist()],
         "ratings that are no finite number": [
-            f"{ratings.names[names.row[at]]} = {ratings.scores[names.row[at]]!r}"
-            for at in rated[np.isnan(values[rated])]
+            f"{ratings.names[row]} = {ratings.scores[row]!r}" for row in rows[np.isnan(table).all(axis=1)].tolist()
         ],
     }
-    _refuse(ratings.source, problems, names.twice, len(ids), allow_unmatched)
+    low, high = value_range or (-math.inf, math.inf)
+    outside = np.argwhere((table < low) | (table > high)).tolist()
+    said = counted([f"{ratings.names[rows[at]]} = {table[at, rater]:g}" for at, rater in outside])
+    said = f"ratings outside the declared range {low:g}..{high:g}: {said}" if outside else ""
+    _refuse(
+        ratings, problems, names.twice, said if out_of_range == "refuse" else "", images=len(ids),
+        allow_unmatched=allow_unmatched,
+    )  # fmt: skip
+    if outside and out_of_range == "widen":
+        value_range = min(low, float(np.nanmin(table))), max(high, float(np.nanmax(table)))
+    table = np.where((table < low) | (table > high), np.nan, table) if out_of_range == "drop" else table
+    table = np.clip(table, low, high) if out_of_range == "clip" else table
+    values = np.full(len(ids), np.nan)
+    values[rated] = _means(table)
     if np.isnan(values).all():
         raise DrexcacheError(
-            f"{ratings.source}: no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}"
+            with_guesses(
+                f"{ratings.source}: no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}",
+                ratings.notes,
+            )
         )
-    found = _target(target, values, value_range, higher_is, ids=ids, source=ratings.source)
-    found = _with_reliability(found, ratings, rated, rows)
+    found = _target(target, values, value_range, higher_is, ratings.source)
+    found = _with_reliability(found, ratings, rated, rows, table)
     labels = {name: tuple(column[at] if at >= 0 else "" for at in names.row) for name, column in ratings.labels.items()}
     notes = _notes(found, names.inexact, problems)
+    if said:
+        notes.append(f"{said}; as asked: {_DONE[out_of_range]}")
     return Match(found, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
 
 
-def some(names: Iterable[str]) -> str:
-    """The first three, and dots where there are more.
+def _check_options(value_range: tuple[float, float] | None, higher_is: str, out_of_range: str) -> None:
+    if higher_is not in ("more", "less"):
+        raise DrexcacheError(f"higher_is is more or less, not {higher_is!r}")
+    if out_of_range not in OUT_OF_RANGE:
+        raise DrexcacheError(f"out_of_range is one of {', '.join(OUT_OF_RANGE)}, not {out_of_range!r}")
+    if value_range is not None:
+        low, high = value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise DrexcacheError(
+                f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
+            )
 
-    >>> some("abcd")
-    'a, b, c, ...'
+
+def _means(table: Floats) -> Floats:
+    """(n, raters) -> (n,) means of what there is, NaN where there is nothing."""
+    counts = np.isfinite(table).sum(axis=1)
+    return np.divide(np.nansum(table, axis=1), counts, out=np.full(len(table), np.nan), where=counts > 0)
+
+
+def _refuse(
+    ratings: Ratings,
+    problems: dict[str, list[str]],
+    twice: list[str],
+    outside: str,
+    *,
+    images: int,
+    allow_unmatched: bool,
+) -> None:
+    """One sentence on all that is wrong. Problems that are allowed are left to the notes; others never are.
+
+    outside : how ratings outside the range are described, "" if there are none or they are not refused.
     """
-    listed = list(names)
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+    hint = " (by several raters? name their column with --rater-column)" if len(twice) > images / 2 else ""
+    never = [f"images rated more than once{hint}: {counted(twice)}"] if twice else []
+    never += [*ratings.problems, *([outside] if outside else [])]
+    may = [] if allow_unmatched else [f"{what}: {counted(names)}" for what, names in problems.items() if names]
+    if not never and not may:
+        return
+    advice = "correct the file"
+    if may:
+        advice += f", or leave {'the others' if never else 'them'} out with --allow-unmatched"
+    if outside:
+        advice += ", or clip or drop ratings or widen the range with --out-of-range"
+    raise DrexcacheError(with_guesses(f"{ratings.source}: {'; '.join([*never, *may])}; {advice}", ratings.notes))
 
 
-def counted(names: Sequence[str]) -> str:
-    """How many, and the first three.
-
-    >>> counted(["a.jpg", "b.jpg"])
-    '2 (a.jpg, b.jpg)'
-    """
-    return f"{len(names)} ({some(names)})"
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Which row names which image: row (n,), -1 where none does; inexact: names written otherwise than the id."""
-
-    row: np.ndarray
-    twice: list[str]
-    without: list[str]
-    ambiguous: list[str]
-    inexact: list[str]
-
-
-def _match_names(ids: Sequence[str], names: Sequence[str]) -> _Names:
-    """For each name, the images of its most literal meaning, which have to be one."""
-    images: list[list[int]] = [[] for _ in names]
-    left = list(range(len(names)))
-    for of_id, of_name in _MEANINGS:
-        index: dict[str, list[int]] = {}
-        for at, image in enumerate(ids if left else ()):
-            index.setdefault(of_id(image), []).append(at)
-        for row in left:
-            images[row] = index.get(of_name(names[row]), [])
-        left = [row for row in left if not images[row]]
-    row_of = np.full(len(ids), -1)
-    twice: dict[str, None] = {}
-    for row, found in enumerate(images):
-        if len(found) == 1 and row_of[found[0]] < 0:
-            row_of[found[0]] = row
-        elif len(found) == 1:
-            twice[ids[found[0]]] = None
-    return _Names(
-        row_of,
-        twice=sorted(twice),
-        without=[names[row] for row in left],
-        ambiguous=[
-            f"{names[row]}: {' or '.join(ids[at] for at in found)}"
-            for row, found in enumerate(images)
-            if len(found) > 1
-        ],
-        inexact=[
-            f"{names[row]} is {ids[found[0]]}"
-            for row, found in enumerate(images)
-            if len(found) == 1 and names[row] != ids[found[0]]
-        ],
-    )
-
-
-def _composed(name: str) -> str:
-    """With forward slashes, and letters with accents as one character (NFC)."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
-
-
-def _folded(name: str) -> str:
-    return _composed(name).casefold()
-
-
-def _stem(name: str) -> str:
-    folded = _folded(name)
-    return folded.rpartition(".")[0] if folded.endswith(IMAGE_EXTENSIONS) else folded
-
-
-def _without_folders(spelling: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda image: spelling(image.rpartition("/")[2])
-
-
-def _if_without_folders(spelling: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda name: spelling(name) if "/" not in name and "\\" not in name else "/"  # which no id is
-
-
-# What a name could mean, the most literal first: how an id and how a name are written to be compared.
-_MEANINGS: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
-    (str, str),
-    *((spelling, spelling) for spelling in (_composed, _folded, _stem)),
-    *((_without_folders(spelling), _if_without_folders(spelling)) for spelling in (_composed, _folded, _stem)),
-)
+def _stray(values: Floats) -> list[str]:
+    """A note on a lowest or highest value that may stand for "not rated": far from the others, or alone below 0."""
+    found = []
+    for end, others in ((values.min(), values[values > values.min()]), (values.max(), values[values < values.max()])):
+        if len(others) < 2:
+            continue
+        low, high = others.min(), others.max()
+        gap = low - end if end < low else end - high
+        if gap > max(high - low, 1e-9) or (end < 0 <= low):
+            found.append(
+                f"{(values == end).sum()} ratings are {end:g}, all others {low:g}..{high:g}: if that stands for 'not "
+                f"rated', give --range {low:g} {high:g} --out-of-range drop"
+            )
+    return found
 
 
 def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -> list[str]:
@@ -220,6 +213,7 @@ def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -
             f"correlate above {ceiling(target.reliability):.3f}"
         )
     if not target.declared:
+        notes += _stray(target.values[np.isfinite(target.values)])
         notes.append(
             f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {target.low:g}..{target.high:g} stands "
             "for it; declare what the scale allows with --range LOW HIGH"
@@ -227,31 +221,10 @@ def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -
     return notes
 
 
-def _refuse(source: str, problems: dict[str, list[str]], twice: list[str], images: int, allow_unmatched: bool) -> None:
-    """One sentence on all that is wrong, unless it is allowed; two ratings of one image never are."""
-    hint = " (by several raters? name their column with --rater-column)" if len(twice) > images / 2 else ""
-    wrong = [f"images rated more than once{hint}: {counted(twice)}"] if twice else []
-    if not allow_unmatched:
-        wrong += [f"{what}: {counted(names)}" for what, names in problems.items() if names]
-    if wrong:
-        advice = "correct the file"
-        if len(wrong) > bool(twice):
-            advice += f", or leave {'the others' if twice else 'them'} out with --allow-unmatched"
-        raise DrexcacheError(f"{source}: {'; '.join(wrong)}; {advice}")
-
-
-def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows: np.ndarray) -> Target:
-    """The target with the reliability of the images ``rated`` by these rows, where the table tells it."""
+def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows: np.ndarray, table: Floats) -> Target:
+    """The target with its reliability, where the table tells it. table : (rated, raters), from these rows."""
     if ratings.by_rater is not None:
-        by_rater = ratings.by_rater[rows]
-        outside = np.isfinite(by_rater) & ((by_rater < target.low) | (by_rater > target.high)) & target.declared
-        if outside.any():
-            row, rater = (int(at) for at in np.argwhere(outside)[0])
-            raise DrexcacheError(
-                f"{ratings.source}: ratings of single raters outside the declared range {target.low:g}.."
-                f"{target.high:g}: {ratings.names[rows[row]]} = {by_rater[row, rater]:g}"
-            )
-        return replace(target, reliability=split_half(by_rater), reliability_from=_raters(by_rater))
+        return replace(target, reliability=split_half(table), reliability_from=_raters(table))
     if ratings.errors is not None:
         known = from_errors(target.values[rated], ratings.errors[rows])
         return replace(target, reliability=known, reliability_from="standard errors of the ratings")
@@ -265,29 +238,14 @@ def _raters(table: np.ndarray) -> str:
     return f"split halves of {table.shape[1]} raters, {each}"
 
 
-def _target(
-    name: str,
-    values: np.ndarray,
-    value_range: tuple[float, float] | None,
-    higher_is: str,
-    *,
-    ids: Sequence[str],
-    source: str,
-) -> Target:
-    """The target, its range checked or, where none is declared, observed."""
-    if higher_is not in ("more", "less"):
-        raise DrexcacheError(f"higher_is is more or less, not {higher_is!r}")
-    if value_range is None:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        if low == high:
-            raise DrexcacheError(
-                f"{source}: all ratings are {low:g}; declare the range of the ratings with --range LOW HIGH"
-            )
-        return Target(name, values, low, high, higher_is, declared=False)
-    low, high = map(float, value_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise DrexcacheError(f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first")
-    outside = [f"{ids[at]} = {values[at]:g}" for at in map(int, np.flatnonzero((values < low) | (values > high)))]
-    if outside:
-        raise DrexcacheError(f"{source}: ratings outside the declared range {low:g}..{high:g}: {counted(outside)}")
-    return Target(name, values, low, high, higher_is)
+def _target(name: str, values: Floats, value_range: tuple[float, float] | None, higher_is: str, source: str) -> Target:
+    """The target, its range declared or, where none is, observed."""
+    if value_range is not None:
+        low, high = map(float, value_range)
+        return Target(name, values, low=low, high=high, higher_is=higher_is)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low == high:
+        raise DrexcacheError(
+            f"{source}: all ratings are {low:g}; declare the range of the ratings with --range LOW HIGH"
+        )
+    return Target(name, values, low=low, high=high, higher_is=higher_is, declared=False)

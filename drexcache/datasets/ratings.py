@@ -5,57 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns
 from drexcache.datasets.files import read_bytes
-from drexcache.datasets.formats import Floats, decode, numbers, table_of_file, table_of_frame
-from drexcache.errors import DrexcacheError
+from drexcache.datasets.formats import Floats, Table, decimal_sign, decode, numbers, table_of_frame, tables_of_file
+from drexcache.errors import DrexcacheError, counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Column names that are understood without being told (see _plain). For images and splits the first that is
-# there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
-IMAGE_COLUMNS = (
-    "file", "filename", "file_name", "image", "image_name", "imagename", "image_file", "image_path", "img",
-    "img_name", "path", "filepath", "file_path", "name", "image_id", "img_id", "id",
-)  # fmt: skip
-RATING_COLUMNS = (
-    "rating", "score", "mos", "complexity", "gt", "mean", "mean_rating", "mean_score", "average",
-)  # fmt: skip
-SPLIT_COLUMNS = ("split", "set", "subset")
-_OPTIONS = {  # a column's kind -> the option that names it
-    "image names": "--image-column", "ratings": "--rating-column", "splits": "--split-column",
-    "groups": "--group-column", "raters": "--rater-column", "errors": "--error-column",
-}  # fmt: skip
 _NO_RATING = ("", "na", "n/a", "nan", "-")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table to read; None leaves it to common names ("file", "rating", "split", ...).
-
-    rating : may be a pattern such as "rater_*" that fits several columns, one per rater.
-    rater : who rated, where each line is one rater's rating of an image.
-    error : each rating's standard error or, with error_raters, the standard deviation over that many raters.
-    """
-
-    image: str | None = None
-    rating: str | None = None
-    split: str | None = None
-    groups: tuple[str, ...] = ()
-    rater: str | None = None
-    error: str | None = None
-    error_raters: int | None = None
-
-    def given(self) -> list[str]:
-        """The options that were given, by their name on the command line."""
-        values = (self.image, self.rating, self.split, self.groups, self.rater, self.error)
-        return [option for option, value in zip(_OPTIONS.values(), values, strict=True) if value]
+_MAX_RATINGS = 200_000_000  # 8 bytes each, images by raters
 
 
 @dataclass(frozen=True)
@@ -63,7 +28,8 @@ class Ratings:
     """What a table of ratings says, row by row, before it is matched to images.
 
     source : the file, for messages. names, scores : (rows,) as written. labels : column -> (rows,) texts.
-    by_rater : (rows, raters) ratings, NaN where missing, whose means the scores are; or None.
+    notes : what was guessed. decimal : the sign in scores. problems : what is wrong with the table, a phrase each.
+    by_rater : (rows, raters) ratings, NaN where missing, whose means count instead of scores; or None.
     errors : (rows,) standard errors of the scores, NaN where missing; or None.
     """
 
@@ -72,181 +38,169 @@ class Ratings:
     scores: tuple[str, ...]
     labels: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
+    decimal: str = "."
+    problems: tuple[str, ...] = ()
     by_rater: Floats | None = field(default=None, repr=False, compare=False)
     errors: Floats | None = field(default=None, repr=False, compare=False)
 
 
-def read_ratings(ratings: str | PathLike[str] | DataFrame, columns: Columns = Columns()) -> Ratings:
-    """Read a table of ratings with a header row: .xlsx, text separated by commas, semicolons or tabs, or a DataFrame.
+def read_ratings(ratings: str | PathLike[str] | DataFrame, columns: Columns = NO_COLUMNS) -> Ratings:
+    """Read a table of ratings with a header row: text, a workbook, Parquet or a DataFrame (docs/any-folder.md).
 
-    A note says which columns were guessed. The split column becomes the label "split", each group column the
-    label of its own name. `drexcache.datasets.matching.match_ratings` then brings them into the order of the images.
+    Notes say what was guessed: columns, encoding, decimal sign, sheet. The split column becomes the label "split", each
+    group column the label of its own name. `drexcache.datasets.match_ratings` then brings the ratings into the order of
+    the images, and refuses what is wrong with them.
 
     Raises
     ------
-    DrexcacheError : not readable as a table, empty, or a column that is not there or could be one of several.
+    DrexcacheError : not readable as a table, empty, or columns that are not there or could be one of several.
     """
-    return ratings_of(*read_table(ratings), columns)
+    return ratings_of(read_tables(ratings), columns)
 
 
-def read_table(ratings: str | PathLike[str] | DataFrame) -> tuple[DataFrame, str]:
-    """The table of a file, its URL or a DataFrame, and its name for messages."""
+def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[Table]:
+    """The table of a file, its URL or a DataFrame; of a workbook, that of each sheet."""
     if isinstance(ratings, str | PathLike):
-        return table_of_file(read_bytes(ratings), str(ratings)), str(ratings)
-    return table_of_frame(ratings, "the DataFrame"), "the DataFrame"
+        return tables_of_file(read_bytes(ratings), str(ratings))
+    return [table_of_frame(ratings, "the DataFrame")]
 
 
-def ratings_of(table: DataFrame, source: str, columns: Columns) -> Ratings:
-    """`read_ratings` of a table of text; source is its name.
+def ratings_of(tables: Sequence[Table], columns: Columns) -> Ratings:
+    """`read_ratings` of the tables of a file.
 
-    >>> ratings = ratings_of(table_of_file(b"file;mos\\na.jpg;3.5\\n", "r.csv"), "r.csv", Columns())
-    >>> ratings.names, ratings.scores, ratings.notes
-    (('a.jpg',), ('3.5',), ("r.csv: guessed image names from column 'file', ratings from column 'mos'",))
+    >>> ratings = ratings_of(tables_of_file(b"file;mos\\na.jpg;3,5\\n", "r.csv"), Columns())
+    >>> ratings.names, ratings.scores, ratings.decimal
+    (('a.jpg',), ('3,5',), ',')
+    >>> print(*ratings.notes)
+    r.csv: guessed image names from column 'file', ratings from column 'mos', decimal commas
     """
+    source = tables[0].source
     if columns.split not in (None, "split") and "split" in columns.groups:
         raise DrexcacheError(f"{source}: splits from {columns.split!r} and the group column 'split' would share a name")
-    header = list(table.columns)
-    images = _column(header, columns.image, IMAGE_COLUMNS, source, "image names")
-    scores = _rating_columns(header, columns.rating, source)
-    labels = {name: _column(header, name, (), source, "groups") for name in columns.groups}
-    chosen = [(columns.image, images, "image names"), (columns.rating, scores[0], "ratings")]
-    if columns.split is not None or any(_plain(name) in SPLIT_COLUMNS for name in header):
-        labels["split"] = _column(header, columns.split, SPLIT_COLUMNS, source, "splits")
-        chosen.append((columns.split, labels["split"], "splits"))
-    guessed = [f"{what} from column {header[at]!r}" for told, at, what in chosen if told is None]
-    found = Ratings(
-        source,
-        names=_texts(table, images),
-        scores=_texts(table, scores[0]),
-        labels={name: _texts(table, at) for name, at in labels.items()},
-        notes=(f"{source}: guessed {', '.join(guessed)}",) if guessed else (),
+    if columns.error_raters is not None and columns.error is None:
+        raise DrexcacheError(f"{source}: --raters says of how many raters --error-column is the deviation; give both")
+    table, places, notes = choose(tables, lambda header: find_columns(header, columns))
+    if (columns.rater is not None) + (columns.error is not None) + (len(places.ratings) > 1) > 1:
+        raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")
+    table = table.without_blank_rows()
+    scores = [table.texts(at) for at in places.ratings]
+    errors = table.texts(places.error) if places.error is not None else ()
+    decimal, unclear = decimal_sign([*chain(*scores), *errors])
+    guessed = places.guessed + (["decimal commas"] if decimal == "," else [])
+    ratings = Ratings(
+        table.source,
+        names=table.texts(places.image),
+        scores=scores[0],
+        labels={name: table.texts(at) for name, at in places.labels.items()},
+        notes=(*table.notes, *notes, *([f"{table.source}: guessed {', '.join(guessed)}"] if guessed else [])),
+        decimal=decimal,
+        problems=_unclear(unclear),
     )
-    return _with_agreement(found, table, columns, scores)
+    if places.error is not None:
+        return _with_errors(ratings, errors, columns.error_raters or 1)
+    if len(scores) > 1:
+        return _with_raters(ratings, [table.header[at] for at in places.ratings], scores)
+    return ratings if places.rater is None else _by_image(ratings, table.texts(places.rater))
 
 
 def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
     """IC9600's labels: split -> (file name, bytes); a line is a name, which may hold blanks, and a score.
 
-    >>> ratings_of_ic9600({"test": ("test.txt", b"a b.jpg  0.25\\n")})
-    Ratings(source='test.txt', names=('a b.jpg',), scores=('0.25',), labels={'split': ('test',)}, notes=())
+    >>> ratings_of_ic9600({"test": ("test.txt", b"a b.jpg  0.25\\n")}).names
+    ('a b.jpg',)
     """
     rows: list[tuple[str, str, str]] = []
+    notes: list[str] = []
     for split, (source, data) in parts.items():
-        before = len(rows)
-        for number, line in enumerate(decode(data, source).splitlines(), 1):
-            fields = line.rsplit(maxsplit=1)
-            if len(fields) == 1:
-                raise DrexcacheError(
-                    f"{source}: line {number} is {line.strip()!r}; expected a name, blanks and a score"
-                )
-            if fields:
-                rows.append((fields[0].strip(), fields[1], split))
-        if len(rows) == before:
+        text, guessed = decode(data, source)
+        notes += [f"{source}: {note}" for note in guessed]
+        lines = [(number, line.rsplit(maxsplit=1)) for number, line in enumerate(text.splitlines(), 1)]
+        if wrong := [f"line {number} is {fields[0]!r}" for number, fields in lines if len(fields) == 1]:
+            raise DrexcacheError(f"{source}: expected lines of a name, blanks and a score; others: {counted(wrong)}")
+        here = [(fields[0].strip(), fields[1], split) for _, fields in lines if fields]
+        if not here:
             raise DrexcacheError(f"{source}: no ratings; expected lines of a name, blanks and a score")
+        rows += here
     names, scores, splits = zip(*rows, strict=True)
-    return Ratings(" and ".join(source for source, _ in parts.values()), names, scores, {"split": splits})
+    source = " and ".join(source for source, _ in parts.values())
+    decimal, unclear = decimal_sign(scores)
+    return Ratings(
+        source, names, scores, {"split": splits}, notes=tuple(notes), decimal=decimal, problems=_unclear(unclear)
+    )
 
 
-def scores_of_savoias(table: DataFrame, source: str, column: str | None) -> tuple[str, ...]:
-    """Scores of SAVOIAS's images 0, 1, ... : the column 'gt' (or the named one) of its workbook."""
-    return _texts(table, _column(list(table.columns), column or "gt", (), source, "ratings"))
+def ratings_of_savoias(tables: Sequence[Table], column: str | None, images: Mapping[int, str]) -> Ratings:
+    """Of SAVOIAS's images 0, 1, ... (number -> id): the column 'gt' (or the named one), row by row."""
+    table, at, notes = choose(tables, lambda header: find_column(header, column or "gt", (), "ratings"))
+    scores = table.texts(at)
+    decimal, unclear = decimal_sign(scores)
+    return Ratings(
+        table.source,
+        names=tuple(images.get(number, str(number)) for number in range(len(scores))),
+        scores=scores,
+        labels={},
+        notes=(*table.notes, *notes),
+        decimal=decimal,
+        problems=_unclear(unclear),
+    )
 
 
-def _texts(table: DataFrame, at: int) -> tuple[str, ...]:
-    return tuple(table.iloc[:, at])
+def _unclear(texts: Sequence[str]) -> tuple[str, ...]:
+    return (f"numbers whose comma could mean two things (write a decimal point): {counted(texts)}",) if texts else ()
 
 
-def _rating_columns(header: list[str], told: str | None, source: str) -> list[int]:
-    """Where the ratings stand: in one column, or in all that a pattern fits, one per rater."""
-    fits = [at for at, name in enumerate(header) if told is not None and fnmatchcase(name, told)]
-    if told in header or len(fits) < 2:
-        return [_column(header, told, RATING_COLUMNS, source, "ratings")]
-    return fits
+def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings:
+    """The ratings with standard errors, texts of which are the deviation over so many raters."""
+    errors, wrong = _numbers_or_nothing(texts, [f"error of {name}" for name in ratings.names], ratings.decimal)
+    problems = [f"errors that are no number: {counted(wrong)}"] if wrong else []
+    if negative := [ratings.names[at] for at in np.flatnonzero(errors < 0).tolist()]:
+        problems.append(f"errors of ratings that are negative: {counted(negative)}")
+    return replace(ratings, errors=errors / math.sqrt(raters), problems=(*ratings.problems, *problems))
 
 
-def _column(header: list[str], told: str | None, known: Sequence[str], source: str, what: str) -> int:
-    """Where a column stands: the one that was told or, failing that, the one of a known name."""
-    if told is None:
-        found = [at for name in known for at, cell in enumerate(header) if _plain(cell) == name]
-    else:
-        found = [at for at, cell in enumerate(header) if cell == told]
-    option = _OPTIONS[what]
-    if not found:
-        there = f"the header row has: {', '.join(header)}"
-        missing = "no column is known by its name to hold" if told is None else f"no column {told!r} of"
-        several = ", or several with a pattern such as 'rater*'" if what == "ratings" else ""
-        raise DrexcacheError(f"{source}: {missing} {what}; {there}; name one with {option}{several}")
-    if len(found) > 1 and (told is not None or known is RATING_COLUMNS):
-        several = ", ".join(header[at] for at in found)
-        raise DrexcacheError(f"{source}: several columns could be {what} ({several}); name one with {option}")
-    return found[0]
+def _with_raters(ratings: Ratings, raters: Sequence[str], columns: Sequence[Sequence[str]]) -> Ratings:
+    """The ratings as means over raters, each in a column."""
+    found = [
+        _numbers_or_nothing(column, [f"{rater} of {name}" for name in ratings.names], ratings.decimal)
+        for rater, column in zip(raters, columns, strict=True)
+    ]
+    wrong = list(chain(*(texts for _, texts in found)))
+    problems = (f"ratings of raters that are no number: {counted(wrong)}",) if wrong else ()
+    by_rater = np.stack([values for values, _ in found], axis=1)
+    return replace(ratings, by_rater=by_rater, problems=ratings.problems + problems)
 
 
-def _plain(name: str) -> str:
-    """A column's name in lower case, blanks and hyphens as "_"."""
-    return name.casefold().replace(" ", "_").replace("-", "_")
-
-
-def _with_agreement(found: Ratings, table: DataFrame, columns: Columns, scores: list[int]) -> Ratings:
-    """The ratings with what the table says of several raters or of the ratings' errors."""
-    source = found.source
-    if (columns.rater is not None) + (columns.error is not None) + (len(scores) > 1) > 1:
-        raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")
-    if columns.error_raters is not None and columns.error is None:
-        raise DrexcacheError(f"{source}: --raters says of how many raters --error-column is the deviation; give both")
-    header = list(table.columns)
-    if columns.error is not None:
-        texts = _texts(table, _column(header, columns.error, (), source, "errors"))
-        whose = [f"error of {name}" for name in found.names]
-        errors = _numbers_or_nothing(texts, whose, source) / math.sqrt(columns.error_raters or 1)
-        if (errors < 0).any():
-            raise DrexcacheError(f"{source}: column {columns.error!r}: errors of ratings cannot be negative")
-        return replace(found, errors=errors)
-    if len(scores) > 1:
-        by_rater = [
-            _numbers_or_nothing(_texts(table, at), [f"{header[at]} of image {name}" for name in found.names], source)
-            for at in scores
-        ]
-        return _with_means(found, np.stack(by_rater, axis=1))
-    if columns.rater is not None:
-        return _by_image(found, _texts(table, _column(header, columns.rater, (), source, "raters")))
-    return found
-
-
-def _by_image(found: Ratings, who: tuple[str, ...]) -> Ratings:
+def _by_image(ratings: Ratings, who: Sequence[str]) -> Ratings:
     """One rating per line as one line per image, where it stood first. who : (rows,) raters."""
     from pandas import Series, factorize
 
-    source = found.source
-    whose = [f"rater {rater} of image {name}" for name, rater in zip(found.names, who, strict=True)]
-    values = _numbers_or_nothing(found.scores, whose, source)
-    rows, names = factorize(np.array(found.names, dtype=object))
+    whose = [f"{rater} of {name}" for name, rater in zip(ratings.names, who, strict=True)]
+    values, wrong = _numbers_or_nothing(ratings.scores, whose, ratings.decimal)
+    problems = [f"ratings of raters that are no number: {counted(wrong)}"] if wrong else []
+    rows, names = factorize(np.array(ratings.names, dtype=object))
     columns, raters = factorize(np.array(who, dtype=object))
-    twice = Series(rows * len(raters) + columns).duplicated().to_numpy()
-    if twice.any():
-        at = int(twice.argmax())
+    if len(names) * len(raters) > _MAX_RATINGS:
         raise DrexcacheError(
-            f"{source}: rater {who[at]!r} rates image {found.names[at]} twice; keep one of the two lines"
+            f"{ratings.source}: {len(names)} images by {len(raters)} raters; expected at most {_MAX_RATINGS:,} in all: "
+            "is that the column of raters?"
         )
-    table = np.full((len(names), len(raters)), np.nan)
-    table[rows, columns] = values
-    first = np.unique(rows, return_index=True)[1]
-    labels = {name: tuple(column[line] for line in first) for name, column in found.labels.items()}
-    return _with_means(replace(found, names=tuple(names), labels=labels), table)
+    if twice := [whose[at] for at in np.flatnonzero(Series(rows * len(raters) + columns).duplicated()).tolist()]:
+        problems.append(f"several ratings of one image by one rater: {counted(twice)}")
+    by_rater = np.full((len(names), len(raters)), np.nan)
+    by_rater[rows, columns] = values
+    first = np.unique(rows, return_index=True)[1].tolist()
+    return replace(
+        ratings,
+        names=tuple(names),
+        scores=tuple(ratings.scores[row] for row in first),
+        labels={name: tuple(column[row] for row in first) for name, column in ratings.labels.items()},
+        problems=(*ratings.problems, *problems),
+        by_rater=by_rater,
+    )
 
 
-def _with_means(found: Ratings, by_rater: Floats) -> Ratings:
-    """The ratings with each image's mean rating as its score, "" where it has none. by_rater : (rows, raters)."""
-    counts = np.isfinite(by_rater).sum(axis=1)
-    sums = np.nansum(by_rater, axis=1)
-    means = tuple(repr(float(s / c)) if c else "" for s, c in zip(sums, counts, strict=True))
-    return replace(found, scores=means, by_rater=by_rater)
-
-
-def _numbers_or_nothing(texts: Sequence[str], whose: Sequence[str], source: str) -> Floats:
-    """Numbers (rows,), NaN where there is none; whose : (rows,) for the message on a text that is neither."""
-    values = numbers(texts)
-    for at in np.flatnonzero(np.isnan(values)).tolist():
-        if texts[at].casefold() not in _NO_RATING:
-            raise DrexcacheError(f"{source}: {whose[at]}: expected a number, or nothing, found {texts[at]!r}")
-    return values
+def _numbers_or_nothing(texts: Sequence[str], whose: Sequence[str], decimal: str) -> tuple[Floats, list[str]]:
+    """Numbers (rows,), NaN where there is none, and the texts that are neither, by whose : (rows,) they are."""
+    values = numbers(texts, decimal)
+    bad = [at for at in np.flatnonzero(np.isnan(values)).tolist() if texts[at].casefold() not in _NO_RATING]
+    return values, [f"{whose[at]} = {texts[at]!r}" for at in bad]

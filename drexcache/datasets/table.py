@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from drexcache.datasets.columns import Columns
 from drexcache.datasets.files import ImageFile
-from drexcache.datasets.layouts import list_dataset
+from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
-from drexcache.datasets.ratings import Columns
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, with_guesses
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -91,6 +92,7 @@ def read_images(
     higher_is: str = "more",
     target: str = "rating",
     allow_unmatched: bool = False,
+    out_of_range: str = "refuse",
 ) -> ImageTable:
     """List the images of a folder, a zip or a URL and match their ratings; no image is opened.
 
@@ -106,7 +108,7 @@ def read_images(
     value_range : lowest and highest rating that the scale allows.
     higher_is : "more" or "less" of what is rated.
     target : name of the ratings.
-    allow_unmatched : see `drexcache.datasets.matching.match_ratings`.
+    allow_unmatched, out_of_range : see `drexcache.datasets.match_ratings`.
 
     Raises
     ------
@@ -126,21 +128,24 @@ def read_images(
         image=image_column, rating=rating_column, split=split_column, groups=tuple(group_columns), rater=rater_column,
         error=error_column, error_raters=raters,
     )  # fmt: skip
-    found = list_dataset(source, ratings, layout, columns)
-    if found.ratings is None and value_range is not None:
-        raise DrexcacheError(f"{source}: --range given, but there are no ratings")
-    ids = tuple(found.images)
+    found = find_dataset(source, layout)
+    root, ids = found.root, tuple(found.images)
     table = ImageTable(
-        dataset or found.name, ids=ids, files=tuple(found.images.values()), targets={}, labels={}, notes=found.notes
-    )
-    if found.ratings is None:
-        return table
-    match = match_ratings(
-        ids,
-        found.ratings,
-        target=target,
-        value_range=value_range or found.value_range,
-        higher_is=higher_is,
-        allow_unmatched=allow_unmatched,
-    )
+        dataset or (root.stem if isinstance(root, Path) and root.is_file() else found.name),
+        ids=ids, files=tuple(found.images.values()), targets={}, labels={}, notes=found.guesses,
+    )  # fmt: skip
+    try:
+        rated = ratings_of_dataset(found, ratings, columns)
+        if rated is None:
+            if value_range is not None:
+                raise DrexcacheError(f"{source}: --range given, but there are no ratings")
+            notes = [] if ratings is False else [f"{source}: no ratings (none given, and no ratings.csv at the root)"]
+            return replace(table, notes=(*table.notes, *notes))
+        match = match_ratings(
+            ids, rated, target=target, value_range=value_range or found.value_range, higher_is=higher_is,
+            allow_unmatched=allow_unmatched, out_of_range=out_of_range,
+        )  # fmt: skip
+    except DrexcacheError as error:
+        told = found.layout in (layout, "folder")  # and so nothing that explains a mistake
+        raise DrexcacheError(with_guesses(error, found.guesses[1 if told else 0 :])) from error
     return replace(table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from drexcache.datasets import ImageFile, read_images, some
-from drexcache.errors import DrexcacheError
+from drexcache.datasets import ImageFile, read_images
+from drexcache.errors import DrexcacheError, some
 
 Key = tuple[str, str]  # dataset, image id
 BYTES_IN_ALL = 6_000_000  # of WebP: two thirds of the 10 MB that base64 makes of it, with room for the figures

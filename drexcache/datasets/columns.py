@@ -1,0 +1,148 @@
+"""Which columns of a table hold what: those that were named, else those of common names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from drexcache.datasets.formats import Table
+from drexcache.errors import DrexcacheError, counted, with_guesses
+
+# Column names that are understood without being told (see _plain). For images and splits the first that is
+# there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
+IMAGE_COLUMNS = (
+    "file", "filename", "file_name", "image", "image_name", "imagename", "image_file", "image_path", "img",
+    "img_name", "path", "filepath", "file_path", "name", "image_id", "img_id", "id",
+)  # fmt: skip
+RATING_COLUMNS = (
+    "rating", "score", "mos", "complexity", "gt", "mean", "mean_rating", "mean_score", "average",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "set", "subset")
+_OPTIONS = {  # what a column holds -> the option that names it
+    "image names": "--image-column", "ratings": "--rating-column", "splits": "--split-column",
+    "groups": "--group-column", "raters": "--rater-column", "errors": "--error-column",
+}  # fmt: skip
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table to read; None leaves it to common names ("file", "rating", "split", ...).
+
+    rating : may be a pattern such as "rater_*" that fits several columns, one per rater.
+    rater : who rated, where each line is one rater's rating of an image.
+    error : each rating's standard error or, with error_raters, the standard deviation over that many raters.
+    """
+
+    image: str | None = None
+    rating: str | None = None
+    split: str | None = None
+    groups: tuple[str, ...] = ()
+    rater: str | None = None
+    error: str | None = None
+    error_raters: int | None = None
+
+    def given(self) -> list[str]:
+        """The options that were given, by their name on the command line."""
+        values = (self.image, self.rating, self.split, self.groups, self.rater, self.error)
+        return [option for option, value in zip(_OPTIONS.values(), values, strict=True) if value]
+
+
+NO_COLUMNS = Columns()
+
+
+@dataclass(frozen=True)
+class Places:
+    """The numbers of the columns; ratings : one, or one per rater; labels : name -> column; guessed : a phrase each."""
+
+    image: int
+    ratings: list[int]
+    labels: dict[str, int]
+    rater: int | None
+    error: int | None
+    guessed: list[str]
+
+
+def choose(tables: Sequence[Table], find: Callable[[list[str]], Found]) -> tuple[Table, Found, list[str]]:
+    """The one table in whose header everything is found, what ``find`` returned for it, and a note on other tables.
+
+    Raises
+    ------
+    DrexcacheError : none, saying what ``find`` missed (its LookupError: what, option), or several.
+    """
+    fits: list[tuple[Table, Found]] = []
+    missing = []
+    for table in tables:
+        try:
+            fits.append((table, find(table.header)))
+        except LookupError as error:
+            what, option = error.args
+            there = f"the header row has: {', '.join(table.header)}"
+            missing.append(with_guesses(f"{table.source}: {what}; {there}; name one with {option}", table.notes))
+    if not fits:
+        raise DrexcacheError("; ".join(missing[:3]))
+    table, found = fits[0]
+    if len(fits) > 1:
+        raise DrexcacheError(
+            f"several sheets could hold the ratings: {counted([table.source for table, _ in fits])}; save the one you "
+            "mean as a file of its own"
+        )
+    return table, found, [f"{table.source}: the one of {len(tables)} sheets with such columns"] if missing else []
+
+
+def find_columns(header: list[str], columns: Columns) -> Places:
+    """Where the columns stand. LookupError, as of `find_column`, on all that are missing or ambiguous."""
+    problems: list[tuple[str, str]] = []
+
+    def find(told: str | None, known: Sequence[str], what: str) -> int:
+        try:
+            return find_column(header, told, known, what)
+        except LookupError as error:
+            problems.append(error.args)
+            return -1
+
+    image = find(columns.image, IMAGE_COLUMNS, "image names")
+    by_pattern = [at for at, name in enumerate(header) if columns.rating and fnmatchcase(name, columns.rating)]
+    if columns.rating in header or len(by_pattern) < 2:
+        ratings = [find(columns.rating, RATING_COLUMNS, "ratings")]
+    else:
+        ratings = by_pattern
+    labels = {name: find(name, (), "groups") for name in columns.groups}
+    if columns.split is not None or any(_plain(name) in SPLIT_COLUMNS for name in header):
+        labels["split"] = find(columns.split, SPLIT_COLUMNS, "splits")
+    rater = find(columns.rater, (), "raters") if columns.rater is not None else None
+    error = find(columns.error, (), "errors") if columns.error is not None else None
+    if problems:
+        raise LookupError("; ".join(what for what, _ in problems), " and one with ".join(o for _, o in problems))
+    chosen = [(columns.image, image, "image names"), (columns.rating, ratings[0], "ratings")]
+    if "split" in labels and "split" not in columns.groups:
+        chosen.append((columns.split, labels["split"], "splits"))
+    guessed = [f"{what} from column {header[at]!r}" for told, at, what in chosen if told is None]
+    return Places(image, ratings=ratings, labels=labels, rater=rater, error=error, guessed=guessed)
+
+
+def find_column(header: list[str], told: str | None, known: Sequence[str], what: str) -> int:
+    """Where one column stands: the one that was told or, failing that, the one of a known name.
+
+    Raises LookupError with what is wrong and the option that helps.
+    """
+    if told is None:
+        found = [at for name in known for at, cell in enumerate(header) if _plain(cell) == name]
+    else:
+        found = [at for at, cell in enumerate(header) if cell == told]
+    option = _OPTIONS[what]
+    if not found:
+        missing = "no column is known by its name to hold" if told is None else f"no column {told!r} of"
+        several = ", or several with a pattern such as 'rater*'" if what == "ratings" else ""
+        raise LookupError(f"{missing} {what}", option + several)
+    if len(found) > 1 and (told is not None or known is RATING_COLUMNS):
+        several = ", ".join(header[at] for at in found)
+        raise LookupError(f"several columns could be {what} ({several})", option)
+    return found[0]
+
+
+def _plain(name: str) -> str:
+    """A column's name in lower case, blanks and hyphens as "_"."""
+    return name.casefold().replace(" ", "_").replace("-", "_")
