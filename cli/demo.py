@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from drexcache.cli import say
 from drexcache.cli.progress import step_bar
-
-if TYPE_CHECKING:
-    from drexcache.cache import FeatureMatrix
+from drexcache.cli.provenance import command_line
 
 IMAGES_PER_SET = 60
 SETS = ("shapes", "leaves", "pages")
@@ -36,18 +33,15 @@ def command(out: str, device: str) -> None:
     \b
     drexcache demo
     """
-    from drexcache.cache import open_cache
-
     started, folder = time.monotonic(), Path(out)
     caches = {kind: folder / f"{kind}.h5" for kind in SETS}
     computed = sum(draw_and_extract(kind, folder / kind, cache, device) for kind, cache in caches.items())
     if computed == 0:
         say("every feature was already in the caches: nothing was computed twice")
-    matrices = [open_cache(cache).matrix(["dino", "effnet"]) for cache in caches.values()]
-    cues = [open_cache(cache).matrix(["cues"]) for cache in caches.values()]
-    score(cues, ["ridge"], folder / "scores-cues.csv", "Hand-made cues")
-    score(matrices, ["ridge", "fusion"], folder / "scores.csv", "Deep features")
-    make_report(folder, list(caches.values()))
+    made = list(caches.values())
+    score(made, ["cues"], ["ridge"], folder / "scores-cues.csv", "Hand-made cues")
+    score(made, ["dino", "effnet"], ["ridge", "fusion"], folder / "scores.csv", "Deep features")
+    make_report(folder, made)
     train_and_predict(caches["leaves"], folder, device)
     epilogue(folder, time.monotonic() - started)
 
@@ -70,15 +64,22 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
     return offline.computed + classic.computed
 
 
-def score(matrices: list[FeatureMatrix], names: list[str], out: Path, title: str) -> None:
-    """Evaluate inside and across the sets, print the table and keep it with the per-image predictions."""
-    from drexcache.studies import evaluate
+def score(caches: list[Path], blocks: list[str], names: list[str], out: Path, title: str) -> None:
+    """Evaluate inside and across the sets, print the table and keep it with the predictions and a record of the run."""
+    from drexcache.cache import open_cache
+    from drexcache.studies import evaluate, ledger
     from drexcache.studies.evaluation import predictions_beside
 
+    matrices = {cache.name: open_cache(cache).matrix(blocks) for cache in caches}
     with step_bar("evaluate", "training") as progress:
-        table, predictions = evaluate(matrices, names, progress=progress)
+        table, predictions = evaluate(list(matrices.values()), names, progress=progress)
+    beside = predictions_beside(out)
     table.to_csv(out)
-    predictions.to_csv(predictions_beside(out))
+    predictions.to_csv(beside)
+    ledger.append(
+        out, "evaluate", command=command_line(), regressors=names, scores=ledger.scores_of(table), files=[out, beside],
+        caches=ledger.caches_of(matrices),
+    )  # fmt: skip
     click.echo(f"\n# {title}: {', '.join(names)}\n")
     click.echo(table.markdown())
 
@@ -91,7 +92,7 @@ def make_report(folder: Path, caches: list[Path]) -> None:
     with step_bar("report", "figure") as progress:
         notes = report(
             [folder / "scores.csv"], folder / "report.html", images=images, caches=caches, progress=progress,
-            command="drexcache demo",
+            command=command_line(),
         )  # fmt: skip
     for note in notes:
         say(note)

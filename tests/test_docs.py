@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -126,6 +127,22 @@ def anchors(page: Path) -> set[str]:
     """The names that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_file_and_module_that_a_page_names_exists() -> None:
+    named = re.compile(r"\b(?:drexcache|features|studies|cli|tests|benchmarks|docs)/[\w/.-]*\w")
+    modules = re.compile(r"`(drexcache(?:\.\w+)+)`")
+    for page in [ROOT / name for name in ("README.md", "FORMAT.md", "CONTRIBUTING.md")] + PAGES:
+        text = page.read_text(encoding="utf-8")
+        missing = [path for path in named.findall(text) if not (ROOT / path).exists()]
+        assert missing == [], f"{page.name} names {', '.join(missing)}"
+        for name in modules.findall(text):
+            pkgutil.resolve_name(name)
+
+
+def test_every_cue_has_its_line() -> None:
+    lines = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "cues.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert lines == [tap.layer for tap in recipes.recipe("classic").blocks[0].taps]
 
 
 def test_every_page_is_on_the_index() -> None:
