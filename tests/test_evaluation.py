@@ -207,7 +207,7 @@ def test_copies_of_an_image_never_stand_on_both_sides_of_a_fold() -> None:
 def test_a_split_with_shared_images_is_only_reported() -> None:
     leaky = replace(ART, hashes=["same", "same", *ART.hashes[2:]])
     assert evaluate([leaky], ["mean"], make=make, split="split")[0].notes == [
-        "art: 1 images stand in both parts of its split split"
+        "art: 1 image stands in both parts of its split split"
     ]
 
 
@@ -276,7 +276,7 @@ def test_predictions_and_scores_from_a_file_are_the_same(tmp_path: Path) -> None
     path = predictions_beside(tmp_path / "scores.csv")
     predictions.to_csv(path)
     assert path.read_text(encoding="utf-8").splitlines()[0] == (
-        "regressor,kind,train,test,seed,repeat,fold,id,group,rated,predicted,attention_left,attention_right"
+        "regressor,kind,train,test,seed,repeat,fold,id,group,rated,predicted,target,attention_left,attention_right"
     )
     again = Predictions.read_csv(path)
     assert len(again.runs) == len(predictions.runs) == 16

@@ -64,12 +64,12 @@ def test_near_copies_across_datasets_and_splits_are_said() -> None:
     same_file = replace(art, hashes=[photos.hashes[11] if i == 3 else h for i, h in enumerate(art.hashes)])
     table, _ = evaluate([photos, same_file], ["ridge"], make=make, train=["photos"], test=["art"])
     assert [note.split(":")[1][:20] for note in table.notes] == [
-        " 1 images are in bot",
-        " 1 tested images hav",
+        " 1 image is in both ",
+        " 1 tested image has ",
     ]
     split = nearly(photos, [45], photos, [2])
     table, _ = evaluate([split], ["ridge"], make=make, split="split")
-    assert table.notes[0].startswith("photos, split split: 1 tested images have a near-copy in the training")
+    assert table.notes[0].startswith("photos, split split: 1 tested image has a near-copy in the training")
 
 
 def test_few_features_cannot_tell_images_apart() -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix, rated_rows
 from drexcache.errors import DrexcacheError
-from drexcache.studies.evaluation.copies import kept_together, on_both_sides
+from drexcache.scores import several
+from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
 
 MIN_IMAGES = 10
@@ -47,15 +48,16 @@ class Part:
 class Cell:
     """One train set and one test set.
 
-    sources : the matrices to train on, none inside a dataset. same : (n,) names that images of one fold share.
-    found : notes on near-copies.
+    kind : "in-domain" (folds), "split" (the dataset's own train and test), "cross" or "leave-one-out".
+    sources : the matrices to train on, none inside a dataset. split : the column of the dataset's own split.
+    folds : how many. same : (n,) names that images of one fold share. found : notes on near-copies.
     """
 
     kind: str
     train: str
     test: FeatureMatrix
     sources: tuple[FeatureMatrix, ...] = ()
-    split: str | None = None
+    split: str = ""
     folds: int = 0
     same: Sequence[str] = ()
     found: Sequence[str] = ()
@@ -75,11 +77,11 @@ class Cell:
         if self.kind == "in-domain":
             folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
             for fold in range(self.folds):
-                rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-                yield Part(self.test, self.test, *rows, fold)
+                rows, tested = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+                yield Part(self.test, self.test, rows=rows, tested=tested, fold=fold)
         elif self.kind == "split":
-            train, test = split_rows(self.test, self.split or "split")
-            yield Part(self.test, self.test, np.flatnonzero(train), np.flatnonzero(test))
+            train, test = split_rows(self.test, self.split)
+            yield Part(self.test, self.test, rows=np.flatnonzero(train), tested=np.flatnonzero(test))
         else:
             shared = _shared(self.sources, self.test)
             parts = [
@@ -94,18 +96,44 @@ class Cell:
             different = len(set(self.same or self.test.hashes or self.test.ids))
             if not 2 <= self.folds <= different:
                 raise DrexcacheError(
-                    f"{self.test.dataset}: folds must be 2 to {different} (images); found {self.folds}"
+                    f"{self.test.dataset}: folds must be 2 to {different} (different images or groups); "
+                    f"found {self.folds}"
                 )
         if self.kind == "split":
-            counts = [int(mask.sum()) for mask in split_rows(self.test, self.split or "split")]
+            counts = [int(mask.sum()) for mask in split_rows(self.test, self.split)]
             if min(counts) < MIN_IMAGES:
                 raise DrexcacheError(
                     f"{self.test.dataset}: split {self.split} has {counts[0]} rated images to train and "
                     f"{counts[1]} to test; each needs at least {MIN_IMAGES}"
                 )
-        if groups is not None and groups not in self.test.labels:
-            known = ", ".join(self.test.labels) or "none"
-            raise DrexcacheError(f"{self.test.dataset}: no column {groups!r} to group by; its columns: {known}")
+        if groups is not None:
+            label(self.test, groups)
+
+    def looked_through(self, looks: Looks | None) -> Cell:
+        """The cell after a search for near-copies: kept in one fold inside a dataset, else only noted."""
+        if self.kind == "in-domain":
+            same, found = kept_together(self.test, looks)
+            return replace(self, same=same, found=found)
+        if self.kind == "split":
+            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split))
+            found = on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}", looks)
+            return replace(self, found=found)
+        where = f"{self.train} → {self.test.dataset}"
+        return replace(self, found=on_both_sides(self.sources, self.test, where, looks))
+
+    def grouped(self, column: str) -> Cell:
+        """The cell with all images of one value of that label in one fold, those without a value by themselves."""
+        if self.kind != "in-domain":
+            return self
+        values = label(self.test, column)
+        names = [value or f"/{image}" for value, image in zip(values, self.test.ids, strict=True)]
+        same = np.unique(self.same or self.test.hashes or self.test.ids, return_inverse=True)[1]
+        codes = np.unique(names, return_inverse=True)[1]
+        first = {int(code): int(group) for code, group in zip(codes[::-1], same[::-1], strict=True)}
+        whole = connected(same, (same, np.array([first[int(code)] for code in codes])))
+        count = several(len(set(whole.tolist())), "group", "groups")
+        note = f"{self.test.dataset}: images of one {column} stay in one fold ({count})"
+        return replace(self, same=[str(group) for group in whole.tolist()], found=[*self.found, note])
 
     def notes(self) -> list[str]:
         """What to know before believing the cell's scores."""
@@ -116,33 +144,32 @@ class Cell:
             for m in involved
             if not m.declared
         ]
-        return notes + [note for note in (self._leaks(), *self.found, self._scales()) if note]
-
-    def looked_through(self) -> Cell:
-        """The cell after a search for near-copies: kept in one fold inside a dataset, else only noted."""
-        if self.kind == "in-domain":
-            same, found = kept_together(self.test)
-            return replace(self, same=same, found=found)
-        if self.kind == "split":
-            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
-            return replace(self, found=on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}"))
-        return replace(self, found=on_both_sides(self.sources, self.test, f"{self.train} → {self.test.dataset}"))
+        return notes + [note for note in (self._leaks(), *self.found, self._left_out(), self._scales()) if note]
 
     def _leaks(self) -> str:
         """Identical image files on both sides, and what was done about them."""
         test = self.test.dataset
         if self.kind == "in-domain":
             copies = len(self.test.hashes) - len(set(self.test.hashes))
-            said = "1 image is a copy" if copies == 1 else f"{copies} images are copies"
-            return f"{test}: {said} of another one, kept in the same fold" if copies else ""
+            count = several(copies, "image is a copy", "images are copies")
+            return f"{test}: {count} of another one, kept in the same fold" if copies else ""
         if self.kind == "split":
-            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split or "split"))
+            train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split))
             shared = _shared([train], tested)
-            return f"{test}: {len(shared)} images stand in both parts of its split {self.split}" if shared else ""
+            count = several(len(shared), "image stands", "images stand")
+            return f"{test}: {count} in both parts of its split {self.split}" if shared else ""
         shared = _shared(self.sources, self.test)
-        if not shared:
+        count = several(len(shared), "image is in both and WAS", "images are in both and WERE")
+        return f"{self.train} → {test}: {count} LEFT OUT OF THE TRAINING" if shared else ""
+
+    def _left_out(self) -> str:
+        """Images that the dataset's own split neither trains on nor tests on."""
+        if self.kind != "split":
             return ""
-        return f"{self.train} → {test}: {len(shared)} images are in both and WERE LEFT OUT OF THE TRAINING"
+        train, test = split_rows(self.test, self.split)
+        count = several(int((~train & ~test).sum()), "image is", "images are")
+        reason = f"neither in the training nor in the test part of split {self.split}, and not used"
+        return "" if (train | test).all() else f"{self.test.dataset}: {count} {reason}"
 
     def _scales(self) -> str:
         if self.kind != "leave-one-out":
@@ -153,7 +180,7 @@ class Cell:
         )
 
 
-def plan(
+def cells_of(
     matrices: Sequence[FeatureMatrix], train: Sequence[str] | None, test: Sequence[str] | None, *,
     folds: int, split: str | None, leave_one_out: bool,
 ) -> list[Cell]:  # fmt: skip
@@ -171,7 +198,7 @@ def plan(
     for source in train or known:
         for target in test or known:
             if source != target:
-                cells.append(Cell("cross", source, known[target], (known[source],)))
+                cells.append(Cell("cross", source, known[target], sources=(known[source],)))
             elif split:
                 cells.append(Cell("split", source, known[target], split=split))
             else:
@@ -181,8 +208,21 @@ def plan(
             raise DrexcacheError(f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}")
         for target in test or known:
             others = tuple(matrix for matrix in matrices if matrix.dataset != target)
-            cells.append(Cell("leave-one-out", f"all but {target}", known[target], others))
+            cells.append(Cell("leave-one-out", f"all but {target}", known[target], sources=others))
     return cells
+
+
+def label(matrix: FeatureMatrix, column: str) -> Sequence[str]:
+    """(n,) texts of a label.
+
+    Raises
+    ------
+    DrexcacheError : no such label; the message lists what there is.
+    """
+    if column not in matrix.labels:
+        known = ", ".join(matrix.labels) or "none"
+        raise DrexcacheError(f"{matrix.dataset}: no column {column!r} to group by; its columns: {known}")
+    return matrix.labels[column]
 
 
 def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:

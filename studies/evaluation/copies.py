@@ -20,6 +20,7 @@ from scipy.special import betainccinv
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ImageFile
 from drexcache.errors import DrexcacheError
+from drexcache.scores import several
 
 # Inside 3 categories of SAVOIAS (598 images, recipe offline) the cosine between different images reaches 0.73. Of 48 of
 # them, re-encoded at JPEG quality 30 all are above 0.93, cropped by 3% above 0.84, mirrored above 0.82, halved in size
@@ -32,7 +33,9 @@ SAME_LOOK = 0.95  # of 162,000 pairs in SAVOIAS none is above 0.94; of 30 distor
 CHANCE = 0.01  # expected number of pairs of unrelated images above the threshold, where features are few
 ROWS = 1024  # rows compared at a time: memory grows with the images, not with their pairs
 FEW_PICTURES = 20  # from fewer different ones nothing can be said about chance
-MIN_COLUMNS = 64  # fewer features make different pictures look alike: one has only two directions
+FEW_COLUMNS = 64  # fewer make different pictures look alike, so that only equal features count, ...
+MIN_COLUMNS = 8  # ... and still fewer say nothing: one column has only two directions
+EQUAL = 0.9999  # up to rounding
 MAX_PAIRS = 20_000**2  # comparing more would take longer than many a training
 NAMED = 3
 
@@ -103,16 +106,16 @@ def near_copies(
 
     Each is a row of a and a row of b; without b, both are rows of a and the first is the smaller. The cosine of all
     columns, standardised by the rows of both matrices, must reach the threshold (0.8, or more where so few features
-    would reach that by chance) and that of every tap 0.4. Where ``looks`` has both pictures, 0.6 is enough for their
-    pixels to be compared, and they decide.
+    would reach that by chance; with fewer than 64 columns they must be equal) and that of every tap 0.4. Where
+    ``looks`` has both pictures, 0.6 is enough for their pixels to be compared, and they decide.
 
     Raises
     ------
     DrexcacheError : matrices with other blocks.
 
-    >>> X = np.random.default_rng(0).normal(size=(6, 50)).astype("f4")
+    >>> X = np.random.default_rng(0).normal(size=(6, 80)).astype("f4")
     >>> X[4] = X[1] + 0.01
-    >>> toy = FeatureMatrix(X, np.zeros(6), list("abcdef"), {"cues": slice(0, 50)})
+    >>> toy = FeatureMatrix(X, np.zeros(6), list("abcdef"), {"cues": slice(0, 80)})
     >>> [(i.tolist(), j.tolist()) for i, j, _ in near_copies(toy)]
     [([1], [4])]
     """
@@ -120,7 +123,8 @@ def near_copies(
         raise DrexcacheError(f"{a.dataset} has {a.X.shape[1]} features and {b.dataset} {b.X.shape[1]}: not comparable")
     one, other = _directions(a, b)
     n, m = len(one.Z), len(other.Z)
-    threshold = max(THRESHOLD, _by_chance(one.Z, n * m)) if threshold is None else threshold
+    if threshold is None:
+        threshold = max(THRESHOLD, _by_chance(one.Z, n * m)) if a.X.shape[1] >= FEW_COLUMNS else EQUAL
     for start in range(0, n, ROWS):
         for begin in range(start if b is None else 0, m, ROWS):
             cosines = np.minimum(one.Z[start : start + ROWS] @ other.Z[begin : begin + ROWS].T, 1.0)  # (rows, rows)
@@ -140,7 +144,7 @@ def near_copies(
 def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[list[str], list[str]]:
     """(n,) names that copies and near-copies of an image share, for its folds; and what to know about them.
 
-    With fewer than 64 features only copies of a file are known.
+    With fewer than 8 features only copies of a file are known.
 
     >>> X = np.random.default_rng(0).normal(size=(6, 80)).astype("f4")
     >>> X[4] = X[1] + 0.01
@@ -163,7 +167,8 @@ def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[li
     found = best.by_strength(group)
     names = dict(zip(group.tolist()[::-1], list(matrix.ids)[::-1], strict=True))  # a group's first image
     listed = [f"{matrix.ids[i]} and {matrix.ids[j]} (cosine {cosine:.3f})" for i, j, cosine in found[:NAMED]]
-    note = f"{matrix.dataset}: {len(found)} groups of near-copies are kept in the same fold: "
+    count = several(len(found), "group of near-copies is", "groups of near-copies are")
+    note = f"{matrix.dataset}: {count} kept in the same fold: "
     return [names[one] for one in group.tolist()], [note + _listed(listed, len(found))] if found else []
 
 
@@ -190,7 +195,8 @@ def on_both_sides(
             if cosine > found.get(j, (0.0, ""))[0]:
                 found[j] = cosine, f"{source.ids[i]} and {test.ids[j]} (cosine {cosine:.3f})"
     pairs = [pair for _, pair in sorted(found.values(), reverse=True)]
-    note = f"{where}: {len(pairs)} tested images have a near-copy in the training, so that the score may be too high: "
+    count = several(len(pairs), "tested image has", "tested images have")
+    note = f"{where}: {count} a near-copy in the training, so that the score may be too high: "
     return [note + _listed(pairs[:NAMED], len(pairs))] if pairs else []
 
 

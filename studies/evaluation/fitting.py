@@ -3,34 +3,42 @@ them."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
-from sklearn.utils.validation import has_fit_parameter
+from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
+from drexcache.regressors import ChosenSettings, make_regressor
 from drexcache.scores import ScoreTable
-from drexcache.studies.evaluation.cells import DATASET, Cell, Part, comparable, plan
+from drexcache.studies.evaluation.cells import DATASET, Cell, Part, cells_of, comparable, label
+from drexcache.studies.evaluation.copies import Files, Looks
 from drexcache.studies.evaluation.predictions import Predictions, Run
-from drexcache.studies.evaluation.scoring import score
+from drexcache.studies.evaluation.scoring import outside_the_range, score
 
 Make = Callable[[str, FeatureMatrix, int], Any]
 Progress = Callable[[int, int, str], None]
 Fitted = tuple[Any, float]  # an estimator and the seconds its training took
 TOGETHER = 32  # fusion heads at once on a GPU, where that takes little longer than one: a bound on memory
+SMALL = 20_000_000  # features; below, threads inside of a training cost more than they bring: folds run side by side
 
 
 def evaluate(
     matrices: Sequence[FeatureMatrix], regressors: Sequence[str], *, train: Sequence[str] | None = None,
     test: Sequence[str] | None = None, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
-    split: str | None = None, groups: str | None = None, leave_one_out: bool = False, near_copies: bool = True,
-    make: Make | None = None, together: int | None = None, progress: Progress | None = None,
+    split: str | None = None, groups: str | None = None, group_folds: str | None = None, weights: str | None = None,
+    leave_one_out: bool = False, near_copies: bool = True, pictures: Files | None = None,
+    chosen: Mapping[str, ChosenSettings] | None = None, make: Make | None = None, together: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ScoreTable, Predictions]:  # fmt: skip
     """Score regressors inside each dataset and for every train -> test pair of datasets.
 
@@ -47,10 +55,16 @@ def evaluate(
     split : a column of labels; in-domain scores are then of its "test" images after training on its "train"
         images. Cells across datasets always use all rated images of both.
     groups : a column of labels; also a score for each of its values.
+    group_folds : a column of labels; all images of one value stay in one fold.
+    weights : a column of labels that holds a positive number per image, such as how many people rated it: the
+        weight of the image in the training of a regressor that takes weights.
     leave_one_out : also train on all datasets but one and test on that one.
-    near_copies : look for near-copies (see `duplicates`), by the features of these matrices.
+    near_copies : look for near-copies (see `copies`), by the features of these matrices.
+    pictures : (dataset, image) -> its file; where given, pixels decide what is a near-copy.
+    chosen : names among the regressors that stand for settings, and blocks of their own, as a search found them.
     make : (name, matrix, seed) -> unfitted estimator; default `drexcache.regressors.named.make_regressor`.
-    together : how many fusion heads (folds, repeats, seeds) to train at once; default: many on a GPU, else 1.
+    together : how many trainings (folds, repeats, seeds) of regressors that train many at once, such as fusion heads,
+        to do together; default: many on a GPU, else 1.
     progress : called with (trainings done, trainings in all, what comes next).
 
     Raises
@@ -70,18 +84,23 @@ def evaluate(
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
-    cells = plan(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
-    cells = [cell.looked_through() for cell in cells] if near_copies else cells
+    cells = cells_of(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
+    looks = Looks(pictures) if pictures else None
+    cells = [cell.looked_through(looks) for cell in cells] if near_copies else cells
+    cells = [cell.grouped(group_folds) for cell in cells] if group_folds else cells
     for cell in cells:
         cell.check(groups)
-    together = together or (TOGETHER if torch.cuda.is_available() else 1)
-    trainer = _Trainer(make or _make_regressor, regressors, seeds, together, progress)
+    trainer = _Trainer(_Maker(make, chosen or {}, weights), regressors, seeds, together, progress)
     trainer.total = sum(cell.trainings * _repeats(cell, repeats) for cell in cells) * len(regressors) * len(seeds)
     predictions = Predictions()
     for cell in cells:
         predictions.runs += trainer.runs(cell, _repeats(cell, repeats), groups)
-    noise = {cell.test.dataset: cell.test.noise for cell in cells}
-    return score(predictions, {cell.name: cell.notes() for cell in cells}, noise), predictions
+    notes: dict[tuple, list[str]] = {cell.name: cell.notes() for cell in cells}
+    for cell in cells:
+        for name in regressors:
+            own = predictions.of(cell.name, name)
+            notes[(name, *cell.name)] = outside_the_range(own, cell.test)
+    return score(predictions, notes, {cell.test.dataset: cell.test.noise for cell in cells}), predictions
 
 
 @dataclass(frozen=True)
@@ -113,13 +132,43 @@ class _Piece:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Maker:
+    """Makes unfitted estimators, and what they are fitted on."""
+
+    make: Make | None
+    chosen: Mapping[str, ChosenSettings]
+    weights: str | None
+
+    def features(self, name: str, matrix: FeatureMatrix) -> FeatureMatrix:
+        """The blocks that the regressor was chosen with; all of them where none were."""
+        blocks = self.chosen[name].blocks if name in self.chosen else ()
+        return matrix.select(blocks) if blocks else matrix
+
+    def estimator(self, name: str, matrix: FeatureMatrix, seed: int) -> Any:
+        """The unfitted regressor of that name."""
+        if self.make:
+            return self.make(name, matrix, seed)
+        chosen = self.chosen.get(name)
+        return make_regressor(chosen.regressor if chosen else name, matrix, seed, chosen.settings if chosen else None)
+
+    def options(self, name: str, estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
+        """What `fit` takes beside X and y: weights, and which dataset a row is from, for a scale of its own."""
+        joined = DATASET in train.labels and "datasets" in signature(estimator.fit).parameters
+        options: dict[str, Any] = {"datasets": train.labels[DATASET]} if joined else {}
+        if self.weights:
+            options[_weight_option(name, estimator)] = _numbers(train, self.weights)
+        return options
+
+
 class _Trainer:
     """Fits every regressor with every seed on what a cell trains on, once for all its test sets."""
 
     def __init__(
-        self, make: Make, regressors: Sequence[str], seeds: Sequence[int], together: int, progress: Progress | None
+        self, maker: _Maker, regressors: Sequence[str], seeds: Sequence[int], together: int | None,
+        progress: Progress | None,
     ) -> None:  # fmt: skip
-        self.make, self.regressors, self.seeds = make, regressors, seeds
+        self.maker, self.regressors, self.seeds = maker, regressors, seeds
         self.together, self.progress = together, progress
         self.done = self.total = 0
         self.kept: dict[tuple, Fitted] = {}  # of the current train set only
@@ -133,58 +182,117 @@ class _Trainer:
         for name in self.regressors:
             jobs = [_Job(name, seed, repeat, part) for repeat, part in parts for seed in self.seeds]
             for job, fitted in self._trained(jobs, cell):
-                pieces[job.repeat, name, job.seed].append(_piece(job, fitted, job.label(cell)))
+                pieces[job.repeat, name, job.seed].append(self._piece(job, fitted, job.label(cell)))
         return [_run(cell, *who, own, groups) for who, own in pieces.items()]
 
     def _trained(self, jobs: Sequence[_Job], cell: Cell) -> Iterator[tuple[_Job, Fitted]]:
-        """Every job with its fitted estimator, trained as soon as it is asked for."""
-        while jobs:
-            if self.progress:
-                self.progress(self.done, self.total, jobs[0].label(cell))
-            kept = self.kept.get(jobs[0].key)
-            fitted = [kept] if kept else self._fit(jobs, jobs[0].label(cell))
-            self._keep(jobs, fitted)
-            self.done += len(fitted)
-            yield from zip(jobs, fitted, strict=False)
-            jobs = jobs[len(fitted) :]
+        """Every job with its fitted estimator."""
+        batches = self._batches([job for job in jobs if not job.key or job.key not in self.kept], cell)
+        ready: list[Fitted] = []
+        for job in jobs:
+            if self.progress and not ready:
+                self.progress(self.done, self.total, job.label(cell))
+            kept = self.kept.get(job.key)
+            ready = ready or ([kept] if kept else next(batches))
+            found, *ready = ready
+            if job.key:  # other cells of the same train set will ask again, those of others no more
+                self.kept = {key: one for key, one in self.kept.items() if key[0] == job.key[0]} | {job.key: found}
+            self.done += 1
+            yield job, found
 
-    def _fit(self, jobs: Sequence[_Job], label: str) -> list[Fitted]:
-        """The first job done or, of regressors that train together, the first few."""
+    def _batches(self, jobs: Sequence[_Job], cell: Cell) -> Iterator[list[Fitted]]:
+        """Many in one training, one after the other, or, of small problems, side by side with one thread each."""
+        if not jobs:
+            return
+        source = self.maker.features(jobs[0].name, jobs[0].part.source)
+        with _one_sentence(jobs[0].label(cell)):
+            first = self.maker.estimator(jobs[0].name, _rows(source, jobs[0].part), jobs[0].seed)
+        unfitted = [first, *[None] * (len(jobs) - 1)]
+        if hasattr(first, "fit_many"):
+            size = self.together or (TOGETHER if _has_gpu() else 1)
+            for start in range(0, len(jobs), size):
+                yield self._fit_many(jobs[start : start + size], unfitted[start], source, cell)
+            return
+
+        def fit(job: _Job, estimator: Any) -> list[Fitted]:
+            return [self._fit(job, estimator, source, job.label(cell))]
+
+        if source.X.size > SMALL:
+            yield from map(fit, jobs, unfitted)
+        else:
+            with threadpool_limits(1), ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
+                yield from pool.map(fit, jobs, unfitted)
+
+    def _fit(self, job: _Job, estimator: Any, source: FeatureMatrix, label: str) -> Fitted:
+        train = _rows(source, job.part)
         started = time.perf_counter()
-        try:
-            first = self.make(jobs[0].name, train := jobs[0].part.train, jobs[0].seed)
-            batch, source = jobs[: self.together], jobs[0].part.source
-            if not hasattr(first, "fit_many") or len(batch) == 1:
-                return [(first.fit(train.X, train.y, **_datasets(first, train)), time.perf_counter() - started)]
-            heads = [first, *(self.make(job.name, job.part.train, job.seed) for job in batch[1:])]
-            fitted = first.fit_many(
-                heads, source.X, source.y, [job.part.rows for job in batch], **_datasets(first, source)
-            )
-        except ValueError as error:
-            raise DrexcacheError(f"{label}: the training failed: {str(error).splitlines()[0]}") from error
+        with _one_sentence(label):
+            estimator = self.maker.estimator(job.name, train, job.seed) if estimator is None else estimator
+            estimator.fit(train.X, train.y, **self.maker.options(job.name, estimator, train))
+        return estimator, time.perf_counter() - started
+
+    def _fit_many(self, jobs: Sequence[_Job], first: Any, source: FeatureMatrix, cell: Cell) -> list[Fitted]:
+        label = jobs[0].label(cell)
+        if len(jobs) == 1:
+            return [self._fit(jobs[0], first, source, label)]
+        started = time.perf_counter()
+        with _one_sentence(label):
+            heads = [first] if first is not None else []
+            for job in jobs[len(heads) :]:
+                heads.append(self.maker.estimator(job.name, _rows(source, job.part), job.seed))
+            options = self.maker.options(jobs[0].name, heads[0], source)
+            fitted = heads[0].fit_many(heads, source.X, source.y, [job.part.rows for job in jobs], **options)
         seconds = (time.perf_counter() - started) / len(fitted)
         return [(estimator, seconds) for estimator in fitted]
 
-    def _keep(self, jobs: Sequence[_Job], fitted: Sequence[Fitted]) -> None:
-        """Keep what other cells of the same train set will ask for again, and drop what none will."""
-        for job, one in zip(jobs, fitted, strict=False):
-            if job.key:
-                self.kept = {old: kept for old, kept in self.kept.items() if old[0] == job.key[0]}
-                self.kept[job.key] = one
+    def _piece(self, job: _Job, fitted: Fitted, label: str) -> _Piece:
+        """What the fitted estimator says of the job's test rows."""
+        estimator, seconds = fitted
+        test = self.maker.features(job.name, job.part.test)
+        predicted, attention = _predict(estimator, test.X, label)
+        return _Piece(replace(test, X=test.X[:0]), job.part.fold, predicted, attention, seconds)
 
 
-def _datasets(estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
-    """Which dataset each row is from, for a regressor whose ``fit`` asks for it."""
-    joined = DATASET in train.labels and has_fit_parameter(estimator, "datasets")
-    return {"datasets": train.labels[DATASET]} if joined else {}
+def _rows(source: FeatureMatrix, part: Part) -> FeatureMatrix:
+    return source if part.rows is None else source.rows(part.rows)
 
 
-def _piece(job: _Job, fitted: Fitted, label: str) -> _Piece:
-    """What the fitted estimator says of the job's test rows."""
-    estimator, seconds = fitted
-    test = job.part.test
-    predicted, attention = _predict(estimator, test.X, label)
-    return _Piece(replace(test, X=test.X[:0]), job.part.fold, predicted, attention, seconds)
+@contextmanager
+def _one_sentence(label: str) -> Iterator[None]:
+    """What a training could not do as the sentence of a user's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise DrexcacheError(f"{label}: the training failed: {str(error).splitlines()[0]}") from error
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _weight_option(name: str, estimator: Any) -> str:
+    """The parameter of `fit` by which an estimator, or the last step of its pipeline, takes weights."""
+    inner, prefix = getattr(estimator, "regressor", estimator), ""
+    if hasattr(inner, "steps"):
+        prefix, inner = f"{inner.steps[-1][0]}__", inner.steps[-1][1]
+    if "sample_weight" not in signature(inner.fit).parameters:
+        raise DrexcacheError(f"{name} takes no weights of images; choose another regressor or leave --weights out")
+    return f"{prefix}sample_weight"
+
+
+def _numbers(matrix: FeatureMatrix, column: str) -> np.ndarray:
+    """(n,) positive numbers of a label."""
+    texts = label(matrix, column)
+    try:
+        values = np.array([float(text) for text in texts])
+    except ValueError:
+        values = np.array([np.nan])
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        wrong = next((text for text in texts if not text.replace(".", "", 1).isdigit() or float(text) <= 0), "")
+        raise DrexcacheError(f"{matrix.dataset}: weights in column {column!r} must be above 0; found {wrong!r}")
+    return values
 
 
 def _predict(estimator: Any, X: np.ndarray, label: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -203,8 +311,9 @@ def _run(cell: Cell, repeat: int, name: str, seed: int, pieces: Sequence[_Piece]
     tests = [piece.test for piece in pieces]
     arms = pieces[0].attention
     folds = [np.full(len(piece.test), piece.fold, dtype=np.intp) for piece in pieces]
+    kind, train, tested = cell.name
     return Run(
-        name, *cell.name, seed, repeat,
+        regressor=name, kind=kind, train=train, test=tested, seed=seed, repeat=repeat, target=cell.test.target,
         ids=[image for test in tests for image in test.ids],
         fold=np.concatenate(folds),
         rated=np.concatenate([test.y for test in tests]),
@@ -218,9 +327,3 @@ def _run(cell: Cell, repeat: int, name: str, seed: int, pieces: Sequence[_Piece]
 def _repeats(cell: Cell, repeats: int) -> int:
     """Only k-fold has something to repeat."""
     return repeats if cell.kind == "in-domain" else 1
-
-
-def _make_regressor(name: str, matrix: FeatureMatrix, seed: int) -> Any:
-    from drexcache.regressors import make_regressor
-
-    return make_regressor(name, matrix, seed)

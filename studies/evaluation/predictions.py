@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY: dict[str, type] = {"regressor": str, "kind": str, "train": str, "test": str, "seed": int, "repeat": int}
-TYPES: dict[str, type] = {**KEY, "fold": int, "id": str, "group": str, "rated": float, "predicted": float}
+TYPES: dict[str, type] = {
+    **KEY, "fold": int, "id": str, "group": str, "rated": float, "predicted": float,
+    "target": str,
+}  # fmt: skip
 ATTENTION = "attention_"
-DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": ""}  # of columns that a frame made elsewhere may lack
+DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": "", "target": ""}  # of columns that may be missing
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Run:
     ids : (n,) images. fold : (n,) ints, the fold that each image was left out with (0 outside of k-fold).
     rated, predicted : (n,) floats on [0, 1] by the target's range. group : (n,) names, or empty.
     attention : arm -> (n,) weights, of a regressor that has them. seconds : time of training, or None.
+    target : the name of the ratings of the test set, "" where it is not known.
     """
 
     regressor: str
@@ -46,6 +50,7 @@ class Run:
     group: Sequence[str] = ()
     attention: dict[str, Floats] = field(default_factory=dict)
     seconds: float | None = None
+    target: str = ""
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -74,6 +79,10 @@ class Predictions:
         runs = self.runs
         return Predictions([run for run in runs if all(getattr(run, key) == value for key, value in wanted.items())])
 
+    def of(self, cell: tuple[str, str, str], regressor: str) -> list[Run]:
+        """The runs of one regressor in one cell."""
+        return [run for run in self.runs if run.cell == cell and run.regressor == regressor]
+
     def to_pandas(self) -> pd.DataFrame:
         """A line per prediction, with the columns of the CSV; attention weights that a run does not have are NaN."""
         import pandas as pd
@@ -82,7 +91,7 @@ class Predictions:
             pd.DataFrame({
                 **{name: getattr(run, name) for name in KEY},
                 "fold": run.fold, "id": list(run.ids), "group": list(run.group or [""] * len(run.ids)),
-                "rated": run.rated, "predicted": run.predicted,
+                "rated": run.rated, "predicted": run.predicted, "target": run.target,
                 **{ATTENTION + arm: weights for arm, weights in run.attention.items()},
             })
             for run in self.runs
@@ -91,7 +100,7 @@ class Predictions:
 
     @classmethod
     def from_pandas(cls, frame: pd.DataFrame) -> Predictions:
-        """The predictions of a frame as `to_pandas` gives it; seed, repeat, fold and group may be missing.
+        """The predictions of a frame as `to_pandas` gives it; seed, repeat, fold, group and target may be missing.
 
         Raises
         ------
@@ -101,8 +110,7 @@ class Predictions:
         missing = [name for name in TYPES if name not in frame and name not in DEFAULTS]
         if missing:
             raise DrexcacheError(f"no column {', '.join(missing)} in the predictions; they have: {', '.join(frame)}")
-        whole = frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})
-        return cls(_runs(whole, "the predictions"))
+        return cls(_runs(frame, "the predictions"))
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per prediction, numbers with every digit."""
@@ -112,7 +120,8 @@ class Predictions:
             n = len(run.ids)
             key = tuple(getattr(run, name) for name in KEY)
             weights = [run.attention[arm].tolist() if arm in run.attention else [None] * n for arm in arms]
-            group, values = run.group or [""] * n, (run.rated.tolist(), run.predicted.tolist())
+            group = run.group or [""] * n
+            values = (run.rated.tolist(), run.predicted.tolist(), [run.target] * n)
             records += [key + cells for cells in zip(run.fold.tolist(), run.ids, group, *values, *weights, strict=True)]
         write_records(path, [*TYPES, *(ATTENTION + arm for arm in arms)], records)
 
@@ -125,7 +134,10 @@ class Predictions:
         DrexcacheError : no such file, a missing column, no prediction at all, a cell that is not a number, or
             an image that one run predicts twice.
         """
-        return cls(_runs(read_records(path, TYPES, {ATTENTION + "*": float}), str(path)))
+        needed = {
+            name: kind for name, kind in TYPES.items() if name != "target"
+        }  # which earlier versions did not write
+        return cls(_runs(read_records(path, needed, {ATTENTION + "*": float}), str(path)))
 
 
 def predictions_beside(scores: str | Path) -> Path:
@@ -141,6 +153,7 @@ def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
     """The runs that the lines of each key make."""
     if frame.empty:
         raise DrexcacheError(f"{where}: holds no predictions")
+    frame = frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})
     runs = []
     for key, own in frame.groupby(list(KEY), sort=False):
         named = dict(zip(KEY, key, strict=True))
@@ -157,7 +170,7 @@ def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
             Run(
                 **named, ids=ids, fold=own["fold"].to_numpy(np.intp), rated=values["rated"],
                 predicted=values["predicted"], group=group if any(group) else (),
-                attention={arm.removeprefix(ATTENTION): values[arm] for arm in arms},
+                attention={arm.removeprefix(ATTENTION): values[arm] for arm in arms}, target=own["target"].iloc[0],
             )
         )  # fmt: skip
     return runs

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.bootstrap import Floats
+from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ceiling
 from drexcache.metrics import CORRELATIONS, METRICS, interval
-from drexcache.scores import NOTE_ENDS, Score, ScoreTable
+from drexcache.scores import NOTE_ENDS, Score, ScoreTable, number, several, train_to_test
 from drexcache.studies.evaluation.folds import hash_folds
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
@@ -19,11 +20,12 @@ ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings we
 CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
 FEW_IMAGES = 10
 FEW_GROUPS = 10
+FAR = 0.1  # of the range: a prediction may leave it by so much without a word
 
 
 def score(
     predictions: Predictions,
-    notes: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
+    notes: Mapping[tuple[str, ...], Sequence[str]] | None = None,
     noise: Mapping[str, float | None] | None = None,
 ) -> ScoreTable:
     """Every metric of every run, with its 95% interval.
@@ -36,12 +38,14 @@ def score(
     Runs with groups get a score for all images and one for each group of 3 images or more. With 10 groups or
     more, the pooled interval is a bootstrap over groups; with fewer it is over images, and a note says so.
 
-    notes : cell (kind, train, test) -> notes for its rows. noise : test set -> variance of the errors of rating;
-    rows of Pearson's r then have their noise ceiling, see `noise_ceiling`.
+    notes : cell (kind, train, test), or regressor and cell, -> notes for its rows.
+    noise : test set -> variance of the errors of rating; rows of Pearson's r then have their noise ceiling, see
+    `noise_ceiling`.
     """
     rows: list[Score] = []
     for run in predictions.runs:
-        added = list((notes or {}).get(run.cell, ())) + _group_notes(run)
+        found = notes or {}
+        added = [*found.get(run.cell, ()), *found.get((run.regressor, *run.cell), ()), *_group_notes(run)]
         rows += _scores(run, NOTE_ENDS.join(added), (noise or {}).get(run.test))
     return ScoreTable(rows)
 
@@ -144,3 +148,25 @@ def _group_notes(run: Run) -> list[str]:
     if small:
         notes.append(f"{run.test}: fewer than {FEW_IMAGES} images in group {', '.join(small[:5])}: hardly a score")
     return notes
+
+
+def outside_the_range(runs: Sequence[Run], test: FeatureMatrix) -> list[str]:
+    """A note on predictions more than a tenth of the range of the ratings outside of it, the farthest first.
+
+    runs : of one regressor in one cell; of several, an image's farthest prediction counts.
+    """
+    farthest: dict[str, float] = {}
+    for run in runs:
+        for image, value in zip(run.ids, run.predicted.tolist(), strict=True):
+            if abs(value - 0.5) > max(0.5 + FAR, abs(farthest.get(image, 0.5) - 0.5)):
+                farthest[image] = value
+    if not farthest:
+        return []
+    worst = sorted(farthest, key=lambda image: -abs(farthest[image] - 0.5))
+    shown = ", ".join(f"{image} {number(float(test.raw(np.array(farthest[image]))), 2)}" for image in worst[:3])
+    count = several(len(worst), "prediction lies", "predictions lie")
+    where = train_to_test(runs[0].train, runs[0].test)
+    return [
+        f"{where}: {count} of {runs[0].regressor} far outside of the ratings' range, {test.low:g} to {test.high:g}, of "
+        f"{len(runs[0].ids):,}: {shown}" + (", ..." if len(worst) > 3 else "")
+    ]
