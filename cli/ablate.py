@@ -17,6 +17,10 @@ from drexcache.cli.tables import format_option, metric_option
 )
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@click.option(
+    "--level", type=click.Choice(["tap", "block"]), default="tap", show_default=True,
+    help="Leave out blocks and their taps, or whole blocks only",
+)  # fmt: skip
 @click.option("--target", help="Name of the ratings [default: the only ones]")
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
 @click.option(
@@ -30,8 +34,8 @@ from drexcache.cli.tables import format_option, metric_option
 @metric_option
 @format_option
 def command(
-    cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], target: str | None, folds: int,
-    repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
+    cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], level: str, target: str | None,
+    folds: int, repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
 ) -> None:  # fmt: skip
     """Say what every part of a cache's features is worth: each block and tap alone, and all but each.
 
@@ -50,7 +54,9 @@ def command(
     make_room_for(out)
     matrix = open_cache(cache).matrix(blocks or None, target)
     with step_bar("ablate", "training") as progress:
-        found = ablate(matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, progress=progress)
+        found = ablate(
+            matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, level=level, progress=progress
+        )
     found.scores.to_csv(out)
     beside = predictions_beside(out)
     found.predictions.to_csv(beside)

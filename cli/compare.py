@@ -6,20 +6,26 @@ import click
 
 from drexcache.cli.tables import format_option, metric_option
 
+KINDS = ("in-domain", "split", "cross", "leave-one-out")
+
 
 @click.command("compare")
 @click.argument("scores", nargs=-1, required=True, type=click.Path())
 @metric_option
 @click.option("--against", metavar="REGRESSOR", help="Compare only with this one [default: every two]")
+@click.option("--kind", type=click.Choice(KINDS), help="Only scores of this kind, such as those inside a dataset")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
 @click.option("-o", "--out", type=click.Path(dir_okay=False), help="Also write the pairs to this CSV")
 @format_option
-def command(scores: tuple[str, ...], metric: str, against: str | None, match: bool, out: str | None, form: str) -> None:
+def command(
+    scores: tuple[str, ...], metric: str, against: str | None, kind: str | None, match: bool, out: str | None, form: str
+) -> None:
     """Say which of the evaluated regressors differ on the same images, and which only by noise.
 
     \b
     drexcache compare scores.csv
     drexcache compare monday.csv friday.csv --against ridge
+    drexcache compare scores.csv --kind in-domain
     """
     from drexcache.cli import make_room_for
     from drexcache.studies import compare
@@ -29,7 +35,7 @@ def command(scores: tuple[str, ...], metric: str, against: str | None, match: bo
     if out:
         make_room_for(out)
     files = {path: Predictions.read_csv(predictions_beside(path)) for path in scores}
-    comparison = compare(join(files), metric, against=against, match=match)
+    comparison = compare(join(files), metric, against=against, kind=kind, match=match)
     if out:
         comparison.to_csv(out)
     click.echo(comparison.latex() if form == "latex" else comparison.markdown())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from drexcache.cli import make_room_for, say
@@ -9,17 +12,28 @@ from drexcache.cli.progress import step_bar
 from drexcache.cli.provenance import command_line
 from drexcache.cli.tables import format_option, metric_option
 
+if TYPE_CHECKING:
+    from drexcache.cache import FeatureMatrix
+    from drexcache.datasets import ImageFile
+
 
 @click.command("evaluate")
 @click.argument("caches", nargs=-1, type=click.Path())
 @click.option("--train", multiple=True, type=click.Path(), help="Train on this cache (can be repeated)")
 @click.option("--test", multiple=True, type=click.Path(), help="Test on this cache (can be repeated)")
+@click.option("-r", "--regressor", "regressors", multiple=True, help="Name of a regressor (can be repeated)")
 @click.option(
-    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
+    "--from",
+    "settings",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(),
+    help="Regressor, settings and blocks that a search chose, as best.json (can be repeated)",
 )
+@click.option("--trust", is_flag=True, help="Import the code that --from names: only for files that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
 @click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
-@click.option("--target", help="Name of the ratings [default: the only ones]")
+@click.option("--target", help="Name of the ratings; CACHE:NAME for one cache [default: the only ones]")
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
 @click.option(
     "--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds"
@@ -30,13 +44,17 @@ from drexcache.cli.tables import format_option, metric_option
 )  # fmt: skip
 @click.option("--split", metavar="LABEL", help="In-domain scores by this split's train and test instead of folds")
 @click.option("--groups", metavar="LABEL", help="Also a score for every value of this label")
+@click.option("--group-folds", metavar="LABEL", help="Keep all images of one value of this label in one fold")
+@click.option("--weights", metavar="LABEL", help="Weigh images in the training by this label's numbers")
+@click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Pictures, to tell near-copies by their pixels")
 @click.option("--leave-one-out", is_flag=True, help="Also train on all caches but one and test on that one")
 @metric_option
 @format_option
 def command(
-    caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...], out: str,
-    blocks: tuple[str, ...], target: str | None, folds: int, repeats: int, seeds: tuple[int, ...], split: str | None,
-    groups: str | None, leave_one_out: bool, metric: str, form: str,
+    caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...],
+    settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], target: str | None, folds: int,
+    repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
+    weights: str | None, images: tuple[str, ...], leave_one_out: bool, metric: str, form: str,
 ) -> None:  # fmt: skip
     """Score regressors by k-fold inside each cache and by every train -> test pair of caches.
 
@@ -45,30 +63,65 @@ def command(
 
     \b
     drexcache evaluate ad.h5 objects.h5 scenes.h5 -r ridge -r fusion -o scores.csv
+    drexcache evaluate scenes.h5 -r ridge --from found/best.json -o scores.csv
+    drexcache evaluate patterns.h5:complexity art.h5:beauty -r ridge --group-folds generator -o scores.csv
     """
-    from drexcache.cache import open_cache
     from drexcache.errors import DrexcacheError
+    from drexcache.regressors import read_settings
     from drexcache.scores import render, score_tables
     from drexcache.studies import evaluate, ledger
     from drexcache.studies.evaluation import attention_table, predictions_beside
 
     make_room_for(out)
+    chosen = {f"{(one := read_settings(path, trust=trust)).regressor} ({path})": one for path in settings}
     paths = list(dict.fromkeys((*caches, *train, *test)))
     if not paths:
         raise DrexcacheError("no cache given; name one or more .h5 files")
-    matrices = {path: open_cache(path).matrix(blocks or None, target) for path in paths}
+    if not (regressors or chosen):
+        raise click.UsageError("give --regressor NAME or --from FILE")
+    if len(chosen) == 1 and not regressors:
+        target = target or next(iter(chosen.values())).target
+    matrices = {path: _matrix(path, blocks, target) for path in paths}
     with step_bar("evaluate", "training") as progress:
         table, predictions = evaluate(
-            list(matrices.values()), regressors, train=[matrices[p].dataset for p in train] or None,
+            list(matrices.values()), [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
             test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
-            groups=groups, leave_one_out=leave_one_out, progress=progress,
+            groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
+            leave_one_out=leave_one_out, chosen=chosen, progress=progress,
         )  # fmt: skip
     table.to_csv(out)
     beside = predictions_beside(out)
     predictions.to_csv(beside)
     click.echo(render([*score_tables(table, metric), *attention_table(predictions)], table.notes, form))
+    files = {_file_and_target(path)[0]: matrix for path, matrix in matrices.items()}
     record = ledger.append(
-        out, "evaluate", command=command_line(), caches=ledger.caches_of(matrices), regressors=list(regressors),
+        out, "evaluate", command=command_line(), caches=ledger.caches_of(files), regressors=[*regressors, *chosen],
         scores=ledger.scores_of(table), files=[out, str(beside)],
     )  # fmt: skip
     say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")
+
+
+def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMatrix:
+    """The features of a cache, and the ratings that its own CACHE:NAME or the option names."""
+    from drexcache.cache import open_cache
+
+    file, own = _file_and_target(path)
+    return open_cache(file).matrix(blocks or None, own or target)
+
+
+def _file_and_target(path: str) -> tuple[str, str]:
+    """ "a.h5:beauty" as ("a.h5", "beauty"); a path that exists as it is names no target."""
+    file, _, own = path.rpartition(":")
+    return (file, own) if Path(file).is_file() and not Path(path).exists() else (path, "")
+
+
+def _pictures(images: tuple[str, ...], matrices: dict[str, FeatureMatrix]) -> dict[tuple[str, str], ImageFile] | None:
+    """Where the pictures lie; what is missing is said."""
+    if not images:
+        return None
+    from drexcache.studies.reporting import find_images
+
+    files, notes = find_images(images, {matrix.dataset: matrix.ids for matrix in matrices.values()})
+    for note in notes:
+        say(note)
+    return files

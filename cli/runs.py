@@ -49,7 +49,7 @@ def command(
     if as_json:
         click.echo(json.dumps(entries, indent=2, ensure_ascii=False))
     elif entries:
-        click.echo(f"when, run and file; then {metric} of the best regressors")
+        click.echo(f"when, run, target and file; then {metric} of the best regressors")
         width = shutil.get_terminal_size((120, 24)).columns
         for entry in entries:
             click.echo("\n" + "\n".join(_lines(entry, metric, width)))
@@ -65,7 +65,8 @@ def _lines(entry: dict[str, Any], metric: str, width: int) -> list[str]:
     for score in entry["scores"]:
         cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
     when = datetime.fromisoformat(entry["when"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    lines = [" ".join([when, entry["kind"], *entry["files"][:1]])]
+    targets = sorted({cache["target"] for cache in entry.get("caches", ()) if cache.get("target")})
+    lines = [" ".join([when, entry["kind"], *targets, *entry["files"][:1]])]
     column = min(max(map(len, cells), default=0), width // 3)
     sign = 1 if metric in ERRORS else -1
     for where, scores in list(cells.items())[:MAX_CELLS]:

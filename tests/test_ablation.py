@@ -55,6 +55,13 @@ def test_the_rows_of_the_paper() -> None:
     ]
 
 
+def test_whole_blocks_only() -> None:
+    found = variants(toy(), make_regressor("ridge", toy()), "block")
+    assert [variant.name for variant in found] == ["", "only vit", "only net"]
+    with pytest.raises(DrexcacheError, match="the features are one block: there is nothing to leave out"):
+        ablate(toy().select(["net"]), ["ridge"], level="block")
+
+
 def test_averaged_arms_weigh_the_same_and_one_arm_all() -> None:
     weights = {}
     for variant in variants(toy(), make_regressor("fusion", toy())):

@@ -147,7 +147,7 @@ def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     assert entry["files"] == [str(out), str(out.with_name("scores-predictions.csv"))]
     values = {score["regressor"]: score["value"] for score in entry["scores"]}
     text = CliRunner().invoke(main, ["runs", str(tmp_path)]).stdout
-    assert f" evaluate {out}\n  p  ridge {values['ridge']:.3f}, mean undefined\n" in text
+    assert f" evaluate rating {out}\n  p  ridge {values['ridge']:.3f}, mean undefined\n" in text
     assert "mean" not in CliRunner().invoke(main, ["runs", str(tmp_path), "--regressor", "ridge"]).stdout
     nothing = CliRunner().invoke(main, ["runs", str(tmp_path), "--since", "2126-01-01"])
     assert (nothing.stdout, nothing.stderr) == ("", "no runs found\n")

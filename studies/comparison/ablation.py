@@ -93,7 +93,7 @@ class Ablation:
 
 def ablate(
     matrix: FeatureMatrix, regressors: Sequence[str], *, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
-    split: str | None = None, progress: Progress | None = None,
+    split: str | None = None, level: str = "tap", progress: Progress | None = None,
 ) -> Ablation:  # fmt: skip
     """Score regressors on everything, on every block and tap alone, and on all but each of them.
 
@@ -101,7 +101,8 @@ def ablate(
     with the blocks of the recipe `drex` these are the rows of the DReX paper's ablation (arXiv 2511.16991). All
     variants share folds and seeds, so that they can be compared image by image.
 
-    matrix : one dataset. regressors : names. The rest as in `drexcache.studies.evaluate`.
+    matrix : one dataset. regressors : names. level : "tap", or "block" for whole blocks only. The rest as in
+    `drexcache.studies.evaluate`.
 
     Raises
     ------
@@ -117,11 +118,12 @@ def ablate(
     """
     same, notes = kept_together(matrix)  # by all features once, so that all variants share their folds
     matrix = replace(matrix, hashes=same)
-    lines = {name: variants(matrix, make_regressor(name, matrix)) for name in dict.fromkeys(regressors)}
+    lines = {name: variants(matrix, make_regressor(name, matrix), level) for name in dict.fromkeys(regressors)}
     if not lines:
         raise DrexcacheError("name one or more regressors to ablate; found none")
     if min(map(len, lines.values())) < 2:
-        raise DrexcacheError(f"{matrix.dataset}: the features are one tap of one block: there is nothing to leave out")
+        only = "one tap of one block" if level == "tap" else "one block"
+        raise DrexcacheError(f"{matrix.dataset}: the features are {only}: there is nothing to leave out")
     total, done = sum(map(len, lines.values())), 0
     found = Ablation(ScoreTable(), Predictions(), {})
     for name, own in lines.items():
@@ -139,18 +141,18 @@ def ablate(
     return found
 
 
-def variants(matrix: FeatureMatrix, estimator: Any) -> list[Variant]:
+def variants(matrix: FeatureMatrix, estimator: Any, level: str = "tap") -> list[Variant]:
     """What to try, everything first; a variant that has the same features as an earlier one is left out."""
     blocks = {name: _taps(matrix, name) for name in matrix.blocks}
     wanted: dict[str, dict[str, list[str]]] = {"": blocks}
     wanted |= {f"only {name}": {name: taps} for name, taps in blocks.items()}
-    wanted |= {f"only {tap}": {name: [tap]} for name, taps in blocks.items() for tap in taps}
+    single = [(name, tap) for name, taps in blocks.items() for tap in taps] if level == "tap" else []
+    wanted |= {f"only {tap}": {name: [tap]} for name, tap in single}
     for name in blocks:
         wanted[f"without {name}"] = {other: taps for other, taps in blocks.items() if other != name}
-    for name, taps in blocks.items():
-        for tap in taps:
-            fewer = {**blocks, name: [other for other in taps if other != tap]}
-            wanted[f"without {tap}"] = {block: own for block, own in fewer.items() if own}
+    for name, tap in single:
+        fewer = {**blocks, name: [other for other in blocks[name] if other != tap]}
+        wanted[f"without {tap}"] = {block: own for block, own in fewer.items() if own}
     found: dict[tuple[str, ...], Variant] = {}
     for label, parts in wanted.items():
         key = tuple(tap for own in parts.values() for tap in own)

@@ -12,7 +12,7 @@ from drexcache.bootstrap import Floats
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ceiling
 from drexcache.metrics import CORRELATIONS, METRICS, interval
-from drexcache.scores import NOTE_ENDS, Score, ScoreTable, number, several, train_to_test
+from drexcache.scores import NOTE_ENDS, Score, ScoreTable, number, train_to_test
 from drexcache.studies.evaluation.folds import hash_folds
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
@@ -164,9 +164,6 @@ def outside_the_range(runs: Sequence[Run], test: FeatureMatrix) -> list[str]:
         return []
     worst = sorted(farthest, key=lambda image: -abs(farthest[image] - 0.5))
     shown = ", ".join(f"{image} {number(float(test.raw(np.array(farthest[image]))), 2)}" for image in worst[:3])
-    count = several(len(worst), "prediction lies", "predictions lie")
-    where = train_to_test(runs[0].train, runs[0].test)
-    return [
-        f"{where}: {count} of {runs[0].regressor} far outside of the ratings' range, {test.low:g} to {test.high:g}, of "
-        f"{len(runs[0].ids):,}: {shown}" + (", ..." if len(worst) > 3 else "")
-    ]
+    where, lie = train_to_test(runs[0].train, runs[0].test), "lies" if len(worst) == 1 else "lie"
+    far = f"{len(worst)} of {len(runs[0].ids)} predictions of {runs[0].regressor} {lie} far outside the ratings' range"
+    return [f"{where}: {far}, {test.low:g} to {test.high:g}: {shown}" + (", ..." if len(worst) > 3 else "")]
