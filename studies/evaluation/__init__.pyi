@@ -1,3 +1,4 @@
+from .attention import attention_table as attention_table
 from .cells import comparable as comparable
 from .copies import kept_together as kept_together
 from .fitting import Progress as Progress
@@ -8,7 +9,6 @@ from .folds import split_rows as split_rows
 from .folds import splitting_column as splitting_column
 from .predictions import Predictions as Predictions
 from .predictions import Run as Run
-from .predictions import attention_table as attention_table
 from .predictions import predictions_beside as predictions_beside
 from .scoring import FEW_GROUPS as FEW_GROUPS
 from .scoring import constant_in_folds as constant_in_folds

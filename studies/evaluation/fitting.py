@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -18,14 +17,14 @@ from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.regressors import ChosenSettings, make_regressor
+from drexcache.regressors import ChosenSettings
 from drexcache.scores import ScoreTable
-from drexcache.studies.evaluation.cells import DATASET, Cell, Part, cells_of, comparable, label
+from drexcache.studies.evaluation.cells import Cell, Part, cells_of, comparable
 from drexcache.studies.evaluation.copies import Files, Looks
+from drexcache.studies.evaluation.making import Make, Maker
 from drexcache.studies.evaluation.predictions import Predictions, Run
 from drexcache.studies.evaluation.scoring import outside_the_range, score
 
-Make = Callable[[str, FeatureMatrix, int], Any]
 Progress = Callable[[int, int, str], None]
 Fitted = tuple[Any, float]  # an estimator and the seconds its training took
 TOGETHER = 32  # fusion heads at once on a GPU, where that takes little longer than one: a bound on memory
@@ -90,7 +89,7 @@ def evaluate(
     cells = [cell.grouped(group_folds) for cell in cells] if group_folds else cells
     for cell in cells:
         cell.check(groups)
-    trainer = _Trainer(_Maker(make, chosen or {}, weights), regressors, seeds, together, progress)
+    trainer = _Trainer(Maker(make, chosen or {}, weights), regressors, seeds, together, progress)
     trainer.total = sum(cell.trainings * _repeats(cell, repeats) for cell in cells) * len(regressors) * len(seeds)
     predictions = Predictions()
     for cell in cells:
@@ -132,40 +131,11 @@ class _Piece:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Makes unfitted estimators, and what they are fitted on."""
-
-    make: Make | None
-    chosen: Mapping[str, ChosenSettings]
-    weights: str | None
-
-    def features(self, name: str, matrix: FeatureMatrix) -> FeatureMatrix:
-        """The blocks that the regressor was chosen with; all of them where none were."""
-        blocks = self.chosen[name].blocks if name in self.chosen else ()
-        return matrix.select(blocks) if blocks else matrix
-
-    def estimator(self, name: str, matrix: FeatureMatrix, seed: int) -> Any:
-        """The unfitted regressor of that name."""
-        if self.make:
-            return self.make(name, matrix, seed)
-        chosen = self.chosen.get(name)
-        return make_regressor(chosen.regressor if chosen else name, matrix, seed, chosen.settings if chosen else None)
-
-    def options(self, name: str, estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
-        """What `fit` takes beside X and y: weights, and which dataset a row is from, for a scale of its own."""
-        joined = DATASET in train.labels and "datasets" in signature(estimator.fit).parameters
-        options: dict[str, Any] = {"datasets": train.labels[DATASET]} if joined else {}
-        if self.weights:
-            options[_weight_option(name, estimator)] = _numbers(train, self.weights)
-        return options
-
-
 class _Trainer:
     """Fits every regressor with every seed on what a cell trains on, once for all its test sets."""
 
     def __init__(
-        self, maker: _Maker, regressors: Sequence[str], seeds: Sequence[int], together: int | None,
+        self, maker: Maker, regressors: Sequence[str], seeds: Sequence[int], together: int | None,
         progress: Progress | None,
     ) -> None:  # fmt: skip
         self.maker, self.regressors, self.seeds = maker, regressors, seeds
@@ -270,29 +240,6 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _weight_option(name: str, estimator: Any) -> str:
-    """The parameter of `fit` by which an estimator, or the last step of its pipeline, takes weights."""
-    inner, prefix = getattr(estimator, "regressor", estimator), ""
-    if hasattr(inner, "steps"):
-        prefix, inner = f"{inner.steps[-1][0]}__", inner.steps[-1][1]
-    if "sample_weight" not in signature(inner.fit).parameters:
-        raise DrexcacheError(f"{name} takes no weights of images; choose another regressor or leave --weights out")
-    return f"{prefix}sample_weight"
-
-
-def _numbers(matrix: FeatureMatrix, column: str) -> np.ndarray:
-    """(n,) positive numbers of a label."""
-    texts = label(matrix, column)
-    try:
-        values = np.array([float(text) for text in texts])
-    except ValueError:
-        values = np.array([np.nan])
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        wrong = next((text for text in texts if not text.replace(".", "", 1).isdigit() or float(text) <= 0), "")
-        raise DrexcacheError(f"{matrix.dataset}: weights in column {column!r} must be above 0; found {wrong!r}")
-    return values
 
 
 def _predict(estimator: Any, X: np.ndarray, label: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:

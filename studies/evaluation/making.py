@@ -1,0 +1,69 @@
+"""What an evaluation trains: a regressor by its name or as a search chose it, its blocks, and the weights of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from drexcache.cache import FeatureMatrix
+from drexcache.errors import DrexcacheError
+from drexcache.regressors import ChosenSettings, make_regressor
+from drexcache.studies.evaluation.cells import DATASET, label
+
+Make = Callable[[str, FeatureMatrix, int], Any]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes unfitted estimators, and what they are fitted on."""
+
+    make: Make | None
+    chosen: Mapping[str, ChosenSettings]
+    weights: str | None
+
+    def features(self, name: str, matrix: FeatureMatrix) -> FeatureMatrix:
+        """The blocks that the regressor was chosen with; all of them where none were."""
+        blocks = self.chosen[name].blocks if name in self.chosen else ()
+        return matrix.select(blocks) if blocks else matrix
+
+    def estimator(self, name: str, matrix: FeatureMatrix, seed: int) -> Any:
+        """The unfitted regressor of that name."""
+        if self.make:
+            return self.make(name, matrix, seed)
+        chosen = self.chosen.get(name)
+        return make_regressor(chosen.regressor if chosen else name, matrix, seed, chosen.settings if chosen else None)
+
+    def options(self, name: str, estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
+        """What `fit` takes beside X and y: weights, and which dataset a row is from, for a scale of its own."""
+        joined = DATASET in train.labels and "datasets" in signature(estimator.fit).parameters
+        options: dict[str, Any] = {"datasets": train.labels[DATASET]} if joined else {}
+        if self.weights:
+            options[_weight_option(name, estimator)] = _numbers(train, self.weights)
+        return options
+
+
+def _weight_option(name: str, estimator: Any) -> str:
+    """The parameter of `fit` by which an estimator, or the last step of its pipeline, takes weights."""
+    inner, prefix = getattr(estimator, "regressor", estimator), ""
+    if hasattr(inner, "steps"):
+        prefix, inner = f"{inner.steps[-1][0]}__", inner.steps[-1][1]
+    if "sample_weight" not in signature(inner.fit).parameters:
+        raise DrexcacheError(f"{name} takes no weights of images; choose another regressor or leave --weights out")
+    return f"{prefix}sample_weight"
+
+
+def _numbers(matrix: FeatureMatrix, column: str) -> np.ndarray:
+    """(n,) positive numbers of a label."""
+    texts = label(matrix, column)
+    try:
+        values = np.array([float(text) for text in texts])
+    except ValueError:
+        values = np.array([np.nan])
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        wrong = next((text for text in texts if not text.replace(".", "", 1).isdigit() or float(text) <= 0), "")
+        raise DrexcacheError(f"{matrix.dataset}: weights in column {column!r} must be above 0; found {wrong!r}")
+    return values
