@@ -4,13 +4,17 @@ import os
 import socket
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small_datasets import folder_of, refusal, zip_of
 
 from drexcache.datasets import ImageFile, read_images
 from drexcache.datasets.files import list_files
+from drexcache.errors import DrexcacheError
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -140,3 +144,22 @@ def test_a_zip_does_not_unpack_to_much_more_than_it_is(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="1073741825 bytes, more than 1073741824"):
         ImageFile(file).read()
     assert refusal(tmp_path, file).startswith(f"{file}: cannot be read (1073741825 bytes, more than 1073741824)")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_zip_is_one_sentence_or_files_that_cannot_be_read(tmp_path: Path, data: st.DataObject) -> None:
+    path = zip_of(tmp_path / "z.zip", {name: name * 50 for name in ("a.jpg", "b/c.png", "caf\u00e9.jpg")})
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(damaged) - 4))
+        damaged[at : at + 4] = data.draw(st.one_of(st.just(b"\xff" * 4), st.binary(max_size=6)))
+    path.write_bytes(damaged)
+    try:
+        files = list_files(path)
+    except DrexcacheError:
+        return
+    for file in files.values():
+        with suppress(OSError):
+            file.read()
+            file.stat()

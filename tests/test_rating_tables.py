@@ -21,6 +21,7 @@ from drexcache.datasets.names import match_names
 from drexcache.datasets.ratings import Ratings
 from drexcache.errors import DrexcacheError
 
+XLS = (Path(__file__).parent / "data" / "ratings.xls").read_bytes()
 NOT_NUMBERS = [
     "3_5",
     "1_000",
@@ -218,6 +219,14 @@ def test_formulas_that_were_never_computed(tmp_path: Path) -> None:
     assert "(1 formulas have no stored value: open the workbook in a spreadsheet program and save it; " in found
 
 
+def test_an_old_workbook(tmp_path: Path) -> None:
+    """tests/data/ratings.xls was written by xlwt 1.3: a sheet of text, and one with numbers and a formula."""
+    (tmp_path / "r.csv").write_bytes(XLS)
+    found = read_ratings(tmp_path / "r.csv")
+    assert (found.names, found.scores) == (("12", "café.jpg", "7", "x.jpg"), ("3.25", "4", "1.5", ""))
+    assert found.source == f"{tmp_path / 'r.csv'}, sheet ratings"
+
+
 def test_parquet(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"file": ["a.jpg", "b.jpg", "c.jpg"], "rating": [0.1, np.nan, 3.0], "set": ["train", None, "test"]}
@@ -381,6 +390,7 @@ def test_small_files_that_would_grow_large_are_refused(tmp_path: Path, data: obj
 
 
 SEEDS = [
+    XLS,
     b"file,rating,set\na.jpg,3,train\nb.jpg,4.5,test\n",
     "file;rating\ncaf\u00e9.jpg;1,5\nb.jpg;2\n".encode("utf-16"),
     b'file\tr1\tr2\n"a\tb.jpg"\t3\t4\n',

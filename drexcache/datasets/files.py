@@ -9,8 +9,8 @@ import stat
 import threading
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,6 @@ MAX_BYTES = 1 << 30  # of an image's file, or of a table's
 MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # of a zip's member: how many times smaller it may be packed
 # What a store says of a file that changes when the file does: a time, a tag or a checksum; each has its own words.
 _SIGNS = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag", "md5Hash", "CRC")
-_BROKEN_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, zlib.error)
 _open_zips = threading.local()  # in each thread: path -> (what was opened, its handle)
 
 
@@ -69,10 +68,8 @@ class ImageFile:
         if is_url(self.location):
             _check_size(self.listed[0])
             return _read_at_url(str(self.location), self.member)
-        try:
+        with _errors_of_zips():
             return _read_member(_zip(Path(self.location)), self.member)
-        except _BROKEN_ZIP as error:
-            raise OSError(f"zip member cannot be read: {error}") from error
 
     def stat(self) -> tuple[int, int]:
         """Size in bytes and modification time in ns (for a member the zip's, at a URL a number that stands for it).
@@ -84,10 +81,8 @@ class ImageFile:
         status = Path(self.location).stat()
         if self.member is None:
             return status.st_size, status.st_mtime_ns
-        try:
+        with _errors_of_zips():
             return _zip(Path(self.location)).getinfo(self.member).file_size, status.st_mtime_ns
-        except _BROKEN_ZIP as error:
-            raise OSError(f"zip member cannot be read: {error}") from error
 
 
 def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
@@ -175,10 +170,23 @@ def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
         raise DrexcacheError(f"{path}: neither a folder nor a zip") from error
     except OSError as error:
         raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a broken directory makes zipfile raise errors of many kinds
+        raise DrexcacheError(f"{path}: a broken zip ({error})") from error
     for info in infos:
-        if not info.is_dir():
+        if info.filename and not info.is_dir():  # a broken zip may hold a member without a name
             name = info.filename.replace("\\", "/").removeprefix("./")  # some programs write backslashes
             yield name, ImageFile(str(path), info.filename)
+
+
+@contextmanager
+def _errors_of_zips() -> Iterator[None]:
+    """Whatever a broken zip makes zipfile and zlib raise, as an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"zip member cannot be read: {error}") from error
 
 
 def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
