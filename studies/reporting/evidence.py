@@ -189,7 +189,8 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
     predictions = {label: _predictions(path) for label, path in files.items()}
     for label in files:
         _check_pair(label, tables[label], predictions[label])
-    scores, joined = _join_scores(tables), join(predictions)
+    joined = join(predictions)
+    scores = _renamed(tables, predictions, joined)
     cells: dict[tuple[str, ...], list[Run]] = {}
     for run in joined.runs:
         cells.setdefault((run.regressor, *run.cell), []).append(run)
@@ -238,17 +239,15 @@ def _key(one: Run | Score) -> tuple[str, str, str, str, int, int]:
     return one.regressor, one.kind, one.train, one.test, one.seed, one.repeat
 
 
-def _join_scores(tables: Mapping[str, ScoreTable]) -> ScoreTable:
-    """All rows, regressors of several files renamed as `drexcache.studies.comparison.join` does."""
-    homes: dict[str, set[str]] = {}
-    for label, table in tables.items():
-        for row in table.rows:
-            homes.setdefault(row.regressor, set()).add(label)
-    rows = []
-    for label, table in tables.items():
-        for row in table.rows:
-            shared = len(homes[row.regressor]) > 1
-            rows.append(replace(row, regressor=f"{label}: {row.regressor}") if shared else row)
+def _renamed(
+    tables: Mapping[str, ScoreTable], predictions: Mapping[str, Predictions], joined: Predictions
+) -> ScoreTable:
+    """All rows, their regressors called as in the joined predictions."""
+    runs = ((label, run.regressor) for label, one in predictions.items() for run in one.runs)
+    names = dict(zip(runs, (run.regressor for run in joined.runs), strict=True))
+    rows = [
+        replace(row, regressor=names[label, row.regressor]) for label, table in tables.items() for row in table.rows
+    ]
     return ScoreTable(rows)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,43 +79,39 @@ def draw_figures(evidence: Evidence, searches: Sequence[Search] = ()) -> list[Fi
     """
     known = [result.value for result in evidence.results if result.value is not None]
     limits = (min(known, default=0.0), max(known, default=1.0))
-    names, figures = _Names(), []
+    drawn: list[tuple[Figure, Result | None]] = []
     with style():
         for regressor in evidence.regressors:
             own, home = evidence.of(regressor), evidence.home(regressor)
             if any(result.kind == "cross" for result in own):
-                figures.append(names.give(heat_map(regressor, own, limits)))
+                drawn.append((heat_map(regressor, own, limits), None))
             for result in own:
-                drawn = [scatter(result)]
-                drawn += [residuals(result)] if len(set(result.group)) > 1 else []
-                drawn += [attention(result)] if result.attention else []
-                for figure in drawn:
+                figures = [scatter(result)]
+                figures += [residuals(result)] if len(set(result.group)) > 1 else []
+                figures += [attention(result)] if result.attention else []
+                for figure in figures:
                     figure.home = any(result is one for one in home)
-                    figures.append(names.give(figure, result))
+                    drawn.append((figure, result))
         for search in searches:
             for regressor in search.trials:
-                figures.append(names.give(history(search, regressor)))
+                drawn.append((history(search, regressor), None))
                 if search.importance.get(regressor):
-                    figures.append(names.give(importances(search, regressor)))
-    return figures
+                    drawn.append((importances(search, regressor), None))
+    taken: set[str] = set()
+    for figure, about in drawn:
+        figure.name = _name(figure, about, taken)
+    return [figure for figure, _ in drawn]
 
 
-class _Names:
-    """Gives every figure a name of its own, of letters, digits and dashes only, whatever the regressor is called."""
-
-    def __init__(self) -> None:
-        self.given: set[str] = set()
-
-    def give(self, figure: Figure, result: Result | None = None) -> Figure:
-        where = [] if result is None else [result.test] if result.inside else [result.train, "to", result.test]
-        parts = [re.sub("[^A-Za-z0-9]+", "-", part).strip("-")[:30] for part in (figure.kind, figure.owner, *where)]
-        stem = "-".join(part for part in parts if part)
-        figure.name, number = stem, 1
-        while figure.name.lower() in self.given:  # also on disks that do not tell upper from lower case
-            number += 1
-            figure.name = f"{stem}-{number}"
-        self.given.add(figure.name.lower())
-        return figure
+def _name(figure: Figure, result: Result | None, taken: set[str]) -> str:
+    """A new name of letters, digits and dashes only, whatever the regressor is called."""
+    where = [] if result is None else [result.test] if result.inside else [result.train, "to", result.test]
+    parts = [re.sub("[^A-Za-z0-9]+", "-", part).strip("-")[:30] for part in (figure.kind, figure.owner, *where)]
+    stem = "-".join(part for part in parts if part)
+    numbered = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
+    name = next(name for name in numbered if name.lower() not in taken)  # also on disks that ignore case
+    taken.add(name.lower())
+    return name
 
 
 @contextmanager
@@ -334,17 +331,14 @@ def calibration_band(rated: Floats, predicted: Floats, steps: int = 40) -> Band 
     ([0.0, 3.0], 0.0)
     """
     n = len(predicted)
-    centred = predicted - predicted.mean()
-    square = float(centred @ centred)
     if n < 3 or np.ptp(predicted) <= 1e-12 * np.abs(predicted).max():
         return None
-    slope = float(centred @ rated) / square
-    error = np.sqrt(((rated - rated.mean() - slope * centred) ** 2).sum() / (n - 2))
+    fit = stats.linregress(predicted, rated)
+    square = ((predicted - predicted.mean()) ** 2).sum()
     at = np.linspace(predicted.min(), predicted.max(), steps)
     variance = 1 / n + (at - predicted.mean()) ** 2 / square
-    t = stats.t.ppf(0.975, n - 2)
-    line = rated.mean() + slope * (at - predicted.mean())
-    return Band(at, line, t * error * np.sqrt(variance), t * error * np.sqrt(1 + variance))
+    reach = stats.t.ppf(0.975, n - 2) * fit.stderr * square**0.5  # Student's t times the residuals' deviation
+    return Band(at, fit.intercept + fit.slope * at, reach * np.sqrt(variance), reach * np.sqrt(1 + variance))
 
 
 def spread_out(values: Floats) -> Floats:

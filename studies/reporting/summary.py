@@ -112,9 +112,7 @@ def _led(unbeaten: Sequence[str], beaten: Sequence[str], tested: Sequence[Pair])
     won, compared = sum(_loser(pair) is not None for pair in against), len(against)
     if won == compared:
         return f"{name} is the best: better in " + (f"all {won} comparisons." if won > 1 else "the only comparison.")
-    if 2 * won >= compared:
-        return f"{name} is the best choice: better in {won} of {compared} comparisons, worse in none."
-    return f"{name} is ahead by little: better in {won} of {compared} comparisons, within noise in the others."
+    return f"{name} is ahead: better in {won} of {compared} comparisons, within noise in the others."
 
 
 def _of_many(
