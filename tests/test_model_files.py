@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import subprocess
+import sys
+import tracemalloc
 import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +18,12 @@ import pytest
 from sklearn.base import is_regressor
 from sklearn.utils import all_estimators
 
-from drexcache import DrexcacheError
+from drexcache import DrexcacheError, Model, load_model, open_cache
 from drexcache.cache import FeatureMatrix
-from drexcache.regressors import make_regressor, regressors
+from drexcache.regressors import make_regressor, regressors, train_model
 from drexcache.regressors.saving import dump_estimator, load_estimator, refuse_unsavable
 
+DATA = Path(__file__).parent / "data"
 FEWER = {"n_estimators": 3, "max_iter": 3}
 
 
@@ -71,3 +80,127 @@ def test_most_linear_regressors_can_be_saved() -> None:
         except DrexcacheError:
             continue
     assert len(saved) >= 25 and {"HuberRegressor", "Lasso", "LinearSVR", "NuSVR", "DecisionTreeRegressor"} <= set(saved)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small model file of every regressor."""
+    folder, cache = tmp_path_factory.mktemp("models"), open_cache(DATA / "release-0.1-cache.h5")
+    small: dict[str, dict[str, Any]] = {
+        "random-forest": {"n_estimators": 3}, "extra-trees": {"n_estimators": 3}, "boosting": {"max_iter": 50},
+        "fusion": {"epochs": 5, "min_steps": 0, "seeds": 2, "width": 128}, "fusion-paper": {"epochs": 5, "width": 128},
+    }  # fmt: skip
+    for name in regressors():
+        model = train_model(name, cache.matrix(), cache, tuple(cache.blocks), 0, settings=small.get(name))
+        model.save(folder / f"{name}.drex")
+    return {name: folder / f"{name}.drex" for name in regressors()}
+
+
+@pytest.mark.parametrize("mutations", [30, pytest.param(2000, marks=pytest.mark.thorough)])
+def test_altered_models_are_refused_or_predict_numbers(models: dict[str, Path], mutations: int) -> None:
+    """In a process of its own: none ends it, none takes memory, none gives anything but a sentence or numbers."""
+    script = Path(__file__).parent / "mutate_models.py"
+    command = [sys.executable, script, *models.values(), "--mutations", str(mutations), "--seed", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found["counts"]) == {"refused", "predicts"}, found["counts"]
+    assert found["grown_mib"] < 256
+
+
+def altered(path: Path, change: Callable[[Any], object]) -> Model:
+    """The model with its estimator changed, saved and read again."""
+    model = load_model(path)
+    change(model.estimator)
+    model.save(path.with_suffix(".altered"))
+    return load_model(path.with_suffix(".altered"))
+
+
+def setting(name: str, value: Callable[[Any], Any], step: int | None = -1) -> Callable[[Any], object]:
+    """A change of one attribute of a pipeline's step, or of an estimator that is none."""
+
+    def change(estimator: Any) -> None:
+        part = estimator if step is None else estimator[step]
+        setattr(part, name, value(getattr(part, name)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("svr", setting("support_vectors_", lambda a: a[:3]), "a SVR whose _dual_coef_ is float64"),
+        ("svr", setting("support_", lambda a: a.astype("i8")), "a SVR whose support_ is int64"),
+        ("svr", setting("_n_support", lambda a: a[:1]), "a SVR whose _n_support is"),
+        ("svr", setting("n_features_in_", lambda d: d + 1), "a SVR for 17 columns, but there are 16"),
+        ("svr", setting("scale_", lambda a: a * np.nan, 0), "a StandardScaler whose scale_ is float64"),
+        ("svr", setting("C", lambda _: -1.0), "'C' parameter of SVR must be a float in the range"),
+        ("pls", setting("coef_", lambda a: np.repeat(a, 9, 0)), "a PLSRegression whose coef_ is"),
+        ("gaussian-process", setting("normalization_", lambda a: a[:-1], 2), "a Nystroem whose normalization_"),
+        ("neighbours", setting("_y", lambda a: a[:-1]), "a KNeighborsRegressor whose _y"),
+        ("neighbours", setting("n_neighbors", lambda _: "all"), "'n_neighbors' parameter of KNeighborsRegressor must"),
+        ("ridge", setting("coef_", lambda a: np.full_like(a, np.inf), None), "a GramRidge whose coef_"),
+        ("random-forest", setting("n_outputs_", lambda _: 2, None), "a forest that gives anything but one number"),
+        ("boosting", setting("_n_features", lambda d: d + 1, None), "boosted trees of another kind"),
+        ("stack", setting("stack_method_", lambda _: ["fit"] * 4, None), "a stack of anything but predictions"),
+    ],
+)
+def test_what_fitting_never_gives_is_refused(
+    models: dict[str, Path], name: str, change: Callable[[Any], object], message: str
+) -> None:
+    with pytest.raises(DrexcacheError, match=message):
+        altered(models[name], change)
+
+
+def test_predictions_that_are_not_finite_are_one_sentence(models: dict[str, Path]) -> None:
+    model = altered(models["ridge"], setting("coef_", lambda a: np.full_like(a, 1e308), None))
+    with pytest.raises(DrexcacheError, match=r"predicts NaN or infinity for 24 of 24 images, 00\.png first"):
+        model.predict(open_cache(DATA / "release-0.1-cache.h5"))
+
+
+def repacked(data: bytes, change: Callable[[dict[str, bytes]], object], method: int = zipfile.ZIP_STORED) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, value in members.items():
+            archive.writestr(name, value)
+    return out.getvalue()
+
+
+def test_bombs_take_no_memory() -> None:
+    matrix = problem()
+    data = dump_estimator(make_regressor("pls", matrix).fit(matrix.X, matrix.y))
+    zeros = io.BytesIO()
+    np.save(zeros, np.zeros(2**25))
+
+    def grow(members: dict[str, bytes]) -> None:
+        members[min(set(members) - {"schema.json"})] = zeros.getvalue()
+
+    def claim(members: dict[str, bytes]) -> None:
+        name = next(name for name, value in members.items() if b"(8,), }" in value)
+        members[name] = members[name].replace(b"(8,), }" + b" " * 11, b"(999999999999,), }")
+
+    def repeat(members: dict[str, bytes]) -> None:
+        schema = json.loads(members["schema.json"])
+        name = max(set(members) - {"schema.json"}, key=lambda name: len(members[name]))
+        node = {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode", "type": "numpy"}
+        again = [node | {"file": name, "__id__": number} for number in range(10_000)]
+        steps = schema["content"]["content"]["steps"]["content"]
+        steps[0]["content"].append({"__class__": "list", "__module__": "builtins", "__loader__": "ListNode",
+                                    "content": again, "__id__": 1})  # fmt: skip
+        members["schema.json"] = json.dumps(schema).encode()
+
+    compressed = repacked(data, grow, zipfile.ZIP_DEFLATED)
+    assert len(compressed) < 2**19
+    for bomb, message in (
+        (compressed, "compressed parts"),
+        (repacked(data, claim), r"holds an array float64 \(999999999999,\) in"),
+        (repacked(data, repeat), "names the same arrays too often"),
+    ):
+        tracemalloc.start()
+        with pytest.raises(DrexcacheError, match=message):
+            load_estimator(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+        tracemalloc.stop()

@@ -116,13 +116,15 @@ class Model:
     def _outputs(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """For X (n, d) predictions on [0, 1] of each seed (seeds, n), and a fusion head's attention (n, n_arms)."""
         try:
-            if hasattr(self.estimator, "each_seed"):
-                scores, weights = self.estimator.each_seed(X)
-                return scores, weights.mean(0)
-            return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, len(X)), None
+            with np.errstate(all="ignore"):  # what is not finite is told of the result
+                if hasattr(self.estimator, "each_seed"):
+                    scores, weights = self.estimator.each_seed(X)
+                    return scores, weights.mean(0)
+                return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, len(X)), None
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
             # what is wrong with the features was said before: what is left is a model file that somebody altered
-            raise DrexcacheError(f"the {self.regressor} of the model file cannot predict ({error})") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DrexcacheError(f"the {self.regressor} of the model file cannot predict ({reason})") from error
 
     def _prediction(self, ids: list[str], parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Prediction:
         """In the target's own range."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 import zipfile
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import skops.io
 from numpy.lib import format as npy
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.tree._tree import NODE_DTYPE
 
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.fitted import PARTS, SHAPES, arrays_of, check_fitted, unlisted, without_search_trees
@@ -85,8 +87,8 @@ def load_estimator(data: bytes) -> Any:
     DrexcacheError : no such bytes, types that a model of ours never holds, arrays that are not as large as they say,
         another scikit-learn's estimator, or one that its fitting never gives.
     """
-    data = _with_todays_names(data)
     try:
+        data = _with_todays_names(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_archive(archive, len(data))
         with warnings.catch_warnings():
@@ -95,8 +97,14 @@ def load_estimator(data: bytes) -> Any:
         check_fitted(estimator)
     except DrexcacheError:
         raise
+    except InconsistentVersionWarning as warning:
+        raise DrexcacheError(
+            f"was written with scikit-learn {str(warning.original_sklearn_version)[:20]}, and this is "
+            f"{warning.current_sklearn_version}; install that one, or train the model again"
+        ) from warning
     except Exception as error:  # zipfile, JSON, NumPy and skops raise whatever the damage leads to
-        raise DrexcacheError(f"the regressor inside cannot be read here ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DrexcacheError(f"the regressor inside cannot be read here ({reason})") from error
     return estimator
 
 
@@ -159,21 +167,34 @@ def _check_node(node: dict[str, Any], archive: zipfile.ZipFile, members: dict[st
     arguments = node.get("__reduce__", {}).get("args", {}).get("content", [])
     if kind == "LossNode" and arguments:
         raise DrexcacheError("holds a loss with arguments, which a drexcache model never has; refused")
-    if kind == "TreeNode":  # its constructor reads as many numbers of classes as the third argument says
-        _, classes, outputs = arguments
-        with archive.open(classes["file"]) as file:
-            if json.loads(outputs["content"]) != 1 or npy.read_array(file).tolist() != [1]:
-                raise DrexcacheError("holds a tree that gives anything but one number; refused")
+    if kind == "TreeNode":
+        _check_tree(node["content"]["content"], arguments, archive)
     return 0
+
+
+def _check_tree(content: dict[str, Any], arguments: list[dict[str, Any]], archive: zipfile.ZipFile) -> None:
+    """That a tree's constructor, which looks at none of this, is given arrays of its own kind and one output."""
+    _, classes, outputs = arguments
+    with archive.open(classes["file"]) as file:
+        one = json.loads(outputs["content"]) == 1 and npy.read_array(file).tolist() == [1]
+    shape, dtype, _ = _header(archive, content["nodes"]["file"])
+    *values, _ = _header(archive, content["values"]["file"])
+    if not one or len(shape) != 1 or dtype != NODE_DTYPE or values != [(*shape, 1, 1), np.float64]:
+        raise DrexcacheError("holds a tree that is none of one number; refused")
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
     """That an array of numbers is as large as it says; returns its bytes."""
-    with archive.open(member) as file:
-        major, _ = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if min(shape, default=0) < 0 or dtype.hasobject or size != member.file_size - file.tell():
-            raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
+    shape, dtype, start = _header(archive, member.filename)
+    left = member.file_size - start
+    if min(shape, default=0) < 0 or dtype.hasobject or math.prod(shape) * dtype.itemsize != left:
+        raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
     return member.file_size
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """The shape and type that an array says it has, and the byte at which its numbers begin."""
+    with archive.open(name) as file:
+        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return shape, dtype, file.tell()
