@@ -317,7 +317,6 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         check_settings(self.get_params() | {"loss": "huber"})  # one trained by a loss that is gone still predicts
         self.n_features_in_ = settings["n_features_in"]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_ = _seeds_of(self)
         self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
@@ -328,6 +327,9 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
             wanted = (expected[name], "float32") if name in expected else None
             if found != wanted:
                 raise ValueError(f"array {name!r} of a fusion head: expected {wanted}, found {found}")
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"array {name!r} of a fusion head holds NaN or infinite numbers")
+        self.seeds_ = _seeds_of(self)  # as many as there are arrays for
         self.parameters_ = {name: arrays[name] for name in shapes}
         self.mean_, self.scale_ = arrays.get("mean"), arrays.get("scale")
         return self
