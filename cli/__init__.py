@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from types import FrameType
 from typing import Any
 
 import click
+
+from drexcache.errors import DrexcacheError, Stopped
+
+STATUSES = (
+    "Exit status: 0 done; 1 not done, and one sentence says why (also: images that failed, caches that differ or are "
+    "damaged); 2 wrong options; 130 after Ctrl-C, 143 after SIGTERM."
+)
+STOPPED = "stopped; what was finished is kept, and no file is half written. Run the same command again."
 
 # Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
 COMMANDS = {
@@ -29,19 +44,47 @@ COMMANDS = {
 
 
 class OneSentence(click.Group):
-    """A group that turns a DrexcacheError into one line on stderr and exit status 1, and a warning into one line."""
+    """A group that ends in one line on stderr, never in a traceback, where a user or the machine stops it.
+
+    Exit status 1: a mistake, or a disk that fails; 130 or 143: Ctrl-C or SIGTERM. A warning is one line, too.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a user's mistake never shows a traceback."""
-        from drexcache.errors import DrexcacheError
-
+        """Run the command."""
         warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"
+        for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8, terminals that know only ASCII
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with _sigterm_like_ctrl_c():
+                return super().invoke(ctx)
         except DrexcacheError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as stopped:
+            say(("\n" if sys.stderr.isatty() else "") + STOPPED)
+            raise SystemExit(128 + getattr(stopped, "number", signal.SIGINT)) from None
         except BrokenPipeError:
             raise SystemExit(0) from None
+        except OSError as error:  # a disk that is full, read-only or gone where no command expects it
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """A context in which SIGTERM unwinds the work as Ctrl-C does, so that locks and temporary files are cleaned up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Lazy(OneSentence):
@@ -83,7 +126,9 @@ SUMMARIES = {
 }
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Lazy, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="drexcache")
 def main() -> None:
     """Pay for frozen vision backbones once; then train and compare regressors of human scores in seconds."""
@@ -97,8 +142,6 @@ def say(line: str) -> None:
 def make_room_for(out: str) -> None:
     """Make the output's folder before the work, so that a mistake in its name costs none."""
     from pathlib import Path
-
-    from drexcache.errors import DrexcacheError
 
     folder = Path(out).parent
     try:

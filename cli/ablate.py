@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.progress import step_bar
-from drexcache.cli.provenance import command_line
-from drexcache.cli.tables import format_option, metric_option
+from drexcache.cli.options import command_line, format_option, metric_option, step_bar
 
 
 @click.command("ablate")

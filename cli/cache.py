@@ -7,7 +7,7 @@ import json
 import click
 
 from drexcache.cli import OneSentence, say
-from drexcache.cli.images import OUT_OF_RANGE, RATING_HELP, rater_options
+from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, rater_options
 
 
 @click.group("cache", cls=OneSentence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli.tables import format_option, metric_option
+from drexcache.cli.options import format_option, metric_option
 
 KINDS = ("in-domain", "split", "cross", "leave-one-out")
 

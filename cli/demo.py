@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from drexcache.cli import say
-from drexcache.cli.progress import step_bar
-from drexcache.cli.provenance import command_line
+from drexcache.cli.options import command_line, step_bar
 
 IMAGES_PER_SET = 60
 SETS = ("shapes", "leaves", "pages")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drexcache.cli import say
-from drexcache.cli.images import image_options
+from drexcache.cli.options import image_options
 
 if TYPE_CHECKING:
     from drexcache.features import Summary
@@ -89,14 +89,10 @@ def command(
             say(line)
         raise SystemExit(1 if found.trouble else 0)
     options |= {"batch_size": batch_size, "compile": compile, "say": say}
-    try:
-        if engine == "ray":
-            summary = extract_on_ray(table, chosen, out, address=address, **options)
-        else:
-            summary = extract(table, chosen, out, **options)
-    except KeyboardInterrupt:
-        say("\nstopped; what was committed is kept. Run the same command again to go on.")
-        raise SystemExit(130) from None
+    if engine == "ray":
+        summary = extract_on_ray(table, chosen, out, address=address, **options)
+    else:
+        summary = extract(table, chosen, out, **options)
     show(summary)
     if summary.failures and not allow_failures:
         raise SystemExit(1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.progress import step_bar
-from drexcache.cli.provenance import command_line
+from drexcache.cli.options import command_line, step_bar
 
 
 @click.command("report")

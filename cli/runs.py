@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drexcache.cli import say
-from drexcache.cli.tables import metric_option
+from drexcache.cli.options import metric_option
 
 ERRORS = ("rmse", "mae", "rmae")  # of which less is better
 MAX_CELLS = 12

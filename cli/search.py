@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import say
-from drexcache.cli.progress import step_bar
-from drexcache.cli.provenance import command_line
+from drexcache.cli.options import command_line, step_bar
 
 
 @click.command("search")
@@ -60,7 +59,7 @@ def command(
     click.echo(found.markdown())
     if found.interrupted:
         say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
-        raise SystemExit(130)
+        raise SystemExit(128 + found.interrupted)
     command_typed = command_line()
     if storage:
         command_typed = command_typed.replace(storage, without_password(storage))

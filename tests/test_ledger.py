@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from conftest import draw
 
 from drexcache.cli import main
-from drexcache.cli.tables import METRICS
+from drexcache.cli.options import METRICS
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS as ALL_METRICS
 from drexcache.studies import ledger

@@ -1,11 +1,24 @@
-"""The options by which images and ratings come in, shared by the commands that read them."""
+"""What several commands share: options, the bar of a long run, and the command line as it was typed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+METRICS = ("pearson", "spearman", "kendall", "rmse", "mae", "rmae")  # of drexcache.metrics, slow to import
+
+metric_option = click.option(
+    "--metric", type=click.Choice(METRICS), default="pearson", show_default=True, help="Metric of the table"
+)
+format_option = click.option(
+    "--format", "form", type=click.Choice(["markdown", "latex"]), default="markdown", show_default=True,
+    help="Form of the printed tables",
+)  # fmt: skip
 
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
 RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and said]"
@@ -18,7 +31,7 @@ OUT_OF_RANGE = click.option(
     "--out-of-range", type=click.Choice(["refuse", "clip", "drop", "widen"]), default="refuse", show_default=True,
     help="Ratings outside the range: refuse them all, clip or drop each, or widen the range",
 )  # fmt: skip
-OPTIONS = (
+IMAGE_OPTIONS = (
     click.option("--ratings", type=click.Path(), help="CSV, text, workbook, Parquet [default: what the layout brings]"),
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),
     click.option("--dataset", help="Name of the dataset [default: the folder's]"),
@@ -40,7 +53,7 @@ OPTIONS = (
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; it passes them on to `read_images`."""
-    for option in reversed(OPTIONS):
+    for option in reversed(IMAGE_OPTIONS):
         command = option(command)
     return command
 
@@ -50,3 +63,37 @@ def rater_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(RATER_OPTIONS):
         command = option(command)
     return command
+
+
+@contextmanager
+def step_bar(name: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A callback (steps done, steps in all, what comes next) that draws a bar on stderr."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=unit, disable=None, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int, label: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(label, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def command_line() -> str:
+    """The running command with what was given on the command line, ready to be pasted into a shell."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if context.get_parameter_source(parameter.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        values = list(value or ()) if parameter.multiple or parameter.nargs == -1 else [value]
+        if isinstance(parameter, click.Argument):
+            words += map(str, values)
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[-1])
+        else:
+            for one in values:
+                words += [parameter.opts[-1], *map(str, one if isinstance(one, tuple) else [one])]
+    return shlex.join(["drexcache", *context.command_path.split()[1:], *words])

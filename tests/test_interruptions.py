@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM at any moment of any command: status 130 or 143, one sentence, files old or new, never half."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import draw
+
+READY = "import sys; from drexcache.cli import main; print('ready', flush=True); main()"
+COMMANDS = {
+    "extract": "extract pictures --ratings pictures/ratings.csv --recipe classic -o more.h5",
+    "train": "train art.h5 -r fusion -o model.drex --log log.csv",
+    "evaluate": "evaluate art.h5 -r svr -r fusion -o scores.csv",
+    "ablate": "ablate art.h5 -r svr -o ablation.csv",
+    "search": "search art.h5 -r svr -r neighbours -o found --total-trials 300 --split none",
+    "compare": "compare given.csv -o pairs.csv",
+    "report": "report given.csv -o report.html --images art=pictures",
+    "predict": "predict given.drex pictures -o predictions.csv",
+    "export": "cache export art.h5 -o table.csv",
+    "rate": "cache rate art.h5 pictures/ratings.csv --target again --range 0 100 --replace",
+    "verify": "cache verify art.h5",
+    "regressors": "regressors",
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, their cache, a model and scores."""
+    folder = tmp_path_factory.mktemp("workplace")
+    draw(folder / "pictures", 30)
+    for line in (
+        "extract pictures --ratings pictures/ratings.csv --range 0 100 --recipe classic --dataset art -o art.h5",
+        "train art.h5 -r ridge -o given.drex",
+        "evaluate art.h5 -r svr -r ridge -o given.csv",
+    ):
+        done = run(folder, line)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(folder: Path, line: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "drexcache.cli", *line.split()]
+    return subprocess.run(command, cwd=folder, env=os.environ | changes, capture_output=True, text=True, check=False)
+
+
+def cut(folder: Path, line: str, how: signal.Signals, delay: float) -> tuple[int, str]:
+    """Exit status and standard error of a command that gets a signal so long after its start."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", READY, *line.split()], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(delay)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+def check_cut(folder: Path, name: str, how: signal.Signals, delay: float) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    status, said = cut(folder, COMMANDS[name], how, delay)
+    assert status in (0, 128 + how), (name, how, delay, said)
+    assert "Traceback" not in said, (name, how, delay, said)
+    if status:
+        assert "stopped" in said or "interrupted" in said, (name, how, delay, said)
+    for path in folder.iterdir():
+        if path.suffix in (".csv", ".html", ".drex") and path.is_file():
+            assert path.stat().st_size > 20
+    assert before.keys() <= {path for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_signal_at_a_random_moment(workplace: Path, name: str) -> None:
+    rng = random.Random(name)
+    for how in (signal.SIGINT, signal.SIGTERM):
+        check_cut(workplace, name, how, rng.uniform(0.1, 3.0))
+    if name in ("extract", "rate"):
+        assert run(workplace, COMMANDS[name]).returncode == 0
+        assert run(workplace, "cache verify art.h5").returncode == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", COMMANDS)
+def test_signals_at_many_moments(workplace: Path, name: str) -> None:
+    rng = random.Random(name)
+    for _ in range(40):
+        check_cut(workplace, name, rng.choice([signal.SIGINT, signal.SIGTERM]), rng.uniform(0.0, 6.0))
+    done = run(workplace, COMMANDS[name])
+    assert done.returncode == 0, done.stderr
