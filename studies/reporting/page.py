@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +23,7 @@ from drexcache.studies.comparison import Comparison, compare
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result, read_evidence
 from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
 from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
-from drexcache.studies.reporting.provenance import BLOCK_HEADERS, provenance
+from drexcache.studies.reporting.provenance import BLOCK_HEADERS, Provenance, provenance
 from drexcache.studies.reporting.searches import HEADERS as SEARCH_HEADERS
 from drexcache.studies.reporting.searches import read_search
 from drexcache.studies.reporting.summary import leaders, summarise
@@ -65,45 +65,47 @@ def report(
     searches = [read_search(folder) for folder in studies]
     origin = provenance(evidence, caches, command)
     evidence = evidence.on(origin.scales)
-    if with_thumbnails:
-        files, missing = find_images(images, evidence.images)
-        pictures, failed = thumbnails(files, origin.hashes)
-    else:
-        pictures, missing, failed = {}, ["no pictures: left out as asked"], []
+    pictures, missing = _pictures(images, evidence, origin) if with_thumbnails else ({}, ["no pictures, as asked"])
+    left_out = [*missing, *origin.notes]
     tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
     tables = [table for table in tables if table.table.body]
-    summary = summarise(evidence, comparison)
-    exported = [] if export is None else _owners(export_figures, evidence, summary.leader)
-    figures = draw_figures(evidence, searches)
-    saved = [one for one in figures if exported and (one.owner in exported or one.kind in ("matrix", "search"))]
+    summary, figures = summarise(evidence, comparison), draw_figures(evidence, searches)
+    saved = [] if export is None else _exported(figures, export_figures, evidence, summary.leader)
     steps = len(figures) + len(saved)
-    tell = progress or (lambda done, total, name: None)
-
-    svg, places = {}, {}
-    for done, figure in enumerate(figures):
-        tell(done, steps, figure.name)
-        svg[figure.name], places[figure.name] = inline_svg(figure)
-    left_out = [*missing, *failed, *origin.notes]
+    drawn = {figure.name: inline_svg(figure) for figure in _watched(figures, progress, steps)}
     page = _render(
-        evidence=evidence, figures=figures, svg=svg, tables=tables, origin=origin, searches=searches,
-        search_headers=SEARCH_HEADERS, block_headers=BLOCK_HEADERS, summary=summary,
-        leaders=leaders(evidence), gallery=partial(gallery, numbers=evidence.image_numbers),
-        with_pictures=bool(pictures),
-        notes=list(dict.fromkeys([*evidence.scores.notes, *comparison.notes, *left_out])),
-        data=page_data(evidence, figures, places, pictures),
-        metric=SYMBOLS[metric], higher=higher_is_better(metric), number=_printed, made=datetime.now(UTC),
+        evidence=evidence, figures=figures, svg={name: text for name, (text, _) in drawn.items()}, tables=tables,
+        data=page_data(evidence, figures, {name: places for name, (_, places) in drawn.items()}, pictures),
+        origin=origin, block_headers=BLOCK_HEADERS, searches=searches, search_headers=SEARCH_HEADERS, summary=summary,
+        notes=list(dict.fromkeys([*evidence.scores.notes, *comparison.notes, *left_out])), leaders=leaders(evidence),
+        gallery=partial(gallery, numbers=evidence.image_numbers), with_pictures=bool(pictures), number=_printed,
+        metric=SYMBOLS[metric], higher=higher_is_better(metric), made=datetime.now(UTC),
     )  # fmt: skip
     write_file(out, page)
     if export is not None:
         folder = Path(export)
         write_file(folder / "figures" / "figures.txt", "".join(f"{one.name}: {one.alt}\n" for one in saved))
-        for done, figure in enumerate(saved, len(figures)):
-            tell(done, steps, figure.name)
+        for figure in _watched(saved, progress, steps, len(figures)):
             save_figure(figure, folder / "figures")
         for table in tables:
             save_table(table.table, folder / "tables")
         save_text(score_tables(evidence.scores, metric), folder / "tables" / "paper")
     return left_out
+
+
+def _watched(figures: Sequence[Figure], progress: Progress | None, steps: int, done: int = 0) -> Iterator[Figure]:
+    """The figures, each told to whoever watches."""
+    for step, figure in enumerate(figures, done):
+        if progress:
+            progress(step, steps, figure.name)
+        yield figure
+
+
+def _pictures(images: Sequence[str], evidence: Evidence, origin: Provenance) -> tuple[dict[Key, str], list[str]]:
+    """Thumbnails, and notes on those that are missing."""
+    files, missing = find_images(images, evidence.images)
+    made, failed = thumbnails(files, origin.hashes)
+    return made, missing + failed
 
 
 def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
@@ -121,13 +123,14 @@ def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
     return Comparison(pairs, list(dict.fromkeys(notes)))
 
 
-def _owners(chosen: Sequence[str], evidence: Evidence, leader: str) -> list[str]:
-    """The regressors whose figures are exported."""
+def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Evidence, leader: str) -> list[Figure]:
+    """Those of the chosen regressors, or else of the leader; train -> test and searches in any case."""
     unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
     if unknown:
         known = ", ".join(evidence.regressors)
         raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; there are: {known}, or all")
-    return evidence.regressors if "all" in chosen else list(chosen) or [leader]
+    owners = evidence.regressors if "all" in chosen else list(chosen) or [leader]
+    return [figure for figure in figures if figure.owner in owners or figure.kind in ("matrix", "search")]
 
 
 def page_data(
