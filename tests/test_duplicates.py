@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drexcache.cache import open_cache
 from drexcache.cache.matrix import FeatureMatrix
-from drexcache.datasets import ImageFile
+from drexcache.datasets import ImageFile, read_images
 from drexcache.errors import DrexcacheError
+from drexcache.features import extract
+from drexcache.recipes import Recipe
 from drexcache.studies.evaluation import copies
 from drexcache.studies.evaluation.copies import kept_together, near_copies
 from drexcache.studies.evaluation.folds import hash_folds
@@ -153,3 +156,27 @@ def test_memory_does_not_grow_with_the_pairs() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150_000_000
+
+
+def test_pictures_are_looked_for_where_they_were_extracted(tmp_path: Path, tiny: Recipe) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        pixels = rng.integers(0, 256, (5, 7, 3), dtype="u1")
+        Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    with Image.open(folder / "03.png") as picture:
+        picture.convert("L").convert("RGB").resize((50, 40)).save(folder / "03-grey.jpg", quality=30)
+    extract(read_images(folder), tiny, tmp_path / "c.h5")
+    matrix = open_cache(tmp_path / "c.h5").matrix()
+    assert matrix.images == folder.resolve().as_posix()
+    looks = copies.Looks.of([matrix])
+    assert looks is not None
+    assert looks.same(("photos", "03.png"), ("photos", "03-grey.jpg"))
+    assert looks.same(("photos", "03.png"), ("photos", "04.png")) is False
+    (folder / "04.png").write_bytes((folder / "03.png").read_bytes())
+    looks = copies.Looks.of([matrix])
+    assert looks is not None
+    assert looks.same(("photos", "03.png"), ("photos", "04.png")) is None  # another file than was extracted
+    folder.rename(tmp_path / "elsewhere")
+    assert copies.Looks.of([matrix]) is None

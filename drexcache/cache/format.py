@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Contents:
     blocks: dict[str, StoredBlock]
     shard: str = ""  # "i/n" when the rows are one shard of a larger table
     table_sha256: str = ""  # of the whole table's ids; equal in all shards of a table
+    images: str = field(default="", compare=False)  # where they lay: a hint, which makes no two caches differ
 
     def attributes(self) -> dict[str, dict[str, Any]]:
         """HDF5 group path -> attributes."""

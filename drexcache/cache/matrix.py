@@ -34,6 +34,7 @@ class FeatureMatrix:
     hashes : (n,) SHA-256 of each image file, as hex.
     labels : column name -> (n,) strings, such as a split ("train"/"test") or a group ("" where unknown).
     noise : variance of the errors of rating in y, None where it is not known.
+    images : the folder, zip or URL where the pictures lay when they were extracted, "" where it is not known.
 
     >>> m = FeatureMatrix(np.ones((2, 3), "f4"), np.array([0.0, 1.0]), ["a", "b"], {"cue": slice(0, 3)})
     >>> m.rows([1]).ids, m.select(["cue"]).X.shape
@@ -55,6 +56,7 @@ class FeatureMatrix:
     hashes: Sequence[str] = ()
     labels: dict[str, Sequence[str]] = field(default_factory=dict)
     noise: float | None = None
+    images: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

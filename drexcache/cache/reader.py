@@ -100,6 +100,11 @@ class FeatureCache:
         return str(self.storage.attributes["/"].get("dataset", ""))
 
     @property
+    def images(self) -> str:
+        """The folder, zip or URL where the images lay when the file was made, "" where it does not say."""
+        return str(self.storage.attributes["/"].get("images", ""))
+
+    @property
     def shard(self) -> str:
         """ "i/n" when the file is one shard of a larger table, else empty."""
         return str(self.storage.attributes["/"].get("shard", ""))
@@ -147,7 +152,7 @@ class FeatureCache:
         """Everything in the file except the computed values."""
         return Contents(
             dataset=self.dataset, ids=self.ids, targets=self.targets, labels=self.labels, blocks=self.blocks,
-            shard=self.shard, table_sha256=self.table_sha256,
+            shard=self.shard, table_sha256=self.table_sha256, images=self.images,
         )  # fmt: skip
 
     def status(self, block: str) -> np.ndarray:
@@ -231,6 +236,7 @@ class FeatureCache:
             hashes=hashes,
             labels={name: [column[row] for row in rows] for name, column in self.labels.items()},
             noise=target.noise() if target else None,
+            images=self.images,
         )  # fmt: skip
 
     def _load(self, block: str, done: np.ndarray, out: np.ndarray) -> None:

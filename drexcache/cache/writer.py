@@ -250,7 +250,9 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
     """
     path.unlink(missing_ok=True)
     try:
-        create(path, contents.attributes(), contents.datasets())
+        attributes = contents.attributes()
+        attributes["/"] |= {"images": contents.images}
+        create(path, attributes, contents.datasets())
         storage = FeatureCache(path, writable=True).storage
         for name, values in contents.values().items():
             storage.write(name, values)

@@ -7,8 +7,11 @@ edges and colours, like the last; and where the pictures can be read, their pixe
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import betainccinv
 
 from drexcache.cache import FeatureMatrix
-from drexcache.datasets import ImageFile
+from drexcache.datasets import ImageFile, is_url, read_images
 from drexcache.errors import DrexcacheError
 from drexcache.scores import several
 
@@ -48,21 +51,36 @@ class Looks:
     """Pictures as small grey views, by which copies are told whatever their size, colours or encoding.
 
     Each is compared whole, and by its middle 95, 90 and 80%, as it is and mirrored; light and contrast do not matter.
+    A file counts only if it still has the bytes that were extracted.
     """
 
-    def __init__(self, files: Files) -> None:
-        self.files = files
+    def __init__(self, files: Files, hashes: Mapping[tuple[str, str], str] | None = None) -> None:
+        self.files, self.hashes = files, hashes or {}
         self.views: dict[tuple[str, str], NDArray[np.float32] | None] = {}
+
+    @classmethod
+    def of(cls, matrices: Sequence[FeatureMatrix], files: Files | None = None) -> Looks | None:
+        """Pictures where the files say, or else where they lay when extracted; None where there are none."""
+        found = dict(files or {})
+        for matrix in matrices if files is None else ():
+            if matrix.images and not is_url(matrix.images) and Path(matrix.images).exists():
+                with suppress(DrexcacheError):  # no longer a folder of images
+                    table = read_images(matrix.images, False)
+                    found |= {(matrix.dataset, image): file for image, file in zip(table.ids, table.files, strict=True)}
+        hashes = {(m.dataset, image): own for m in matrices for image, own in zip(m.ids, m.hashes, strict=False)}
+        return cls(found, hashes) if found else None
 
     def same(self, one: tuple[str, str], other: tuple[str, str]) -> bool | None:
         """Whether two (dataset, image) are one picture; None where one of them cannot be read."""
         a, b = self._views(one), self._views(other)
-        return None if a is None or b is None else max((b @ a[0]).max(), (a @ b[0]).max()) >= SAME_LOOK
+        return None if a is None or b is None else bool(max((b @ a[0]).max(), (a @ b[0]).max()) >= SAME_LOOK)
 
     def _views(self, key: tuple[str, str]) -> NDArray[np.float32] | None:
         if key not in self.views:
             try:
-                self.views[key] = _views(Image.open(io.BytesIO(self.files[key].read())).convert("L"))
+                data = self.files[key].read()
+                unchanged = self.hashes.get(key) in (None, hashlib.sha256(data).hexdigest())
+                self.views[key] = _views(Image.open(io.BytesIO(data)).convert("L")) if unchanged else None
             except (KeyError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 self.views[key] = None
         return self.views[key]
@@ -157,6 +175,7 @@ def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[li
         return files, []
     if len(matrix) ** 2 > MAX_PAIRS:
         return files, [_unseen(matrix.dataset)]
+    looks = looks or Looks.of([matrix])
     file = np.unique(files, return_inverse=True)[1]
     group, best = file, _Best(len(matrix))
     for i, j, alike in near_copies(matrix, looks=looks):
@@ -184,6 +203,7 @@ def on_both_sides(
         return []
     if sum(len(source) for source in sources) * len(test) > MAX_PAIRS:
         return [_unseen(where)]
+    looks = looks or Looks.of([*sources, test])
     found: dict[int, tuple[float, str]] = {}
     for source in sources:
         best = _Best(len(test))

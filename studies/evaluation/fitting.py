@@ -59,7 +59,8 @@ def evaluate(
         weight of the image in the training of a regressor that takes weights.
     leave_one_out : also train on all datasets but one and test on that one.
     near_copies : look for near-copies (see `copies`), by the features of these matrices.
-    pictures : (dataset, image) -> its file; where given, pixels decide what is a near-copy.
+    pictures : (dataset, image) -> its file. Pixels decide what is a near-copy. Default: where the pictures lay when
+        they were extracted; features alone decide where they are gone.
     chosen : names among the regressors that stand for settings, and blocks of their own, as a search found them.
     make : (name, matrix, seed) -> unfitted estimator; default `drexcache.regressors.named.make_regressor`.
     together : how many trainings (folds, repeats, seeds) of regressors that train many at once, such as fusion heads,
@@ -84,7 +85,7 @@ def evaluate(
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
     cells = cells_of(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
-    looks = Looks(pictures) if pictures else None
+    looks = Looks.of([cell.test for cell in cells] + [one for cell in cells for one in cell.sources], pictures)
     cells = [cell.looked_through(looks) for cell in cells] if near_copies else cells
     cells = [cell.grouped(group_folds) for cell in cells] if group_folds else cells
     for cell in cells:
