@@ -117,6 +117,6 @@ def show(summary: Summary) -> None:
 def shard_of(text: str) -> tuple[int, int]:
     """ "2/8" as (2, 8)."""
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise click.BadParameter(f"expected I/N with 1 <= I <= N, such as 2/8; found {text}", param_hint="--shard")
     return int(index), int(count)

@@ -173,6 +173,8 @@ def test_a_workbook_under_any_name(tmp_path: Path, name: str) -> None:
     workbook(tmp_path / "x.xlsx", [["file", "rating"], ["a.jpg", 1], ["b.jpg", 2.5]]).rename(tmp_path / name)
     found = read_ratings(tmp_path / name)
     assert (found.names, found.scores) == (("a.jpg", "b.jpg"), ("1", "2.5"))
+    note = f"{tmp_path / name}: a workbook, whatever its name says"
+    assert (note in found.notes) == (name in ("r.csv", "ratings"))
 
 
 def sheets(path: Path, **rows: list[list[object]]) -> Path:

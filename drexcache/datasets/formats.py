@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 READ = "read are text (CSV, tab-separated), workbooks (.xlsx, .xlsm, .xls) and Parquet"
 MAX_CELLS = 20_000_000
 _SMALLER = "keep only the columns that are needed, or save it as .csv in parts"
+_WORKBOOKS = (".xlsx", ".xlsm", ".xls")
 _SEPARATORS = "\t;,"
 MAX_UNPACKED = 1 << 28  # bytes, of a workbook's or a Parquet file's content
 _NOT_READ = (  # first bytes of files that are mistaken for tables
@@ -186,7 +187,8 @@ def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[T
             raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
         titles = _titles(rows, width)
         below = [row + [""] * (width - len(row)) for row in rows[len(titles) :]]
-        notes = _title_notes([title for title in titles if title])
+        notes = [] if source.lower().endswith(_WORKBOOKS) else ["a workbook, whatever its name says"]
+        notes += _title_notes([title for title in titles if title])
         if formulas := sum(text.startswith("=") for row in below for text in row):
             notes.append(
                 f"{formulas} formulas have no stored value: open the workbook in a spreadsheet program and save it"
