@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import draw
+from threadpoolctl import threadpool_info
 
 from drexcache import DrexcacheError, load_model, open_cache
 from drexcache.cli import main
-from drexcache.regressors import train_model
+from drexcache.regressors import GramRidge, train_model, training
 from drexcache.regressors.settings import ChosenSettings, read_settings
 
 QUICK = {"width": 128, "epochs": 5, "min_steps": 0, "early_stopping": 5, "validation_fraction": 0.2}
@@ -118,6 +119,22 @@ def test_values_that_are_not_finite_are_named_by_their_images(cache: Path) -> No
         train_model("ridge", replace(matrix, y=y), opened, columns, 42)
     y[3] = np.nan  # NaN stands for no rating
     assert train_model("ridge", replace(matrix, y=y), opened, columns, 42).trained["images"] == 29
+
+
+@pytest.mark.parametrize(("few", "threads"), [(30, 1), (29, None)])
+def test_few_rows_are_learnt_from_by_one_thread(
+    few: int, threads: int | None, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, seen = open_cache(cache), []
+    before = max(pool["num_threads"] for pool in threadpool_info())
+    fit = GramRidge.fit
+    monkeypatch.setattr(training, "FEW_ROWS", few)
+    monkeypatch.setattr(
+        GramRidge, "fit", lambda *given: seen.append({pool["num_threads"] for pool in threadpool_info()}) or fit(*given)
+    )
+    train_model("ridge", opened.matrix(), opened, tuple(opened.blocks), 42)
+    assert max(seen[0]) == (threads or before)
+    assert max(pool["num_threads"] for pool in threadpool_info()) == before
 
 
 def test_constant_ratings_and_few_rows(cache: Path) -> None:

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows, rated_rows_of
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.model import Model
 from drexcache.regressors.named import is_made_of, make_regressor
 from drexcache.regressors.saving import refuse_unsavable
+
+FEW_ROWS = (
+    1000  # up to which one thread is as quick as several, and several times as quick where others keep cores busy
+)
 
 
 def train_model(
@@ -81,7 +86,8 @@ def _fit(
     else:
         refuse_unsavable(estimator)
     try:
-        fit()
+        with threadpool_limits(1 if rows <= FEW_ROWS and not has_epochs else None):
+            fit()
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
