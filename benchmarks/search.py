@@ -1,7 +1,7 @@
 """A search of the fusion head, ours beside Optuna's `optimize` over plain trainings, and what Optuna itself costs.
 
     python benchmarks/search.py > benchmarks/results/search.md      some eight minutes on two cores
-    python benchmarks/search.py --trials 10                         a quick look
+    python benchmarks/search.py --quick                             ours alone and short: to compare two versions of it
     python benchmarks/search.py --rows 6720 --device cuda           IC9600's size, for a GPU
 
 Both search the same space on the same made-up images with the same folds, by the pooled out-of-fold r; the winners
@@ -173,6 +173,19 @@ def overhead(trials: int) -> tuple[float, float, int]:
     return statistics.mean(spent), statistics.mean(spent[-100:]), len(space.distributions)
 
 
+def quick() -> str:
+    """A short search of two regressors, and what Optuna and the journal take, in one line."""
+    matrix, seconds, best = data(300)[0], {}, 0.0
+    shorter = {"fusion": {"min_steps": 60, "epochs": {"low": 5, "high": 8}}}
+    for name, total, folds, narrowed in (("fusion", 8, 2, shorter), ("svr", 40, 3, None)):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            found = search(matrix, [name], folder, total_trials=total, folds=folds, narrowed=narrowed)
+        seconds[name], best = time.perf_counter() - started, max(best, found.best["score"])
+    searches = ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items())
+    return f"{searches}, best r {best:.4f}; Optuna and the journal {overhead(200)[0]:.1f} ms per trial"
+
+
 def main() -> None:
     """Run both searches and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,8 +193,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--overhead", type=int, default=1000, help="trials to measure Optuna's own time with; 0: none")
+    parser.add_argument("--quick", action="store_true", help="ours alone, in one line")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if args.quick:
+        print(quick())
+        return
     print(f"# Search of the fusion head\n\n```\n{describe()}, optuna {optuna.__version__}\n```\n")
     matrix, fresh = data(args.rows)
     space = make_space("fusion", matrix, NARROWED)

@@ -109,9 +109,7 @@ class _Journal(JournalFileBackend):
             except OSError:  # a file system without locks: Optuna makes do with a symbolic link
                 super().append_logs(logs)
                 return
-            end = _end_of_lines(file)
-            file.truncate(end)
-            file.seek(end)
+            _drop_half_line(file)
             if file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if any("values" in log for log in logs):
@@ -127,14 +125,13 @@ def _told() -> Iterator[None]:
         raise StorageInternalError(error.strerror or str(error)) from error
 
 
-def _end_of_lines(file: BinaryIO) -> int:
-    """Where the last whole line ends: a full disk or a kill can leave half a line, after which nothing is readable."""
+def _drop_half_line(file: BinaryIO) -> None:
+    """Go to the end of the last whole line: after half a one, as a full disk leaves it, nothing would be readable."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
-    if file.read(1) in (b"", b"\n"):
-        return size
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.seek(file.read().rfind(b"\n") + 1))
 
 
 def _open_database(url: str) -> RDBStorage:
