@@ -4,8 +4,6 @@ from .records import write_records as write_records
 from .table import NOTE_ENDS as NOTE_ENDS
 from .table import Score as Score
 from .table import ScoreTable as ScoreTable
-from .table import mean_score as mean_score
-from .table import mean_seconds as mean_seconds
 from .table import told_apart as told_apart
 from .text import NAMES as NAMES
 from .text import UNDEFINED as UNDEFINED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
@@ -145,19 +144,6 @@ class ScoreTable:
     def latex(self, metric: str = "pearson") -> str:
         """The same tables for a paper, with booktabs."""
         return render(score_tables(self, metric), self.notes, "latex")
-
-
-def mean_score(rows: Sequence[Score]) -> tuple[float | None, float | None, float | None]:
-    """Value, low and high, each the mean over the runs (seeds, repeats) of one cell; None if any has none."""
-    columns = [[getattr(row, name) for row in rows] for name in LIMITS]
-    means = [None if not rows or None in values else statistics.fmean(values) for values in columns]
-    return means[0], means[1], means[2]
-
-
-def mean_seconds(rows: Sequence[Score]) -> float | None:
-    """Mean training time of one run; None where it is not known."""
-    known = [row.seconds for row in rows if row.seconds is not None]
-    return statistics.fmean(known) if known else None
 
 
 def told_apart(files: Mapping[str, Sequence[Record]]) -> list[Record]:

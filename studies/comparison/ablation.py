@@ -66,7 +66,7 @@ class Ablation:
         return [self._table(name, comparison, metric) for name, comparison in self.compare(metric).items()]
 
     def _table(self, name: str, comparison: Comparison, metric: str) -> Table:
-        body = [["everything", str(self.columns[name]), self._score(name, metric), "", "", ""]]
+        body: list[list[Entry | str]] = [["everything", str(self.columns[name]), self._score(name, metric), "", "", ""]]
         for pair in comparison.pairs:
             line = [
                 pair.first.removeprefix(f"{name}, "),

@@ -167,9 +167,13 @@ def compare(
         raise DrexcacheError(f"no predictions of {against}; there are: {', '.join(predictions.regressors)}")
     pairs, notes = [], []
     for cell in paired(predictions, regressors, kind, match):
-        chosen = [(name, against) for name in cell.predicted if name != against and against in cell.predicted]
+        names = list(cell.predicted)
+        if against is None:
+            chosen = list(combinations(names, 2))
+        else:
+            chosen = [(name, against) for name in names if name != against and against in names]
         notes += cell.notes
-        pairs += _pairs(cell, chosen if against else list(combinations(cell.predicted, 2)), metric, n_boot, seed)
+        pairs += _pairs(cell, chosen, metric, n_boot, seed)
     if not pairs:
         raise DrexcacheError(f"nothing to compare: no other regressor predicts a test set of {against}")
     if any(pair.first_seed_sd is None and pair.second_seed_sd is None for pair in pairs):

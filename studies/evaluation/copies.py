@@ -211,9 +211,9 @@ def on_both_sides(
             other = np.array([source.hashes[a] != test.hashes[b] for a, b in zip(i, j, strict=True)], dtype=bool)
             kept = other if len(source.hashes) and len(test.hashes) else slice(None)
             best.take(j[kept], i[kept], alike[kept])
-        for j, i, cosine in best.by_strength(np.arange(len(test))):
-            if cosine > found.get(j, (0.0, ""))[0]:
-                found[j] = cosine, f"{source.ids[i]} and {test.ids[j]} (cosine {cosine:.3f})"
+        for tested, trained, cosine in best.by_strength(np.arange(len(test))):
+            if cosine > found.get(tested, (0.0, ""))[0]:
+                found[tested] = cosine, f"{source.ids[trained]} and {test.ids[tested]} (cosine {cosine:.3f})"
     pairs = [pair for _, pair in sorted(found.values(), reverse=True)]
     count = several(len(pairs), "tested image has", "tested images have")
     note = f"{where}: {count} a near-copy in the training, so that the score may be too high: "
