@@ -69,8 +69,8 @@ def test_same_seed_same_result_and_the_callers_generator_is_left_alone() -> None
 
 def test_it_learns_and_fusion_learns_from_few_rows() -> None:
     X, y = problem(n=600)
-    for settings in ({"lr": 5e-3, "ema": 0.95}, PRESETS["fusion"] | {"lr": 5e-3}):
-        model = AttentionFusionRegressor(ARMS, width=64, **settings).fit(X[:400], y[:400])
+    for settings in ({"lr": 5e-3, "ema": 0.95, "width": 64}, PRESETS["fusion"] | {"lr": 5e-3, "seeds": 1}):
+        model = AttentionFusionRegressor(ARMS, **settings).fit(X[:400], y[:400])
         assert np.corrcoef(model.predict(X[400:]), y[400:])[0, 1] > 0.75
         assert model.log_[-1]["loss"] < model.log_[0]["loss"] / 2
 

@@ -10,12 +10,15 @@ from numpy.typing import ArrayLike
 
 Arms = Mapping[str, slice | Sequence[int]]
 
-COUNTS = {"width": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "min_steps": 0, "early_stopping": 0}  # at least
+AT_LEAST_1 = ("width", "epochs", "batch_size", "seeds", "components")
+COUNTS = dict.fromkeys(AT_LEAST_1, 1) | {"min_steps": 0, "early_stopping": 0}
 RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, np.inf),
     "weight_decay": (0, np.inf),
     "dropout": (0, 0.99),
     "clip": (0, np.inf),
+    "offset": (0, np.inf),
+    "arm_dropout": (0, 0.99),
     "ema": (0, 1),
     "ema_horizon": (1e-6, np.inf),
     "validation_fraction": (1e-6, 0.9),
@@ -78,8 +81,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings["loss"] != "huber":
         raise ValueError(f"loss must be 'huber', found {settings['loss']!r}; 'ccc' and 'rank', no better, were removed")
     for name, least in COUNTS.items():
+        if name == "components" and settings[name] is None:
+            continue
         if not isinstance(settings[name], int | np.integer) or settings[name] < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")
+    if settings["arm_dropout"] and not settings["components"]:
+        raise ValueError("arm_dropout needs components: only centred features have a mean of 0 to leave an arm at")
     for name, (low, high) in RANGES.items():
         value = settings[name]
         if value is None and name in ("clip", "ema_horizon"):

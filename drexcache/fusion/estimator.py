@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
+from drexcache.fusion.basis import find_basis
 from drexcache.fusion.checks import (
     Arms,
     check_settings,
@@ -28,15 +29,25 @@ from drexcache.fusion.checks import (
     resolved_arms,
 )
 from drexcache.fusion.head import fuse, parameter_shapes, project
-from drexcache.fusion.plan import Design, HeadSettings, inner_split
+from drexcache.fusion.plan import WINDOW, Design, HeadSettings, inner_split
 from drexcache.fusion.stacks import train_heads
 from drexcache.fusion.training import LogRow, TrainedHead
 
-# name -> settings: the paper to the letter, and the same head made fit for a few hundred images too. Standardised
-# columns are not among the latter: they cost .08 of Pearson's r on 160 images (benchmarks/results/fusion-settings.md).
+# name -> settings: the paper to the letter, and the same head made fit for hundreds of images
+# (benchmarks/results/accuracy.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "fusion-paper": {},
-    "fusion": {"ema_horizon": 0.1, "min_steps": 400},
+    "fusion": {
+        "width": 128,
+        "components": 64,
+        "offset": 3.0,
+        "dropout": 0.2,
+        "arm_dropout": 0.3,
+        "lr": 3e-4,
+        "min_steps": 800,
+        "ema_horizon": 0.1,
+        "seeds": 5,
+    },
 }
 ROWS_AT_ONCE = 2048
 
@@ -97,9 +108,14 @@ def fit_together(
     """Train every seed of every model, those of one design in stacks, and set what was learnt."""
     labels, codes = checked_datasets(datasets, len(y))
     groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
-    for model, own_rows in zip(models, rows, strict=True):
-        design = _design(model, X.shape[1], local_shuffle=isinstance(X, CachedRows))
-        groups.setdefault(design, []).append((model, _head_settings(model, checked_rows(own_rows, y), len(y))))
+    for model, given in zip(models, rows, strict=True):
+        design, own_rows = _design(model, X.shape[1], isinstance(X, CachedRows)), checked_rows(given, y)
+        if model.components:
+            _fit_in_basis(model, design, X, y, own_rows, labels, codes)
+        else:
+            groups.setdefault(design, []).append((model, _head_settings(model, own_rows, len(y))))
+    if not groups:
+        return
     heads = [(design, [head for _, own in members for head in own]) for design, members in groups.items()]
     show = any(model.verbose for model in models)
     trained = train_heads(X, y, heads, datasets=codes, verbose=show, stack=stack)
@@ -129,6 +145,11 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
     ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
     standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
+    components : if given, each arm is trained in the basis of so many principal components of its own, all arms with
+        the same spread; fewer where there are less than 2.5 rows for each. An arm whose columns have units that cannot
+        be compared is standardised first.
+    offset : if not 0, the deviation of the arms' first biases: the layer norm hardly changes what is small beside it.
+    arm_dropout : how often one arm, drawn at random, is left out of a row in training; needs ``components``.
     loss : "huber", the only one there is.
     early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
         with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
@@ -178,6 +199,9 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ema: float = 0.999,
         ema_horizon: float | None = None,
         standardize: bool = False,
+        components: int | None = None,
+        offset: float = 0.0,
+        arm_dropout: float = 0.0,
         loss: str = "huber",
         early_stopping: int = 0,
         validation_fraction: float = 0.1,
@@ -199,6 +223,9 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.ema = ema
         self.ema_horizon = ema_horizon
         self.standardize = standardize
+        self.components = components
+        self.offset = offset
+        self.arm_dropout = arm_dropout
         self.loss = loss
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -320,7 +347,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
-        if self.standardize:
+        if self.standardize and not self.components:
             expected |= {"mean": (self.n_features_in_,), "scale": (self.n_features_in_,)}
         for name in sorted(set(expected) | set(arrays)):
             found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
@@ -340,7 +367,24 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _design(model: AttentionFusionRegressor, d: int, *, local_shuffle: bool) -> Design:
+def _fit_in_basis(
+    model: AttentionFusionRegressor, design: Design, X: np.ndarray | CachedRows, y: np.ndarray,
+    rows: np.ndarray | None, labels: Sequence[str], codes: np.ndarray | None,
+) -> None:  # fmt: skip
+    """Train one model in the basis of its own rows, whose components are all kept in memory; set what it has learnt."""
+    picked = np.arange(len(y)) if rows is None else rows
+    basis = find_basis(X, picked, model.columns_, model.components, standardize=model.standardize)
+    pieces = (X[picked],) if isinstance(X, np.ndarray) else (piece for piece, _ in X.pieces(picked, size=WINDOW))
+    Z = np.concatenate([basis(piece) for piece in pieces])
+    inside = replace(design, arms=tuple((cols.start, cols.stop) for cols in basis.columns), local_shuffle=False)
+    heads = [replace(head, standardize=False) for head in _head_settings(model, None, len(picked))]
+    datasets = None if codes is None else codes[picked]
+    (trained,) = train_heads(Z, y[picked], [(inside, heads)], datasets=datasets, verbose=model.verbose)
+    _set_learnt(model, trained, labels)
+    model.parameters_ = basis.unfolded(model.parameters_)
+
+
+def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:
     """Check the settings against d columns; what this head shares with others that can be stacked with it."""
     check_settings(model.get_params())
     model.n_features_in_ = d
@@ -362,7 +406,7 @@ def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: 
     if model.early_stopping:
         rows, validation = inner_split(n, rows, model.validation_fraction, model.seeds_[0])
     steps_per_epoch = math.ceil((n if rows is None else len(rows)) / model.batch_size)
-    same = ("lr", "weight_decay", "dropout", "clip", "ema", "ema_horizon", "standardize")
+    same = ("lr", "weight_decay", "dropout", "clip", "ema", "ema_horizon", "standardize", "offset", "arm_dropout")
     settings = HeadSettings(
         **{name: getattr(model, name) for name in same},
         epochs=max(model.epochs, math.ceil(model.min_steps / steps_per_epoch)),

@@ -46,8 +46,12 @@ def parameter_views(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
     return {name: part.view(len(flat), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Tensor:
-    """Fresh parameters (P,) of one head: layers as torch.nn starts them, temperature 0.7, alpha 0.1."""
+def init_head(dims: Sequence[int], width: int, generator: torch.Generator, offset: float = 0.0) -> Tensor:
+    """Fresh parameters (P,) of one head: layers as torch.nn starts them, temperature 0.7, alpha 0.1.
+
+    offset : if not 0, the arms' biases are normal with this deviation instead. Beside a large bias the layer norm
+    hardly depends on the image: one near the mean, whose projection is small, is not blown up to noise.
+    """
     shapes = parameter_shapes(dims, width)
     flat = torch.empty(1, sum(math.prod(shape) for shape in shapes.values()))
     p = {name: view[0] for name, view in parameter_views(flat, shapes).items()}
@@ -62,6 +66,8 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator) -> Te
     p["arm.norm.bias"].zero_()
     p["temperature"].fill_(0.7)
     p["alpha"].fill_(0.1)
+    if offset:
+        p["arm.bias"].normal_(0, offset, generator=generator)
     return flat[0]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from drexcache.fusion.head import HIDDEN, init_head
 
@@ -31,6 +32,8 @@ class HeadSettings:
     ema: float = 0.999
     ema_horizon: float | None = None
     standardize: bool = False
+    offset: float = 0.0
+    arm_dropout: float = 0.0
     seed: int = 42
     rows: np.ndarray | None = None
     validation: np.ndarray | None = None
@@ -65,11 +68,13 @@ class Plan:
     """Everything K heads need at step t of T, drawn ahead; a head that has finished has lr and ema_rate 0.
 
     index (T, K, B): rows of X; weight (T, K, B): 1 / (rows in the batch), 0 where a short batch is padded;
+    kept (T, K, B, n_arms): 0 where an arm is left out of a row, None where none ever is.
     lr, beta1, ema_rate (T, K); init (K, P): the parameters at the start; steps (K, 2): in all and per epoch.
     """
 
     index: Tensor
     weight: Tensor
+    kept: Tensor | None
     lr: np.ndarray
     beta1: np.ndarray
     ema_rate: np.ndarray
@@ -160,12 +165,15 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     index, weight = torch.zeros(T, K, B, dtype=torch.long), torch.zeros(T, K, B)
     lr, beta1, ema_rate = np.zeros((T, K)), np.full((T, K), 0.95), np.zeros((T, K))
     init, generators = [], []
+    kept = torch.ones(T, K, B, len(design.arms))
     for k, head in enumerate(heads):
         own = torch.Generator().manual_seed(head.seed)
-        init.append(init_head(design.dims, design.width, own))
+        init.append(init_head(design.dims, design.width, own, head.offset))
         order = torch.stack([shuffle(counts[k], own) for _ in range(head.epochs)])
         mask_seed = int(torch.randint(2**62, (), generator=own))
         generators.append(torch.Generator(design.device).manual_seed(mask_seed))
+
+        kept[:, k] = _kept_arms(kept[:, k].shape, head.arm_dropout, own)
 
         end, size = int(steps[k, 0]), torch.full((per_epoch[k], 1), B)  # rows in each batch of an epoch
         size[-1] = counts[k] - B * (per_epoch[k] - 1)
@@ -179,6 +187,7 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     return Plan(
         index=index.to(design.device),
         weight=weight.to(design.device),
+        kept=kept.to(design.device) if any(head.arm_dropout for head in heads) else None,
         lr=lr,
         beta1=beta1,
         ema_rate=ema_rate,
@@ -187,6 +196,16 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
         generators=generators,
         dropout=[head.dropout for head in heads],
     )
+
+
+def _kept_arms(shape: Sequence[int], rate: float, generator: torch.Generator) -> Tensor:
+    """(T, B, n_arms): 0 for one arm, drawn at random, of a ``rate`` of the rows; 1 else."""
+    steps, rows, arms = shape
+    if not rate or arms < 2:
+        return torch.ones(shape)
+    left_out = torch.randint(arms, (steps, rows), generator=generator)
+    dropped = torch.rand(steps, rows, generator=generator) < rate
+    return 1 - dropped[..., None] * functional.one_hot(left_out, arms)
 
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:

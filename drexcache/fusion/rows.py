@@ -113,21 +113,29 @@ def _bounds(plan: Plan) -> list[int]:
 
 
 class Inputs:
-    """What each of K heads sees of X at each step: standardised by its own training rows if it asks so."""
+    """What each of K heads sees of X at each step: standardised by its own training rows if it asks so.
 
-    def __init__(self, data: TrainingData, heads: Sequence[HeadSettings], plan: Plan) -> None:
+    columns : of each arm, some of which a row may lack. An arm that is left out is 0, the mean of centred features.
+    """
+
+    def __init__(self, data: TrainingData, heads: Sequence[HeadSettings], plan: Plan, columns: Sequence[slice]) -> None:
         self.rows: ResidentRows | StreamedRows
         self.rows = StreamedRows(data.X, plan) if isinstance(data.X, CachedRows) else ResidentRows(data.X, plan)
         self.scalings = _scalings(self.rows, heads)
         d = data.X.shape[1]
         none = np.zeros(d, np.float32), np.ones(d, np.float32)
         mean, std = (np.stack(part)[:, None] for part in zip(*[s or none for s in self.scalings], strict=True))
+        self.kept, self.columns = plan.kept, columns
         self.shift, self.scale = (torch.from_numpy(part).to(data.y.device) for part in (-mean / std, 1 / std))
 
     def batch(self, t: int) -> Tensor:
         """Features (K, B, d) of step t; steps are asked for in order, the same one more than once if need be."""
         x = self.rows.batch(t)
-        return torch.addcmul(self.shift, x, self.scale) if any(self.scalings) else x
+        x = torch.addcmul(self.shift, x, self.scale) if any(self.scalings) else x
+        if self.kept is not None:
+            for i, cols in enumerate(self.columns):
+                x[..., cols] *= self.kept[t, :, :, i, None]
+        return x
 
     def of_head(self, k: int, rows: Tensor) -> Iterator[Tensor]:
         """Head k's features (1, m, d) of rows (V,), in pieces that fit in memory."""

@@ -52,7 +52,7 @@ def train_stack(
     threads : how many work on it, on a CPU. stop : set by another thread, it ends the training with CancelledError.
     """
     plan = make_plan(len(data.y), heads, design)
-    inputs = Inputs(data, heads, plan)
+    inputs = Inputs(data, heads, plan, design.columns)
     flat = plan.init
     ema = flat.clone()  # (K, P)
     scales = None if data.datasets is None else DatasetScales(data.datasets, data.y, heads, plan)

@@ -1,3 +1,4 @@
+from .contributions import contributions as contributions
 from .import_path import is_import_path as is_import_path
 from .model import Model as Model
 from .model import Prediction as Prediction

@@ -1,0 +1,89 @@
+"""Each arm in the coordinates of its own principal components: what a head for few images is trained in.
+
+Raw features have a large mean, so that all images look alike to the attention, and more columns than there are images,
+so that a head also fits what no other image shares. In a centred basis of few components neither is so. The basis is
+linear: what was trained in it is written back as a head of the raw features, and nothing else has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from drexcache.cache import CachedRows
+
+PER_ROW = 0.4  # components at most, for each row: with more, a head fits the noise
+UNLIKE = 30.0  # an arm whose columns' deviations (their 10% and 90% quantiles) differ by this factor is standardised
+ROWS = 8192  # that a basis is found from, at most
+
+
+@dataclass(frozen=True)
+class ArmBasis:
+    """An arm's columns of X, and z = (x - mean) @ matrix: mean (d,), matrix (d, q) such that rms(z) = 1 in training."""
+
+    columns: slice
+    mean: np.ndarray
+    matrix: np.ndarray
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All arms' bases, side by side."""
+
+    arms: tuple[ArmBasis, ...]
+
+    @property
+    def columns(self) -> list[slice]:
+        """Each arm's columns among the components."""
+        edges = np.cumsum([0, *(arm.matrix.shape[1] for arm in self.arms)]).tolist()
+        return [slice(start, stop) for start, stop in pairwise(edges)]
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Components (n, q) of X (n, d), float32."""
+        return np.concatenate([(X[:, arm.columns] - arm.mean) @ arm.matrix for arm in self.arms], 1).astype(np.float32)
+
+    def unfolded(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same heads as `drexcache.fusion.head.parameter_shapes` has them for X itself; (seeds, *shape) each."""
+        raw = dict(parameters)
+        bias = parameters["arm.bias"].astype(np.float64)  # (seeds, n_arms, width)
+        for i, arm in enumerate(self.arms):
+            weight = (arm.matrix @ parameters[f"arm.{i}.weight"].astype(np.float64)).astype(np.float32)
+            raw[f"arm.{i}.weight"] = weight  # (seeds, d, width)
+            bias[:, i] -= arm.mean @ weight.astype(np.float64)
+        return raw | {"arm.bias": bias.astype(np.float32)}
+
+
+def find_basis(
+    X: np.ndarray | CachedRows, rows: np.ndarray, columns: Sequence[slice], components: int, *, standardize: bool
+) -> Basis:
+    """The basis of each arm by those rows of X (n, d): its first ``components``, fewer where rows or columns are few.
+
+    standardize : whether every arm's columns are brought to one deviation first, and not only those of an arm whose
+        columns' units cannot be compared.
+    """
+    if len(rows) > ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, ROWS, replace=False))
+    picked = X[rows] if isinstance(X, np.ndarray) else X.read(np.sort(rows))
+    return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
+
+
+def _arm_basis(X: np.ndarray, columns: slice, components: int, standardize: bool) -> ArmBasis:
+    x = X[:, columns].astype(np.float64)
+    mean, deviation = x.mean(0), x.std(0)
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 0.0  # float32 rounding of a constant
+    varied = deviation[deviation > 0]
+    if not len(varied):  # nothing to see: the arm is its bias
+        return ArmBasis(columns, mean, np.zeros((len(mean), 1)))
+    low, high = np.quantile(varied, (0.1, 0.9))
+    scale = np.ones_like(deviation)
+    if standardize or high > UNLIKE * low:
+        scale = np.where(deviation > 0, deviation, 1.0)
+    scale = np.where(deviation > 0, 1 / scale, 0.0)  # a constant column has no say
+    q = min(components, max(1, int(PER_ROW * len(x))), len(varied))
+    pca = PCA(q, random_state=0).fit((x - mean) * scale)
+    spread = np.sqrt(pca.explained_variance_.mean())
+    return ArmBasis(columns, mean, scale[:, None] * pca.components_.T / spread)

@@ -1,0 +1,105 @@
+"""Attention and contributions on built data: one group of images is told by one arm, the other by the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LinearRegression
+
+from drexcache.fusion import PRESETS, AttentionFusionRegressor
+from drexcache.fusion.basis import find_basis
+from drexcache.fusion.plan import Design, HeadSettings, make_plan
+from drexcache.regressors import contributions
+
+ARMS = {"a": slice(0, 12), "b": slice(12, 24)}
+
+
+def two_groups(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """X, y and whether arm a tells the rating: it does for every other image, else arm b does; the other is noise."""
+    rng = np.random.default_rng(0)
+    first, signal = np.arange(n) % 2 == 0, rng.normal(size=n)
+    a, b = 0.3 * rng.normal(size=(2, n, 12))
+    a[:, 0] += np.where(first, signal, 0)
+    b[:, 0] += np.where(first, 0, signal)
+    a[:, 1] += np.where(first, 1.5, 0)  # each arm shows whether it has something to say
+    b[:, 1] += np.where(first, 0, 1.5)
+    return np.concatenate([a, b], 1).astype(np.float32), 0.5 + 0.15 * signal, first
+
+
+def test_weights_and_contributions_find_the_arm_that_tells_each_group() -> None:
+    X, y, first = two_groups()
+    head = AttentionFusionRegressor(ARMS, device="cpu", **PRESETS["fusion"]).fit(X[:300], y[:300])
+    X, y, first = X[300:], y[300:], first[300:]
+    assert np.corrcoef(head.predict(X), y)[0, 1] > 0.85
+    weight = head.attention(X)[:, 0]
+    assert weight[first].mean() > weight[~first].mean() + 0.05
+    share = np.abs(contributions(head, X, ARMS))  # (n, 2)
+    assert share[first, 0].mean() > 2 * share[first, 1].mean()
+    assert share[~first, 1].mean() > 2 * share[~first, 0].mean()
+
+
+def test_contributions_are_exact_for_a_line_and_sum_to_the_prediction_for_any_regressor() -> None:
+    X, y, _ = two_groups()
+    many = {f"arm{i}": slice(4 * i, 4 * i + 4) for i in range(6)}  # their orders are sampled
+    line = LinearRegression().fit(X, y)
+    expected = np.stack([(X[:, cols] - X[:, cols].mean(0)) @ line.coef_[cols] for cols in many.values()], axis=1)
+    np.testing.assert_allclose(contributions(line, X, many), expected, atol=1e-5)
+    head = AttentionFusionRegressor(ARMS, width=16, epochs=2, device="cpu").fit(X, y)
+    found = contributions(head, X, ARMS)
+    assert found.shape == (400, 2)
+    np.testing.assert_allclose(found.sum(1), head.predict(X) - head.predict(X.mean(0, keepdims=True)), atol=1e-5)
+
+
+def test_a_head_trained_in_a_basis_is_written_back_for_the_raw_features() -> None:
+    X, y, _ = two_groups(120)
+    raw = (X * 3 + 50).astype(np.float32)  # a large common mean
+    basis = find_basis(raw, np.arange(120), list(ARMS.values()), 5, standardize=False)
+    Z = basis(raw)
+    assert Z.shape == (120, 10) and np.abs(Z.mean(0)).max() < 1e-4
+    assert [(Z[:, cols] ** 2).mean() for cols in basis.columns] == [pytest.approx(1, rel=0.01)] * 2
+    inside = AttentionFusionRegressor({"a": (0, 5), "b": (5, 10)}, width=16, epochs=3, offset=3.0, device="cpu")
+    outside = AttentionFusionRegressor(ARMS, width=16, epochs=3, offset=3.0, components=5, device="cpu")
+    expected = inside.fit(Z, y)
+    found = outside.fit(raw, y)
+    np.testing.assert_allclose(found.predict(raw), expected.predict(Z), atol=1e-5)
+    arrays, state = found.get_state()
+    again = AttentionFusionRegressor.from_state(arrays, state)
+    np.testing.assert_array_equal(again.predict(raw), found.predict(raw))
+
+
+def test_units_that_cannot_be_compared_drown_nothing() -> None:
+    X, y, _ = two_groups()
+    scale = np.ones(24, np.float32)
+    scale[[1, 3, 5, 7, 9, 11]] = 1e6  # arm a's informative column 0 is not among them
+    head = AttentionFusionRegressor(ARMS, device="cpu", **PRESETS["fusion"] | {"seeds": 2})
+    r = [
+        np.corrcoef(clone(head).fit(part[:300], y[:300]).predict(part[300:]), y[300:])[0, 1] for part in (X, X * scale)
+    ]
+    assert r[1] > r[0] - 0.05
+
+
+def test_a_constant_arm_and_constant_columns_are_no_obstacle() -> None:
+    X, y, _ = two_groups(120)
+    X[:, 12:] = 7.0
+    X[:, 3] = -2.0
+    for arms in (ARMS, None):
+        head = AttentionFusionRegressor(arms, device="cpu", **PRESETS["fusion"] | {"seeds": 1}).fit(X, y)
+        moved = X.copy()
+        moved[:, 3] = 5.0  # a column that never varied has no say
+        np.testing.assert_allclose(head.predict(moved), head.predict(X), atol=1e-6)
+
+
+def test_an_arm_is_left_out_as_often_as_asked() -> None:
+    plan = make_plan(
+        64, [HeadSettings(arm_dropout=0.3, epochs=50), HeadSettings()], Design(((0, 3), (3, 5), (5, 9)), 8)
+    )
+    assert plan.kept is not None and plan.kept.sum(-1).min() == 2
+    left_out = (plan.kept == 0).float().mean((0, 2))  # (heads, n_arms)
+    np.testing.assert_allclose(left_out, [[0.1] * 3, [0.0] * 3], atol=0.02)
+
+
+def test_leaving_arms_out_needs_components() -> None:
+    X, y, _ = two_groups(20)
+    with pytest.raises(ValueError, match="arm_dropout needs components"):
+        AttentionFusionRegressor(ARMS, arm_dropout=0.3).fit(X, y)
