@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
-from drexcache.fusion.plan import inner_split
+from drexcache.fusion.stopping import inner_split
 from drexcache.fusion.training import huber
 
 ARMS = {"dino": slice(0, 12), "resnet": slice(12, 40)}

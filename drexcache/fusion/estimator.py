@@ -29,8 +29,9 @@ from drexcache.fusion.checks import (
     resolved_arms,
 )
 from drexcache.fusion.head import fuse, parameter_shapes, project
-from drexcache.fusion.plan import WINDOW, Design, HeadSettings, inner_split
+from drexcache.fusion.plan import WINDOW, Design, HeadSettings
 from drexcache.fusion.stacks import train_heads
+from drexcache.fusion.stopping import inner_split
 from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: the paper to the letter, and the same head made fit for hundreds of images
@@ -41,13 +42,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 128,
         "components": 64,
         "offset": 3.0,
-        "dropout": 0.2,
         "arm_dropout": 0.3,
+        "dropout": 0.2,
         "lr": 2e-4,
         "min_steps": 1200,
         "ema_horizon": 0.1,
         "seeds": 5,
-    },
+    },  # fmt: skip
 }
 ROWS_AT_ONCE = 2048
 

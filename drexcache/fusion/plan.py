@@ -142,22 +142,10 @@ def local_permutation(n: int, generator: torch.Generator) -> Tensor:
     return torch.cat([window[torch.randperm(len(window), generator=generator)] for window in windows])
 
 
-def inner_split(n: int, rows: np.ndarray | None, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to watch, a ``fraction`` of all, at least one and never all.
-
-    >>> [part.tolist() for part in inner_split(10, None, 0.2, 0)]
-    [[0, 1, 2, 3, 5, 7, 8, 9], [4, 6]]
-    """
-    rows = np.arange(n) if rows is None else rows
-    count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-    mixed = np.random.default_rng(seed).permutation(len(rows))
-    return rows[np.sort(mixed[count:])], rows[np.sort(mixed[:count])]
-
-
 def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
     """Plan the training of K heads on n rows. A head's numbers depend on its own settings and seed alone."""
     B, K = design.batch_size, len(heads)
-    shuffle = local_permutation if design.local_shuffle else _permutation
+    shuffle = local_permutation if design.local_shuffle else lambda n, generator: torch.randperm(n, generator=generator)
     counts = [n if head.rows is None else len(head.rows) for head in heads]
     per_epoch = [-(-count // B) for count in counts]  # the last, short batch is kept
     steps = np.array([(s * head.epochs, s) for s, head in zip(per_epoch, heads, strict=True)])
@@ -206,7 +194,3 @@ def _kept_arms(shape: Sequence[int], rate: float, generator: torch.Generator) ->
     left_out = torch.randint(arms, (steps, rows), generator=generator)
     dropped = torch.rand(steps, rows, generator=generator) < rate
     return 1 - dropped[..., None] * functional.one_hot(left_out, arms)
-
-
-def _permutation(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(n, generator=generator)

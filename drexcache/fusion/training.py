@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -11,15 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-from drexcache.fusion.head import Shapes, fuse, parameter_shapes, parameter_views, project
+from drexcache.fusion.head import Shapes, parameter_shapes, parameter_views
 from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion.rows import Inputs, Scaling, TrainingData
 from drexcache.fusion.scales import DatasetScales
 from drexcache.fusion.step import make_step
-from drexcache.metrics import pearson
+from drexcache.fusion.stopping import Validation
 
 LogRow = dict[str, float | None]
 
@@ -86,54 +84,6 @@ def huber(scores: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     clamped = error.clamp(-1, 1)
     d = weight * clamped
     return (d * (error - 0.5 * clamped)).sum(1), d
-
-
-class Validation:
-    """Watches K heads; a head without ``validation`` rows is never watched and ends with its last weights.
-
-    scales : each dataset's scale and offset in a mixed training, or None.
-    """
-
-    def __init__(
-        self, inputs: Inputs, y: Tensor, scales: DatasetScales | None, heads: Sequence[HeadSettings], plan: Plan,
-        design: Design,
-    ) -> None:  # fmt: skip
-        self.inputs, self.y, self.scales, self.heads, self.design = inputs, y, scales, heads, design
-        self.steps = plan.steps.tolist()
-        self.ends = {end - 1 for steps, per_epoch in self.steps for end in range(per_epoch, steps + 1, per_epoch)}
-        self.best = [math.inf] * len(heads)
-        self.best_epoch = [0] * len(heads)
-        self.best_ema: dict[int, Tensor] = {}
-        self.log: list[list[dict[str, float | None]]] = [[] for _ in heads]  # a row per epoch
-        self.stopped = [False] * len(heads)
-
-    def after(self, t: int, ema: Tensor) -> bool:
-        """Look at the heads whose epoch ended with step t; whether every head has ended."""
-        if t not in self.ends:
-            return False
-        for k, (steps, per_epoch) in enumerate(self.steps):
-            if self.stopped[k] or t >= steps or (t + 1) % per_epoch:
-                continue
-            if self.heads[k].validation is not None:
-                self._look(k, (t + 1) // per_epoch, ema[k : k + 1])
-            self.stopped[k] |= t + 1 == steps
-        return all(self.stopped)
-
-    def _look(self, k: int, epoch: int, ema: Tensor) -> None:
-        rows = torch.from_numpy(self.heads[k].validation).to(self.y.device)
-        p = parameter_views(ema, parameter_shapes(self.design.dims, self.design.width))
-        pieces = (project(p, x, self.design.columns) for x in self.inputs.of_head(k, rows))
-        scores = torch.cat([fuse(p, piece, fixed_average=self.design.fixed_average).scores[0] for piece in pieces])
-        rated = self.y[rows]
-        if self.scales is not None:  # every row's own ratings
-            scores = self.scales.rated(scores.expand(len(self.heads), -1), rows.expand(len(self.heads), -1))[k]
-        loss = float(functional.huber_loss(scores, rated))
-        defined = len(rows) > 2 and math.isfinite(loss)
-        r = pearson(rated.cpu().numpy(), scores.cpu().numpy()) if defined else None
-        self.log[k].append({"validation_loss": loss, "validation_r": r})
-        if loss < self.best[k]:
-            self.best[k], self.best_epoch[k], self.best_ema[k] = loss, epoch, ema[0].clone()
-        self.stopped[k] = epoch - self.best_epoch[k] >= self.heads[k].patience
 
 
 def _progress(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:
