@@ -27,7 +27,7 @@ from drexcache.fusion.checks import (
     checked_rows,
     require_finite,
     resolved_arms,
-)
+)  # fmt: skip
 from drexcache.fusion.head import fuse, parameter_shapes, project
 from drexcache.fusion.plan import WINDOW, Design, HeadSettings
 from drexcache.fusion.stacks import train_heads
@@ -36,20 +36,11 @@ from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: the paper to the letter, and the same head made fit for hundreds of images
 # (benchmarks/results/accuracy.md).
-PRESETS: dict[str, dict[str, Any]] = {
-    "fusion-paper": {},
-    "fusion": {
-        "width": 128,
-        "components": 64,
-        "offset": 3.0,
-        "arm_dropout": 0.3,
-        "dropout": 0.2,
-        "lr": 2e-4,
-        "min_steps": 1200,
-        "ema_horizon": 0.1,
-        "seeds": 5,
-    },  # fmt: skip
-}
+_FUSION = {
+    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "lr": 2e-4, "min_steps": 1200,
+    "ema_horizon": 0.1, "seeds": 5,
+}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 ROWS_AT_ONCE = 2048
 
 
