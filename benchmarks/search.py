@@ -156,7 +156,7 @@ def overhead(trials: int) -> tuple[float, float, int]:
     space = make_space("fusion", matrix)
     task = make_task(matrix, (), folds=5, repeats=1, holdout=False, metric="pearson", seed=42)
     with tempfile.TemporaryDirectory() as folder:
-        study = open_study(open_storage(None, Path(folder)), "overhead", "maximize", {}, space.distributions)
+        study = open_study(open_storage(None, Path(folder)), "overhead", "maximize", {}, space)
         study.sampler, study.pruner = SpaceSampler(space, space.defaults(matrix), 42), search_pool.make_pruner(task)
         pool = search_pool.Pool(study, space, task, trials, Path(folder))
         spent = []

@@ -27,7 +27,7 @@ import drexcache
 from drexcache.cli import main
 from drexcache.features import extract
 from drexcache.studies.searching import storage as search_storage
-from drexcache.studies.searching.space import make_space
+from drexcache.studies.searching.space import SearchSpace, make_space
 from drexcache.studies.searching.storage import open_storage
 from drexcache.studies.searching.study import search
 from drexcache.studies.searching.trials import (
@@ -228,12 +228,12 @@ def test_a_process_of_another_machine_that_falls_silent_is_replaced(
 ) -> None:
     """Optuna's heartbeat needs Study.optimize, and the proxy does not pass it on; ours is an attribute of the trial."""
     with storage_of(kind, new_database()) as url:
-        study = open_study(open_storage(url, tmp_path), "s", "maximize", {"seed": 1}, {})
+        study = open_study(open_storage(url, tmp_path), "s", "maximize", {"seed": 1}, SearchSpace("svr", ("deep",)))
         quiet, lively = study.ask(), study.ask()
         for trial, seconds_ago in ((quiet, 1000), (lively, 10)):
             trial.set_user_attr(WORKER, "another-machine:1")
             trial.set_user_attr(BEAT, time.time() - seconds_ago)
-        other = open_study(open_storage(url, tmp_path), "s", "maximize", {"seed": 1}, {})
+        other = open_study(open_storage(url, tmp_path), "s", "maximize", {"seed": 1}, SearchSpace("svr", ("deep",)))
         assert claim(other, {}, 2) is None
         assert elsewhere(other, []) == ([lively.number], [quiet.number])
         give_up(other, quiet.number)

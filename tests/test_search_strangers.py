@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def check_journals(sent: Path, folder: Path, seeds: range) -> None:
+def check_journals(sent: Path, folder: Path, seeds: Iterable[int]) -> None:
     """Each mutated journal is refused by one sentence, or searched on."""
     shutil.copytree(sent, folder, dirs_exist_ok=True)
     data = (sent / JOURNAL).read_bytes()
@@ -86,7 +86,7 @@ def check_journals(sent: Path, folder: Path, seeds: range) -> None:
 
 
 def test_mutated_journals(sent: Path, tmp_path: Path) -> None:
-    check_journals(sent, tmp_path / "found", range(150))
+    check_journals(sent, tmp_path / "found", [*range(80), 889, 1043])  # the last two: no block, a last line cut
 
 
 @pytest.mark.thorough

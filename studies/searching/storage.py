@@ -73,8 +73,12 @@ def without_password(url: str) -> str:
 def _open_journal(path: Path) -> JournalStorage:
     """The trials in a file, which Optuna replays line by line without checking it."""
     journal = _Journal(path)
+    lines = path.read_bytes().count(b"\n")
     try:
-        return JournalStorage(journal)
+        storage = JournalStorage(journal)
+        if journal.line < lines:  # Optuna passes over a last line that is no JSON, until another follows
+            raise ValueError
+        return storage
     except StorageInternalError:
         raise
     except Exception as error:

@@ -128,10 +128,7 @@ def _pools(
     """A study for every space and its share of the trials; sampler and pruner are set explicitly and with a seed."""
     direction: Direction = "maximize" if higher_is_better(task.metric) else "minimize"
     studies = [
-        open_study(
-            storage, f"{name}/{space.regressor}", direction, _made_for(task, space), distributions=space.distributions
-        )
-        for space in spaces
+        open_study(storage, f"{name}/{space.regressor}", direction, _made_for(task, space), space) for space in spaces
     ]
     totals = shares(spaces, total, [counted(study) for study in studies])
     if sum(totals) > total:

@@ -46,7 +46,7 @@ ATTEMPTS = 50  # to propose a candidate that is allowed and new
 
 def open_study(
     storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any],
-    distributions: Mapping[str, BaseDistribution],
+    space: SearchSpace,
 ) -> Study:  # fmt: skip
     """The study of that name, new or old.
 
@@ -66,19 +66,20 @@ def open_study(
             f"the study {name} was made for something else: {'; '.join(lines)} (study -> now); {ELSEWHERE}"
         )
     for trial in study.get_trials(deepcopy=False):
-        if not _is_sound(trial, distributions):
+        if not _is_sound(trial, space):
             raise DrexcacheError(f"the study {name}: trial {trial.number} is not as a search writes it; {ELSEWHERE}")
     return study
 
 
-def _is_sound(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+def _is_sound(trial: FrozenTrial, space: SearchSpace) -> bool:
     """Whether all that is read of a trial is what a search writes: a journal may be damaged, or a stranger's."""
-    attributes = trial.user_attrs
+    attributes, distributions = trial.user_attrs, space.distributions
     proposed = _proposed(trial)
     numbers = [*(trial.values or []), *trial.intermediate_values.values()]
     return (
         (trial.distributions == distributions or not trial.state.is_finished() or is_void(trial))
         and isinstance(proposed, dict)
+        and space.allows(proposed)
         and all(name in distributions and _fits(distributions[name], value) for name, value in proposed.items())
         and all(_is_number(value) for value in (*numbers, attributes.get(BEAT, 0.0)))
         and all(isinstance(step, int) for step in trial.intermediate_values)
