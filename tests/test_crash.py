@@ -18,9 +18,10 @@ from conftest import draw, tiny_recipe
 
 from drexcache import DrexcacheError, open_cache, read_images
 from drexcache.cache import writer
+from drexcache.cache.beside import partial_paths
 from drexcache.cache.format import DONE
 from drexcache.cache.reader import FeatureCache
-from drexcache.cache.writer import CacheWriter, partial_paths
+from drexcache.cache.writer import CacheWriter
 from drexcache.features import extract
 from drexcache.features import pipeline as engine
 from drexcache.features.backbone import Backbone
@@ -243,7 +244,7 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -
 def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
     images, out = draw(tmp_path / "pictures", 4), tmp_path / "c.h5"
     hold = (
-        "import sys,time; from pathlib import Path; from drexcache.cache.lock import writer_lock\n"
+        "import sys,time; from pathlib import Path; from drexcache.cache.beside import writer_lock\n"
         "with writer_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)

@@ -21,7 +21,7 @@ from drexcache.cache.changes import diff
 from drexcache.features import extract, planning
 
 DATA = Path(__file__).parent / "data"
-V1 = DATA / "cache-v1.h5"
+V1, V2 = DATA / "cache-v1.h5", DATA / "cache-v2.h5"
 
 # What follows up to `read` is all that another program needs; it is written after FORMAT.md, not after drexcache.
 
@@ -50,13 +50,42 @@ def block_fingerprint(attributes: h5py.AttributeManager) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_block(block: h5py.Group, n: int) -> None:
+def stored(value: object) -> bytes:
+    return value if isinstance(value, bytes) else np.array(value).tobytes()
+
+
+def outline_sha256(file: h5py.File) -> str:
+    groups, datasets = {"/": file}, {}
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        (groups if isinstance(node, h5py.Group) else datasets)[f"/{name}"] = node
+
+    file.visititems(visit)
+    attributes = {f"{path}@{key}": (path, key, v) for path, node in groups.items() for key, v in node.attrs.items()}
+    lines = [f"{path}@{key}".encode() + b"\0" + stored(value) for path, key, value in sorted(attributes.values())]
+    del lines[[line.split(b"\0")[0] for line in lines].index(b"/@outline_sha256")]
+    for path, node in sorted(datasets.items()):
+        lines.append(" ".join([path, f"{node.dtype.kind}{node.dtype.itemsize}", *map(str, node.shape)]).encode())
+    return hashlib.sha256(b"".join(line + b"\0" for line in lines)).hexdigest()
+
+
+def check_seals(seal: h5py.Dataset, *columns: h5py.Dataset) -> None:
+    for row in range(len(seal)):
+        assert zlib.crc32(b"".join(column[row : row + 1].tobytes() for column in columns)) == seal[row]
+
+
+def check_block(block: h5py.Group, images: h5py.Group, version: int) -> None:
+    n = len(images["id"])
     features, status, crc32 = block["features"][:], block["status"][:], block["crc32"][:]
     assert (block.attrs["type"], block.attrs["version"]) == (b"block", 1)
     assert features.shape == (n, sum(json.loads(block.attrs["dims"]))) and features.dtype in ("f4", "f2")
     for row in np.flatnonzero(status == 1):
         assert zlib.crc32(features[row].tobytes()) == crc32[row]
-    assert hashlib.sha256(crc32.tobytes() + status.tobytes()).digest() == block["checksum"][:].tobytes()
+    checked = crc32.tobytes() + status.tobytes()
+    if version == 2:
+        check_seals(block["seal"], images["id"], images["sha256"], block["crc32"], block["status"])
+        checked += block["seal"][:].tobytes()
+    assert hashlib.sha256(checked).digest() == block["checksum"][:].tobytes()
     assert block_fingerprint(block.attrs) == block.attrs["fingerprint"].decode()
 
 
@@ -65,13 +94,20 @@ def read(path: Path) -> dict[str, object]:
     with h5py.File(path) as file:
         file.visititems(check_storage)
         root, images, ids = file.attrs, file["images"], file["images/id"][:].tolist()
-        assert (root["format"], root["type"], root["version"]) == (b"drexcache", b"cache", 1)
+        assert (root["format"], root["type"]) == (b"drexcache", b"cache") and root["version"] in (1, 2)
         assert file["complete"][:].tolist() == [1] and ids == sorted(set(ids))
         assert sha256_of_texts(ids) == images.attrs["ids_sha256"].decode() == root["table_sha256"].decode()
-        checked = images["sha256"][:].tobytes() + images["failure"][:].tobytes()
+        columns = [images[name] for name in ("sha256", "bytes", "mtime_ns", "failure")]
+        if root["version"] == 2:
+            assert outline_sha256(file) == root["outline_sha256"].decode()
+            check_seals(images["seal"], images["id"], *columns)
+            columns.append(images["seal"])
+        else:
+            del columns[1:3]
+        checked = b"".join(column[:].tobytes() for column in columns)
         assert hashlib.sha256(checked).digest() == images["checksum"][:].tobytes()
         for block in file["blocks"].values():
-            check_block(block, len(ids))
+            check_block(block, images, int(root["version"]))
         for target in file["targets"].values():
             digest = hashlib.sha256(target["value"][:].tobytes()).hexdigest()
             assert digest == target.attrs["sha256"].decode() and target.attrs["higher_is"] in (b"more", b"less")
@@ -99,14 +135,18 @@ def test_another_program_can_read_and_check_everything(pictures: Path, tmp_path:
     assert found["failure"][4] == cache.failures()["004.png"]
 
 
-@pytest.mark.parametrize("flip", ["id", "sha256", "failure", "value", "crc32", "status", "features"])
-def test_the_checksums_cover_it(tmp_path: Path, flip: str) -> None:
+OF_V1 = ["images/id", "images/sha256", "images/failure", "targets/order/value", "labels/split/value"]
+OF_V1 += [f"blocks/cues/{name}" for name in ("crc32", "status", "features")]
+OF_V2 = [*OF_V1, "images/bytes", "images/mtime_ns", "images/seal", "blocks/cues/seal"]
+
+
+@pytest.mark.parametrize(("release", "flip"), [*((V1, name) for name in OF_V1), *((V2, name) for name in OF_V2)])
+def test_the_checksums_cover_it(tmp_path: Path, release: Path, flip: str) -> None:
     """The reader above is not blind, and `verify` finds what it finds."""
     path = tmp_path / "c.h5"
-    path.write_bytes(V1.read_bytes())
-    where = {"value": "targets/order/value", "id": "images/id", "sha256": "images/sha256", "failure": "images/failure"}
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        offset = file[where.get(flip, f"blocks/cues/{flip}")].id.get_offset()
+    path.write_bytes(release.read_bytes())
+    with h5py.File(path, "r", libver=("v110", "v110")) as file:
+        offset = file[flip].id.get_offset()
     with path.open("r+b") as raw:
         raw.seek(offset)
         byte = raw.read(1)[0]

@@ -70,7 +70,7 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "attribute of variable text": lambda f: f.attrs.__setitem__("dataset", "text"),
     "deep nesting": lambda f: f.create_group("a/b/c/d/e/f/g"),
     "named type": lambda f: f.__setitem__("images/type", np.dtype("f8")),
-    "newer version": lambda f: f.attrs.__setitem__("version", 2),
+    "newer version": lambda f: f.attrs.__setitem__("version", 3),
     "another format": lambda f: f.attrs.__setitem__("format", np.bytes_(b"other")),
     "definition is not JSON": lambda f: f["blocks/cues"].attrs.__setitem__("definition", np.bytes_(b"{" * 5000)),
     "definition is a list": lambda f: f["blocks/cues"].attrs.__setitem__("definition", np.bytes_(b"[1, 2]")),

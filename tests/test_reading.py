@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache import storage
+from drexcache.cache.beside import partial_paths
 from drexcache.cache.changes import export, rate
 from drexcache.cache.format import DONE
 from drexcache.cache.reader import FeatureCache
-from drexcache.cache.writer import CacheWriter, partial_paths
+from drexcache.cache.writer import CacheWriter
 
 
 def classic(images: Path, out: Path) -> FeatureCache:

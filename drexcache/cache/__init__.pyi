@@ -1,3 +1,6 @@
+from .beside import no_space as no_space
+from .beside import partial_paths as partial_paths
+from .beside import writer_lock as writer_lock
 from .changes import diff as diff
 from .changes import export as export
 from .changes import merge as merge
@@ -8,8 +11,6 @@ from .format import StoredBlock as StoredBlock
 from .format import block_from_attributes as block_from_attributes
 from .format import differences as differences
 from .format import stored_block_attributes as stored_block_attributes
-from .lock import no_space as no_space
-from .lock import writer_lock as writer_lock
 from .matrix import FeatureMatrix as FeatureMatrix
 from .matrix import rated_rows as rated_rows
 from .reader import FeatureCache as FeatureCache
@@ -19,5 +20,4 @@ from .rows import featured_rows_of as featured_rows_of
 from .rows import rated_rows_of as rated_rows_of
 from .writer import CacheWriter as CacheWriter
 from .writer import open_sources as open_sources
-from .writer import partial_paths as partial_paths
 from .writer import start_writer as start_writer

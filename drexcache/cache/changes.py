@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from drexcache.cache.beside import no_space, writer_lock
 from drexcache.cache.format import DONE, FAILED, Contents, check_name, differences
-from drexcache.cache.lock import no_space, writer_lock
 from drexcache.cache.reader import FeatureCache, open_cache
 from drexcache.cache.writer import CacheWriter, create_empty, take_rows
 from drexcache.datasets import Columns, match_ratings, read_ratings, sha256_of_ids
@@ -101,7 +101,8 @@ def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) ->
     ------
     DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
     """
-    fresh = final.with_name(f"{final.name}.rewrite")  # not a partial file: what is left of it is worth nothing
+    real = final.resolve()
+    fresh = real.with_name(f"{real.name}.rewrite")  # not a partial file: what is left of it is worth nothing
     with writer_lock(final):
         if any(source.path == final and source.replaced() for source in sources):
             raise DrexcacheError(f"{final}: another process replaced it meanwhile; run the same command again")

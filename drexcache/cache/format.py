@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,25 @@ from drexcache.errors import DrexcacheError
 from drexcache.recipes import NUMERICS, Block, fingerprint_of, recipe_from_dict
 
 FORMAT = "drexcache"
-VERSION = 1
+VERSION = 2  # version 1, which has no seals and no checksum over the attributes, is read as well
 FAILURE_BYTES = 96  # room for one image's reason of failure
 
 MISSING, DONE, FAILED = 0, 1, 2  # a row's status in a block
+
+# What an image's seal and a block's seal are made over: they hold only together, however a power cut mixes old and new.
+SEALED_OF_IMAGE = ("/images/id", "/images/sha256", "/images/bytes", "/images/mtime_ns", "/images/failure")
+
+
+def sealed_of_block(block: str) -> tuple[str, ...]:
+    """The datasets that a block's seal is made over: the image's id and file, the features' CRC-32, the status."""
+    return "/images/id", "/images/sha256", f"/blocks/{block}/crc32", f"/blocks/{block}/status"
+
+
+def seals(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """uint32 (n,): CRC-32 over row i's bytes of each column, one after the other."""
+    n = len(columns[0])
+    rows = np.concatenate([np.ascontiguousarray(column).view("u1").reshape(n, -1) for column in columns], axis=1)
+    return np.fromiter((zlib.crc32(row) for row in rows), "<u4", n)
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,8 @@ class Contents:
             found[f"/targets/{name}"] = target_attributes(target)
         for name, column in self.labels.items():
             found[f"/labels/{name}"] = {"type": "label", "version": 1, "sha256": sha256_of_ids(column)}
+        shapes = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in self.datasets().items()}
+        found["/"]["outline_sha256"] = outline_sha256(found, shapes)
         return found
 
     def datasets(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -112,6 +130,7 @@ class Contents:
             "/images/bytes": ((n,), "<i8"),
             "/images/mtime_ns": ((n,), "<i8"),
             "/images/failure": ((n,), f"S{FAILURE_BYTES}"),
+            "/images/seal": ((n,), "<u4"),
             "/images/checksum": ((32,), "u1"),
         }
         for block in self.blocks.values():
@@ -119,6 +138,7 @@ class Contents:
             found[f"{here}/features"] = ((n, block.dim), np.dtype(block.dtype).newbyteorder("<"))
             found[f"{here}/crc32"] = ((n,), "<u4")
             found[f"{here}/status"] = ((n,), "u1")
+            found[f"{here}/seal"] = ((n,), "<u4")
             found[f"{here}/checksum"] = ((32,), "u1")
         for name in self.targets:
             found[f"/targets/{name}/value"] = ((n,), "<f8")
@@ -140,7 +160,29 @@ def children(attributes: Mapping[str, Any], group: str) -> list[str]:
     return sorted(path.rpartition("/")[2] for path in attributes if path.rpartition("/")[0] == group)
 
 
-def check_shapes(datasets: Mapping[str, Extent], attributes: Mapping[str, Any], path: Path) -> None:
+def outline_sha256(
+    attributes: Mapping[str, Mapping[str, Any]], datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+) -> str:
+    """SHA-256 (hex) over all attributes but this one, and every dataset's shape and type, as FORMAT.md defines it."""
+    digest = hashlib.sha256()
+    for group, values in sorted(attributes.items()):
+        for key, value in sorted(values.items()):
+            if (group, key) != ("/", "outline_sha256"):
+                data = value.encode() if isinstance(value, str) else np.array(value).astype(_stored(value)).tobytes()
+                digest.update(f"{group}@{key}".encode() + b"\0" + data + b"\0")
+    for name, (shape, dtype) in sorted(datasets.items()):
+        words = [name, f"{dtype.kind}{dtype.itemsize}", *map(str, shape)]
+        digest.update(" ".join(words).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _stored(value: float) -> str:
+    return "<i8" if isinstance(value, int) else "<f8"
+
+
+def check_shapes(
+    datasets: Mapping[str, Extent], attributes: Mapping[str, Any], path: Path, version: int = VERSION
+) -> None:
     """Every group and dataset that the format promises is there, and has the rows and the type that it must have.
 
     Raises
@@ -158,6 +200,8 @@ def check_shapes(datasets: Mapping[str, Extent], attributes: Mapping[str, Any], 
         "/images/bytes": ((n,), "i"), "/images/mtime_ns": ((n,), "i"), "/images/failure": ((n,), "S"),
         "/images/checksum": ((32,), "u"),
     }  # fmt: skip
+    if version > 1:
+        expected |= {f"{group}/seal": ((n,), "u") for group in _sealed_groups(attributes)}
     for block in children(attributes, "/blocks"):
         here = f"/blocks/{block}"
         width = datasets[f"{here}/features"].shape[-1] if f"{here}/features" in datasets else 1
@@ -170,6 +214,10 @@ def check_shapes(datasets: Mapping[str, Extent], attributes: Mapping[str, Any], 
         if extent is None or extent.shape != shape or extent.dtype.kind != kind:
             found = "nothing" if extent is None else f"{extent.dtype} {extent.shape}"
             raise DrexcacheError(f"{path}: {name}: expected shape {shape} of kind '{kind}', found {found}")
+
+
+def _sealed_groups(attributes: Mapping[str, Any]) -> list[str]:
+    return ["/images", *(f"/blocks/{block}" for block in children(attributes, "/blocks"))]
 
 
 def check_name(name: str, what: str) -> str:

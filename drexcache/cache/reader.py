@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from drexcache.cache.beside import partial_paths
 from drexcache.cache.format import (
     DONE,
     FORMAT,
+    MISSING,
+    SEALED_OF_IMAGE,
     VERSION,
     Contents,
     StoredBlock,
@@ -22,6 +25,9 @@ from drexcache.cache.format import (
     check_shapes,
     children,
     damaged_contents,
+    outline_sha256,
+    sealed_of_block,
+    seals,
     target_from_attributes,
     target_summary,
 )
@@ -29,6 +35,8 @@ from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError
+
+ROWS_AT_ONCE = 1 << 16  # whose seals are looked at together
 
 
 def open_cache(path: str | Path) -> FeatureCache:
@@ -41,7 +49,7 @@ def open_cache(path: str | Path) -> FeatureCache:
     DrexcacheError : no such file, not HDF5, not a drexcache cache, of a newer version, damaged, or never finished.
     """
     path = Path(path)
-    if not path.exists() and (partial := sorted(path.parent.glob(path.name + ".partial-*"))):
+    if not path.exists() and (partial := partial_paths(path)):
         raise DrexcacheError(
             f"{path}: the extraction has not finished yet ({partial[-1].name} stands beside it); "
             "run the same extract command again to go on"
@@ -72,12 +80,16 @@ class FeatureCache:
         root = self.storage.attributes["/"]
         if root.get("format") != FORMAT or root.get("type") != "cache":
             raise DrexcacheError(f"{path}: an HDF5 file, but not a drexcache cache (no format 'drexcache' on its root)")
-        if root.get("version") != VERSION:
+        self.version = root.get("version")
+        if self.version not in range(1, VERSION + 1):
             raise DrexcacheError(
-                f"{path}: cache format version {root.get('version')}, this drexcache reads version {VERSION}; "
+                f"{path}: cache format version {self.version}, this drexcache reads up to version {VERSION}; "
                 "install a newer drexcache"
             )
-        check_shapes(self.storage.extents, self.storage.attributes, self.path)
+        check_shapes(self.storage.extents, self.storage.attributes, self.path, self.version)
+        shapes = {name: (extent.shape, extent.dtype) for name, extent in self.storage.extents.items()}
+        if self.version > 1 and root.get("outline_sha256") != outline_sha256(self.storage.attributes, shapes):
+            raise DrexcacheError(f"{path}: its description does not match its checksum: the file was altered")
         self.complete = bool(self.storage.read("/complete")[0])
         try:
             self.storage.read("/images/id").tobytes().decode()
@@ -157,20 +169,36 @@ class FeatureCache:
 
     def status(self, block: str) -> np.ndarray:
         """uint8 (n,): 0 missing, 1 done, 2 failed."""
-        return self.storage.read(f"/blocks/{self._known(block)}/status")
+        status = self.storage.read(f"/blocks/{self._known(block)}/status")
+        return status if self._vouched else np.where(self.sealed(block), status, np.uint8(MISSING))
+
+    @property
+    def _vouched(self) -> bool:
+        """Whether the whole file stands under a checksum, so that no row's seal needs to be looked at."""
+        return self.complete or self.version == 1
+
+    def sealed(self, block: str | None = None) -> np.ndarray:
+        """bool (n,): rows of a block, or of what is known of the images, whose seal holds (FORMAT.md)."""
+        names = SEALED_OF_IMAGE if block is None else sealed_of_block(block)
+        stored, good = self.storage.read("/images/seal" if block is None else f"/blocks/{block}/seal"), []
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, len(self))
+            good.append(seals([self.storage.read_rows(name, start, stop) for name in names]) == stored[start:stop])
+        return np.concatenate(good)
 
     def hashes(self) -> np.ndarray:
         """uint8 (n, 32): SHA-256 of each image file's bytes; zeros where it was never read."""
         return self.storage.read("/images/sha256")
 
     def stats(self) -> np.ndarray:
-        """int64 (n, 2): size in bytes and modification time in ns of each file when it was last hashed."""
-        return np.stack([self.storage.read("/images/bytes"), self.storage.read("/images/mtime_ns")], axis=1)
+        """int64 (n, 2): size in bytes and modification time in ns of each file when it was last hashed, or zeros."""
+        stats = np.stack([self.storage.read("/images/bytes"), self.storage.read("/images/mtime_ns")], axis=1)
+        return stats if self._vouched else np.where(self.sealed()[:, None], stats, 0)
 
     def failures(self) -> dict[str, str]:
         """Image id -> why it could not be read."""
         reasons = self.storage.read("/images/failure")
-        failed = np.flatnonzero(reasons != b"")
+        failed = np.flatnonzero((reasons != b"") & (self._vouched or self.sealed()))
         if not len(failed):
             return {}  # without decoding a million ids
         texts = self._decoded("/images/failure", reasons[failed])
@@ -267,22 +295,27 @@ class FeatureCache:
         return problems
 
     def intact(self, block: str) -> np.ndarray:
-        """bool (k,): for each of the k done rows, whether its bytes match its CRC-32."""
+        """bool (k,): for each of the k done rows, whether its bytes match its CRC-32, and its seal holds."""
         done, stored = np.flatnonzero(self.status(block) == DONE), self.crc32(block)
         step = self._rows_at_once(block)
         good = np.zeros(len(self), dtype=bool)
         for start in range(0, len(self), step):
             for row, values in enumerate(self.features(block, slice(start, start + step)), start):
                 good[row] = zlib.crc32(values) == stored[row]
+        if self.version > 1:
+            good &= self.sealed(block)
         return good[done]
 
     def image_checksum(self) -> bytes:
-        """SHA-256 over the file hashes and the failures, as FORMAT.md defines it."""
-        return self.storage.sha256("/images/sha256", "/images/failure")
+        """SHA-256 over what is known of the image files, as FORMAT.md defines it."""
+        if self.version == 1:
+            return self.storage.sha256("/images/sha256", "/images/failure")
+        return self.storage.sha256(*SEALED_OF_IMAGE[1:], "/images/seal")
 
     def block_checksum(self, block: str) -> bytes:
         """SHA-256 over a block's row checksums and status, as FORMAT.md defines it."""
-        return self.storage.sha256(f"/blocks/{block}/crc32", f"/blocks/{block}/status")
+        columns = ("crc32", "status") if self.version == 1 else ("crc32", "status", "seal")
+        return self.storage.sha256(*(f"/blocks/{block}/{column}" for column in columns))
 
     def info(self) -> dict[str, Any]:
         """What the cache holds, as plain JSON types: what ``drexcache cache info --json`` prints."""

@@ -78,6 +78,15 @@ class Storage:
                 self._fill(target, extent.offset + row * width)  # a read cut short: the rest, or the error
         return out
 
+    def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The rows at these positions (k,), with one read where they lie close together."""
+        if not len(rows):
+            return self.read_rows(name, 0, 0)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first > 4 * len(rows):
+            return self.pick_rows(name, rows)
+        return self.read_rows(name, first, last)[rows - first]
+
     def sha256(self, *names: str) -> bytes:
         """SHA-256 over the bytes of these datasets, one after the other."""
         digest = hashlib.sha256()

@@ -1,8 +1,9 @@
 """Writing a cache so that a crash at any moment loses nothing that was committed.
 
 A cache is filled as ``NAME.partial-K`` beside its final place and renamed when it is whole. The partial file's HDF5
-metadata and its size are written once, at creation; afterwards rows are written into fixed places, and a row counts
-only when its status byte says so, which is written after the row's values and checksum are on the disk.
+metadata and its size are written once, at creation; afterwards rows are written into fixed places. A row counts only
+when its seal holds: a checksum over the image's id and file hash, the features' checksum and the row's status, written
+when all of them are on the disk. Whatever mixture of old and new a power cut leaves, no seal holds over it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from drexcache.cache.format import DONE, FAILED, FAILURE_BYTES, Contents
-from drexcache.cache.lock import no_space
+from drexcache.cache.beside import no_space, partial_paths
+from drexcache.cache.format import (
+    DONE,
+    FAILED,
+    FAILURE_BYTES,
+    MISSING,
+    SEALED_OF_IMAGE,
+    VERSION,
+    Contents,
+    sealed_of_block,
+    seals,
+)
 from drexcache.cache.reader import FeatureCache
 from drexcache.cache.storage import create
 from drexcache.errors import DrexcacheError
@@ -38,7 +49,6 @@ class CacheWriter:
         self.path = partial
         self._storage = self.cache.storage
         self._waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # dataset -> rows, values
-        self._status: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # written when all else is on the disk
         self._synced, self._uncommitted = time.monotonic(), 0
 
     def __enter__(self) -> CacheWriter:
@@ -64,23 +74,33 @@ class CacheWriter:
         values = np.ascontiguousarray(features, dtype=self._storage.extents[f"/blocks/{block}/features"].dtype)
         checks = np.fromiter((zlib.crc32(row) for row in values), dtype="<u4", count=len(values))
         self._storage.write_rows(f"/blocks/{block}/features", rows, values)
-        self._waiting.setdefault(f"/blocks/{block}/crc32", []).append((rows, checks))
-        self._status.setdefault(f"/blocks/{block}/status", []).append((rows, np.full(len(rows), DONE, "u1")))
+        self._later(f"/blocks/{block}/crc32", rows, checks)
+        self._later(f"/blocks/{block}/status", rows, np.full(len(rows), DONE, "u1"))
         self._uncommitted += len(rows)
 
     def put_files(self, rows: np.ndarray, hashes: np.ndarray, stats: np.ndarray, failures: Sequence[str]) -> None:
-        """Write what is known of these images' files: SHA-256 (k, 32), size and mtime (k, 2), "" or why unreadable."""
+        """Write what is known of these images' files: SHA-256 (k, 32), size and mtime (k, 2), "" or why unreadable.
+
+        Call it before `put`: where the file is another one than before, its rows count as missing in every block.
+        """
         texts = [reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode() for reason in failures]
-        known = {
-            "sha256": np.asarray(hashes, "u1"), "bytes": np.asarray(stats[:, 0], "<i8"),
-            "mtime_ns": np.asarray(stats[:, 1], "<i8"), "failure": np.array(texts, dtype=f"S{FAILURE_BYTES}"),
-        }  # fmt: skip
-        for name, values in known.items():
-            self._waiting.setdefault(f"/images/{name}", []).append((rows, values))
+        before, hashes = self._storage.gather("/images/sha256", rows), np.asarray(hashes, "u1")
+        changed = rows[(before != hashes).any(axis=1) & before.any(axis=1)]
+        if len(changed):
+            for block in self.cache.blocks:
+                self.forget(block, changed)
+        self._later("/images/sha256", rows, hashes)
+        self._later("/images/bytes", rows, np.asarray(stats[:, 0], "<i8"))
+        self._later("/images/mtime_ns", rows, np.asarray(stats[:, 1], "<i8"))
+        self._later("/images/failure", rows, np.array(texts, dtype=f"S{FAILURE_BYTES}"))
 
     def put_failed(self, block: str, rows: np.ndarray) -> None:
         """Mark these rows as failed in the block; a later run tries them again."""
-        self._status.setdefault(f"/blocks/{block}/status", []).append((rows, np.full(len(rows), FAILED, "u1")))
+        self._later(f"/blocks/{block}/status", rows, np.full(len(rows), FAILED, "u1"))
+
+    def forget(self, block: str, rows: np.ndarray) -> None:
+        """Mark these rows (k,) as missing in the block."""
+        self._later(f"/blocks/{block}/status", rows, np.full(len(rows), MISSING, "u1"))
 
     def tick(self) -> None:
         """Commit when the last commit is some time, or very many rows, ago."""
@@ -88,18 +108,28 @@ class CacheWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make every row written so far count: the values reach the disk before the status that vouches for them."""
-        self._write_waiting(self._waiting)
-        if self._status:
-            self._storage.sync()
-            self._write_waiting(self._status)
-        self._synced, self._uncommitted = time.monotonic(), 0
-
-    def _write_waiting(self, waiting: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> None:
-        for name, parts in waiting.items():
+        """Make every row written so far count; when this returns they do so through a power cut, too."""
+        touched = {
+            name: np.unique(np.concatenate([rows for rows, _ in parts])) for name, parts in self._waiting.items()
+        }
+        for name, parts in self._waiting.items():
             rows, values = (np.concatenate(side) for side in zip(*parts, strict=True))
             self._storage.write_rows(name, rows, values)
-        waiting.clear()
+        self._waiting.clear()
+        if touched:
+            self._storage.sync()  # a sync that fails ends the run before anything vouches for what it lost
+            self._seal("/images/seal", SEALED_OF_IMAGE, touched.get("/images/sha256"))
+            for block in self.cache.blocks:
+                self._seal(f"/blocks/{block}/seal", sealed_of_block(block), touched.get(f"/blocks/{block}/status"))
+            self._storage.sync()
+        self._synced, self._uncommitted = time.monotonic(), 0
+
+    def _later(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        self._waiting.setdefault(name, []).append((rows, values))
+
+    def _seal(self, name: str, columns: Sequence[str], rows: np.ndarray | None) -> None:
+        if rows is not None and len(rows):
+            self._storage.write_rows(name, rows, seals([self._storage.gather(column, rows) for column in columns]))
 
     def finish(self, final: Path) -> None:
         """Write the checksums, mark the file complete and put it under its final name, replacing an older one."""
@@ -110,15 +140,19 @@ class CacheWriter:
         self._storage.sync()
         self._storage.write("/complete", np.ones(1, "u1"))
         self._storage.sync()
-        self.path.replace(final)
-        sync_folder(final.parent)
+        real = final.resolve()  # a link stays a link
+        self.path.replace(real)
+        sync_folder(real.parent)
+
+    def reopen(self) -> None:
+        """Unmark the file as complete, which it is where a run was stopped just before the rename."""
+        if self.cache.complete:
+            self._storage.write("/complete", np.zeros(1, "u1"))
+            self._storage.sync()
+            self.cache.complete = False
 
     def _write_checksum(self, name: str, digest: bytes) -> None:
         self._storage.write(name, np.frombuffer(digest, "u1"))
-
-    def forget(self, block: str, rows: np.ndarray) -> None:
-        """These rows (k,) count as missing from now on."""
-        self._storage.write_rows(f"/blocks/{block}/status", rows, np.zeros(len(rows), "u1"))
 
 
 def start_writer(
@@ -144,12 +178,13 @@ def start_writer(
     """
     partials = [cache for cache in sources if cache.path in partial_paths(final)]
     wanted = contents.attributes(), contents.datasets()
-    fitting = [cache for cache in partials if (cache.contents.attributes(), cache.contents.datasets()) == wanted]
+    same = [c for c in partials if (c.contents.attributes(), c.contents.datasets()) == wanted]
+    fitting = [cache for cache in same if cache.version == VERSION]
     writer = CacheWriter(fitting[-1].path if fitting else _new_partial(final, contents))
     damaged = {}
     try:
         if fitting:
-            damaged[writer.path] = _drop_unfit(writer, files)
+            damaged[writer.path] = _keep_fit(writer, files)
         for source in sources:
             if source.path != writer.path:
                 damaged[source.path] = take_rows(writer, source, files)
@@ -180,12 +215,6 @@ def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
     return found, notes
 
 
-def partial_paths(final: Path) -> list[Path]:
-    """The partial files of a cache, oldest first."""
-    found = final.parent.glob(f"{final.name}.partial-*")
-    return sorted((p for p in found if p.suffix != ".new"), key=lambda p: int(p.name.rpartition("-")[2]))
-
-
 def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray, np.ndarray] | None) -> int:
     """Copy every row of ``source`` that the writer lacks and that belongs to it; the number that were damaged."""
     rows = {image: row for row, image in enumerate(writer.cache.ids)}
@@ -205,8 +234,8 @@ def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray
             good = np.array([zlib.crc32(row) == stored[at] for row, at in zip(values, piece, strict=True)], dtype=bool)
             damaged += int((~good).sum())
             kept = piece[good]
-            writer.put(name, place[kept], values[good])
             writer.put_files(place[kept], theirs[kept], stats[kept], [""] * len(kept))
+            writer.put(name, place[kept], values[good])
             writer.tick()
     return damaged
 
@@ -218,22 +247,38 @@ def _read_rows(source: FeatureCache, block: str, rows: np.ndarray) -> np.ndarray
     return source.features(block, rows)
 
 
-def _drop_unfit(writer: CacheWriter, files: tuple[np.ndarray, np.ndarray] | None) -> int:
-    """Forget committed rows of an interrupted run whose checksum or file hash does not hold; the number damaged."""
-    damaged = 0
-    for name in writer.cache.blocks:
-        done = np.flatnonzero(writer.done(name))
-        bad = done[~writer.cache.intact(name)]
+def _keep_fit(writer: CacheWriter, files: tuple[np.ndarray, np.ndarray] | None) -> int:
+    """Forget the rows of an interrupted run that are cut, damaged, or not of the files as they are now.
+
+    Returns the number of rows that were sealed and yet do not match their checksum.
+    """
+    writer.reopen()
+    cache = writer.cache
+    hashes, kept, damaged = cache.hashes(), np.zeros(len(cache), bool), 0
+    now = (hashes, cache.stats()) if files is None else files
+    stale = (now[0] != hashes).any(axis=1)
+    for name in cache.blocks:
+        status = cache.status(name)
+        done = np.flatnonzero(status == DONE)
+        bad = done[~cache.intact(name)]
+        good = (status == DONE) & ~stale
+        good[bad] = False
+        kept |= good
         damaged += len(bad)
-        stale = done[(files[0][done] != writer.cache.hashes()[done]).any(axis=1)] if files is not None else done[:0]
-        unfit = np.union1d(bad, stale)
-        writer.forget(name, unfit)
+        writer.forget(name, np.flatnonzero(~good & (~cache.sealed(name) | (status == DONE))))
+    cut = ~cache.sealed()
+    again = np.flatnonzero(kept & (cut | (cache.stats() != now[1]).any(axis=1)))
+    writer.put_files(again, hashes[again], now[1][again], [""] * len(again))
+    unknown = np.flatnonzero(~kept & cut & hashes.any(axis=1))
+    writer.put_files(unknown, np.zeros((len(unknown), 32)), np.zeros((len(unknown), 2)), [""] * len(unknown))
+    writer.commit()
     return damaged
 
 
 def _new_partial(final: Path, contents: Contents) -> Path:
     taken = [int(path.name.rpartition("-")[2]) for path in partial_paths(final)]
-    path = final.with_name(f"{final.name}.partial-{max(taken, default=0) + 1}")
+    real = final.resolve()
+    path = real.with_name(f"{real.name}.partial-{max(taken, default=0) + 1}")
     fresh = path.with_name(path.name + ".new")
     create_empty(fresh, contents, final)
     fresh.replace(path)
@@ -269,7 +314,7 @@ def _mend_length(path: Path) -> None:
         if len(head) == 48 and head[:8] == b"\x89HDF\r\n\x1a\n" and head[8] in (2, 3):
             end = int.from_bytes(head[28:36], "little")  # the superblock's end-of-file address
             if os.fstat(file.fileno()).st_size < end < 1 << 50:
-                file.truncate(end)
+                os.ftruncate(file.fileno(), end)
 
 
 def _bytes_of(contents: Contents) -> int:

@@ -1,0 +1,88 @@
+"""What stands beside a cache while it is written: the lock, who holds it, and the partial files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from drexcache.errors import DrexcacheError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the right to write ``path``, by whatever name it is called; a lock left by a dead process holds nobody up.
+
+    On a file system without locks a file that exists while the cache is written takes the lock's place. One that a dead
+    process of another machine left there has to be removed by hand; the message says so.
+
+    Raises
+    ------
+    DrexcacheError : another process is writing, which the message names; the folder cannot be written to.
+    """
+    real = path.resolve()
+    note = Path(f"{real}.writer")
+    lock: BaseFileLock | None = None
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        lock = SoftFileLock(f"{real}.softlock") if _without_locks(real.parent) else FileLock(f"{real}.lock")
+        lock.acquire(blocking=False)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", encoding="utf-8")
+    except Timeout as error:
+        holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "another process"
+        soft = f" (if that process is dead, remove {lock.lock_file})" if isinstance(lock, SoftFileLock) else ""
+        raise DrexcacheError(
+            f"{path}: being written by {holder}; wait for it, or stop it, and run again{soft}"
+        ) from error
+    except OSError as error:
+        with suppress(OSError):  # where it cannot be removed it could not be written
+            note.unlink()
+        if lock is not None:
+            lock.release()
+        raise no_space(error, path) from error
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _without_locks(folder: Path) -> bool:
+    with tempfile.TemporaryFile(dir=folder) as probe:  # which also finds a folder in which no file can be made
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return True
+    return False
+
+
+def partial_paths(final: Path) -> list[Path]:
+    """The partial files of a cache, oldest first."""
+    real = final.resolve()
+    numbered = re.compile(re.escape(real.name) + r"\.partial-([1-9][0-9]{0,8})")
+    found = ((numbered.fullmatch(path.name), path) for path in real.parent.glob("*.partial-*"))
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def no_space(error: OSError, final: Path, needed: int | None = None) -> DrexcacheError:
+    """The sentence for a write that failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
+        size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
+        what = f"no space left on the disk{size}; free some"
+    else:
+        what = f"writing failed ({error.strerror or error}) in {final.absolute().parent}; mend the disk or take another"
+    return DrexcacheError(f"{final}: {what} and run the same command again, rows already committed are kept")
