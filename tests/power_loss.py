@@ -1,8 +1,8 @@
 """A disk that loses its power: every change that a run makes is recorded, and any state that a cut may leave is built.
 
 Recorded are the calls of the module os by which files change. What a completed sync covered is on the disk; of what
-came later any part may be: each sector of 512 bytes for itself, older or newer, written or not; names are there or not
-yet; room that was taken for a new file holds what stood there before until the file is synced.
+came later any part may be: each sector, or a part of one, for itself, older or newer, written or not; names are there
+or not yet; room that was taken for a new file holds what stood there before until the file is synced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-SECTOR = 512
+PIECES = (8, 64, 512)  # bytes that reach the disk together; a disk promises 512
 
 
 @dataclass
@@ -48,16 +48,17 @@ class Disk:
             size = rng.randrange(size + 1)  # not even its length was written down
         data = bytearray(rng.randbytes(size) if self.new and rng.random() < 0.5 else bytes(size))
         data[: len(self.safe)] = self.safe[:size]
-        kept, versions = rng.random(), dict[int, list[bytes]]()
+        kept, step = rng.random(), rng.choice(PIECES)
         image = bytearray(self.safe.ljust(max([size, *(o + len(p) for o, p in self.later)]), b"\0"))
+        versions: dict[int, list[bytes]] = {}
         for offset, piece in self.later:
             image[offset : offset + len(piece)] = piece
-            for sector in range(offset // SECTOR, (offset + len(piece) - 1) // SECTOR + 1):
-                versions.setdefault(sector, []).append(bytes(image[sector * SECTOR : (sector + 1) * SECTOR]))
-        for sector, contents in versions.items():
+            for at in range(offset // step * step, offset + len(piece), step):
+                versions.setdefault(at, []).append(bytes(image[at : at + step]))
+        for at, contents in versions.items():
             if rng.random() < kept:
                 content = contents[-1] if rng.random() < 0.7 else rng.choice(contents)
-                data[sector * SECTOR : sector * SECTOR + len(content)] = content
+                data[at : at + len(content)] = content
         return bytes(data[:size])
 
 

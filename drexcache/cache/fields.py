@@ -22,7 +22,12 @@ class Fields:
         return self.data[self.at - count : self.at]
 
     def number(self, count: int) -> int:
-        return int.from_bytes(self.take(count), "little")
+        end = self.at + count
+        if end > len(self.data):
+            raise ValueError("a structure is cut off")
+        found = int.from_bytes(self.data[self.at : end], "little")
+        self.at = end
+        return found
 
     def expect(self, *values: int, count: int = 1, what: str) -> int:
         found = self.number(count)
