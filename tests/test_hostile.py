@@ -6,6 +6,7 @@ import contextlib
 import random
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.cache import storage
 from drexcache.cli import main
 from drexcache.features import extract
 
@@ -210,3 +212,21 @@ def test_flipped_bytes_never_give_a_traceback_or_silent_damage(
             np.testing.assert_array_equal(cache.matrix().y, whole.y)
     except DrexcacheError as error:
         assert str(path) in str(error)
+
+
+def test_a_file_of_holes_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    """3 KB in an archive, 14 GB in memory."""
+    path, n = tmp_path / "holes.h5", 1 << 20
+    table = read_images(draw(tmp_path / "pictures", 2))
+    extract(table, recipe("classic"), tmp_path / "small.h5", say=len)
+    small = open_cache(tmp_path / "small.h5")
+    wanted = replace(small.contents, ids=("x",) * n, targets={}, labels={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "reserve", lambda descriptor, size: None)
+        storage.create(path, wanted.attributes(), wanted.datasets())
+    assert path.stat().st_size > 200 << 20
+    tracemalloc.start()
+    with pytest.raises(DrexcacheError, match=r"MB of which only 0\.[0-9] MB are stored"):
+        open_cache(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

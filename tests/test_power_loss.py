@@ -124,7 +124,7 @@ def broken(work: Work) -> None:
 
 
 def all_rows(work: Work) -> None:
-    stopped(work, 3)
+    stopped(work, 3, "cues", "more")
 
 
 def all_but_the_end(work: Work) -> None:
@@ -176,7 +176,7 @@ SCENARIOS: dict[str, tuple[Callable[[Work], None], Callable[[Work], None]]] = {
     "added block": (finished, lambda work: work.extract("cues", "more")),
     "added block to half": (half, lambda work: work.extract("cues", "more")),
     "failed images": (broken, Work.extract),
-    "finish": (all_rows, Work.extract),
+    "finish": (all_rows, lambda work: work.extract("cues", "more")),
     "finish, then changed": (all_but_the_end_then_changed, Work.extract),
     "shard": (nothing, lambda work: work.extract(shard=1)),
     "out of shards": (shards, lambda work: work.extract(also=[work.folder / "shard1.h5"])),
@@ -201,7 +201,11 @@ def contents(path: Path) -> dict[str, object]:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
-    """A folder of small pictures, cues that cost nothing, a commit after every image."""
+    return workplace(tmp_path, monkeypatch)
+
+
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """A folder of small pictures, cues that cost nothing, a commit after every batch."""
     monkeypatch.setattr(reading, "classic_cues", cheap_cues)
     monkeypatch.setattr(writer, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr(planning, "version", lambda package: "1.0")  # slow to find out

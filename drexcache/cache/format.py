@@ -332,10 +332,11 @@ def block_summary(block: StoredBlock, status: np.ndarray) -> dict[str, Any]:
 def target_summary(target: Target) -> dict[str, Any]:
     """A target as plain JSON types: its range and meaning, how many images are rated and how."""
     rated = target.values[np.isfinite(target.values)]
+    with np.errstate(over="ignore"):
+        mean, std = (float(rated.mean()), float(rated.std())) if len(rated) else (None, None)
     return {
         "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
-        "declared": target.declared, "mean": float(rated.mean()) if len(rated) else None,
-        "std": float(rated.std()) if len(rated) else None, "reliability": target.reliability,
+        "declared": target.declared, "mean": mean, "std": std, "reliability": target.reliability,
         "reliability_from": target.reliability_from,
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.cache.fields import Fields, FileBytes, lookup3
+from drexcache.cache.heap import Heap, tree_records
 from drexcache.errors import DrexcacheError
 
 MAX_OBJECTS, MAX_DEPTH = 10_000, 4
@@ -195,102 +196,9 @@ class _Walk:
             if heap == NO_ADDRESS:
                 return []
             kind, size, start, length = record
-            get = self.heap(heap, length)
-            return [Fields(get(found[start : start + length])) for found in self.tree(tree, kind, size)]
+            objects, records = Heap(self.file, heap, length), tree_records(self.file, tree, kind, size)
+            return [Fields(objects.get(record[start : start + length])) for record in records]
         return []
-
-    def tree(self, address: int, kind: int, size: int) -> list[bytes]:
-        """All records of a version 2 B-tree of at most two levels."""
-        fields = self.file.checked(address, 38, b"BTHD")
-        fields.expect(0, what="a B-tree of version")
-        fields.expect(kind, what="a B-tree of type")
-        node_size = fields.number(4)
-        fields.expect(size, count=2, what="a B-tree with records of size")
-        depth = fields.expect(0, 1, count=2, what="a B-tree of depth")
-        fields.take(2)
-        root, count = fields.number(8), fields.number(2)
-        if not count:
-            return []
-        return self.tree_node(root, count, (kind, size, node_size), depth)
-
-    def tree_node(self, address: int, count: int, form: tuple[int, int, int], depth: int) -> list[bytes]:
-        kind, size, node_size = form
-        most = (node_size - 10) // size  # records of a leaf
-        pointer = 8 + (most.bit_length() + 7) // 8
-        length = 10 + count * size + (depth and (count + 1) * pointer)
-        fields = self.file.checked(address, length, b"BTIN" if depth else b"BTLF", claim=node_size)
-        fields.expect(0, what="a B-tree node of version")
-        fields.expect(kind, what="a B-tree node of type")
-        records = [fields.take(size) for _ in range(count)]
-        for _ in range(count + 1 if depth else 0):
-            child = Fields(fields.take(pointer))
-            records += self.tree_node(child.number(8), child.number(pointer - 8), form, 0)
-        return records
-
-    def heap(self, address: int, id_bytes: int) -> Callable[[bytes], bytes]:
-        """A fractal heap, as a function from an object's id to its bytes."""
-        fields = self.file.checked(address, 146, b"FRHP")
-        fields.expect(0, what="a heap of version")
-        fields.expect(id_bytes, count=2, what="a heap with ids of length")
-        fields.expect(0, count=2, what="a heap with filters")
-        checksums = fields.number(1) & 2
-        fields.take(12)
-        large = fields.number(8)
-        fields.take(80)
-        width, first, most, bits = (fields.number(count) for count in (2, 8, 8, 2))
-        fields.take(2)
-        root, rows = fields.number(8), fields.number(2)
-        if not (1 <= width <= 16 and 512 <= first <= most <= 1 << 16 and bits <= 64):
-            raise ValueError("a heap of unusual sizes")
-        place_bytes = (bits + 7) // 8
-        table = [root]
-        if rows:
-            if rows > 16 or first << max(0, rows - 2) > most:
-                raise ValueError("a heap of unusual size")
-            block = self.file.checked(root, 17 + place_bytes + 8 * width * rows, b"FHIB")
-            block.take(9 + place_bytes)
-            table = [block.number(8) for _ in range(width * rows)]
-        blocks: dict[int, bytes] = {}
-        stored_large: dict[bytes, tuple[int, int]] | None = None
-
-        def get(id: bytes) -> bytes:
-            nonlocal stored_large
-            if id[0] == 0x10:
-                if stored_large is None:
-                    stored_large = {r[16:]: struct.unpack("<QQ", r[:16]) for r in self.tree(large, 1, 24)}
-                where, length = stored_large[id[1:].ljust(8, b"\0")]
-                if length > 2 * MAX_TEXT_BYTES:
-                    raise ValueError("an attribute above 1 MiB")
-                self.file.claim(where, length)
-                return os.pread(self.file.descriptor, length, where)
-            if id[0]:
-                raise ValueError("an object of an unknown kind in a heap")
-            place, length = _number(id[1 : 1 + place_bytes]), _number(id[1 + place_bytes :])
-            row = (place // (width * first)).bit_length() if rows else 0
-            size = first << max(0, row - 1)
-            start = width * size if row else 0
-            column = (place - start) // size
-            at = row * width + column
-            if at >= len(table):
-                raise ValueError("an object outside of its heap")
-            if at not in blocks:
-                blocks[at] = self.block(table[at], size, 13 + place_bytes if checksums else 0)
-            inside = place - start - column * size
-            return blocks[at][inside : inside + length]
-
-        return get
-
-    def block(self, address: int, size: int, checksum_at: int) -> bytes:
-        """A direct block of a heap."""
-        self.file.claim(address, size)
-        data = self.file.peek(address, size).data
-        if data[:4] != b"FHDB" or len(data) < size:
-            raise ValueError(f"no FHDB at {address}")
-        if checksum_at:
-            stored = _number(data[checksum_at : checksum_at + 4])
-            if lookup3(data[:checksum_at] + bytes(4) + data[checksum_at + 4 :]) != stored:
-                raise ValueError(f"FHDB at {address} does not match its checksum")
-        return data
 
     def extent(self, messages: list[tuple[int, Fields]], kinds: set[int], name: str) -> Extent:
         if kinds & {EXTERNAL, FILTERS}:
@@ -355,7 +263,3 @@ def dataspace(body: Fields, name: str) -> tuple[int, ...]:
     if version != 2 or flags & ~1 or kind != (1 if rank else 0) or largest != shape:
         raise ForbiddenError(f"{name} has an empty or growing shape")
     return shape
-
-
-def _number(data: bytes) -> int:
-    return int.from_bytes(data, "little")

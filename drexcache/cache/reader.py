@@ -36,8 +36,6 @@ from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError
 
-ROWS_AT_ONCE = 1 << 16  # whose seals are looked at together
-
 
 def open_cache(path: str | Path) -> FeatureCache:
     """Open a finished cache for reading.
@@ -181,8 +179,9 @@ class FeatureCache:
         """bool (n,): rows of a block, or of what is known of the images, whose seal holds (FORMAT.md)."""
         names = SEALED_OF_IMAGE if block is None else sealed_of_block(block)
         stored, good = self.storage.read("/images/seal" if block is None else f"/blocks/{block}/seal"), []
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, len(self))
+        step = max(1, READ_BYTES // sum(self.storage.extents[name].row_bytes for name in names))
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
             good.append(seals([self.storage.read_rows(name, start, stop) for name in names]) == stored[start:stop])
         return np.concatenate(good)
 

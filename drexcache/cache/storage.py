@@ -24,6 +24,7 @@ from drexcache.errors import DrexcacheError
 from drexcache.files import reserve, sync, write_at
 
 ALIGNMENT = 4096
+FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # a larger file may be at most so many times as long as what is stored of it
 READ_BYTES = 4 << 20  # are read at once: what stays in the processor's cache
 
 
@@ -43,8 +44,28 @@ class Storage:
             raise DrexcacheError(f"{path}: no such file")
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self._refuse_bombs()
         outline = read_outline(self._descriptor, path)
         self.attributes, self.extents = outline.attributes, outline.datasets
+
+    def _refuse_bombs(self) -> None:
+        """A file of holes takes next to nothing on the disk, and its whole length in memory."""
+        size, stored = os.fstat(self._descriptor).st_size, os.fstat(self._descriptor).st_blocks * 512
+        if size <= FREE_BYTES or size <= MAX_SPARSENESS * stored:
+            return
+        end = 0
+        while end < size and hasattr(os, "SEEK_DATA"):
+            try:
+                start = os.lseek(self._descriptor, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # nothing but a hole from here on
+            end = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            stored += end - start
+        if size > MAX_SPARSENESS * stored:
+            sizes = f"{size / 1e6:,.0f} MB of which only {stored / 1e6:,.1f} MB are stored"
+            raise DrexcacheError(f"{self.path}: {sizes}, which is no cache of ours; refused")
 
     def __del__(self) -> None:
         self.close()
