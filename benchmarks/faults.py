@@ -1,20 +1,16 @@
 """What a cache survives: processes killed, power cut, bytes altered; how often each was tried and what went wrong.
 
-python benchmarks/faults.py > benchmarks/results/faults.md
-python benchmarks/faults.py --states 100 --mutations 1000 --kills 10           shorter
+PYTHONPATH=tests python benchmarks/faults.py > benchmarks/results/faults.md
+PYTHONPATH=tests python benchmarks/faults.py --states 100 --mutations 1000 --kills 10           shorter
+
+It is the tests' own machinery that does it.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
-
-from machine import describe
-
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
 
 import numpy as np
 import pytest
@@ -22,6 +18,7 @@ import test_crash
 import test_mutations
 import test_power_loss
 from conftest import draw
+from machine import describe
 
 from drexcache.cache.reader import FeatureCache
 

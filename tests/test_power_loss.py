@@ -20,7 +20,8 @@ from drexcache.cache.changes import merge, rate
 from drexcache.cache.reader import FeatureCache
 from drexcache.cache.writer import CacheWriter
 from drexcache.datasets import Columns
-from drexcache.features import extract, planning, reading
+from drexcache.features import cues as cue_files
+from drexcache.features import extract, planning
 from drexcache.recipes import Recipe, recipe_from_dict
 
 IMAGES = 5
@@ -206,7 +207,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     """A folder of small pictures, cues that cost nothing, a commit after every batch."""
-    monkeypatch.setattr(reading, "classic_cues", cheap_cues)
+    monkeypatch.setattr(cue_files, "classic_cues", cheap_cues)
     monkeypatch.setattr(writer, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr(planning, "version", lambda package: "1.0")  # slow to find out
     draw(tmp_path / "pictures", IMAGES)
