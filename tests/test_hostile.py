@@ -223,7 +223,7 @@ def test_a_file_of_holes_is_refused_before_it_takes_memory(tmp_path: Path) -> No
     wanted = replace(small.contents, ids=("x",) * n, targets={}, labels={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "reserve", lambda descriptor, size: None)
-        storage.create(path, wanted.attributes(), wanted.datasets())
+        storage.create(path, wanted.stored_attributes(), wanted.datasets())
     assert path.stat().st_size > 200 << 20
     tracemalloc.start()
     with pytest.raises(DrexcacheError, match=r"MB of which only 0\.[0-9] MB are stored"):

@@ -99,7 +99,7 @@ class Contents:
     images: str = field(default="", compare=False)  # where they lay: a hint, which makes no two caches differ
 
     def attributes(self) -> dict[str, dict[str, Any]]:
-        """HDF5 group path -> attributes."""
+        """HDF5 group path -> the attributes in which caches differ."""
         found: dict[str, dict[str, Any]] = {
             "/": {
                 "format": FORMAT, "type": "cache", "version": VERSION, "dataset": self.dataset, "shard": self.shard,
@@ -116,6 +116,12 @@ class Contents:
             found[f"/targets/{name}"] = target_attributes(target)
         for name, column in self.labels.items():
             found[f"/labels/{name}"] = {"type": "label", "version": 1, "sha256": sha256_of_ids(column)}
+        return found
+
+    def stored_attributes(self) -> dict[str, dict[str, Any]]:
+        """The attributes that are written: also where the images lay, and the checksum over the whole outline."""
+        found = self.attributes()
+        found["/"]["images"] = self.images
         shapes = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in self.datasets().items()}
         found["/"]["outline_sha256"] = outline_sha256(found, shapes)
         return found

@@ -295,9 +295,7 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
     """
     path.unlink(missing_ok=True)
     try:
-        attributes = contents.attributes()
-        attributes["/"] |= {"images": contents.images}
-        create(path, attributes, contents.datasets())
+        create(path, contents.stored_attributes(), contents.datasets())
         storage = FeatureCache(path, writable=True).storage
         for name, values in contents.values().items():
             storage.write(name, values)
