@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from drexcache.cache.parser import Extent
+from drexcache.cache.checks import outline_sha256
 from drexcache.cache.storage import text_dtype
 from drexcache.datasets import Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
@@ -24,21 +22,6 @@ VERSION = 2  # version 1, which has no seals and no checksum over the attributes
 FAILURE_BYTES = 96  # room for one image's reason of failure
 
 MISSING, DONE, FAILED = 0, 1, 2  # a row's status in a block
-
-# What an image's seal and a block's seal are made over: they hold only together, however a power cut mixes old and new.
-SEALED_OF_IMAGE = ("/images/id", "/images/sha256", "/images/bytes", "/images/mtime_ns", "/images/failure")
-
-
-def sealed_of_block(block: str) -> tuple[str, ...]:
-    """The datasets that a block's seal is made over: the image's id and file, the features' CRC-32, the status."""
-    return "/images/id", "/images/sha256", f"/blocks/{block}/crc32", f"/blocks/{block}/status"
-
-
-def seals(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """uint32 (n,): CRC-32 over row i's bytes of each column, one after the other."""
-    n = len(columns[0])
-    rows = np.concatenate([np.ascontiguousarray(column).view("u1").reshape(n, -1) for column in columns], axis=1)
-    return np.fromiter((zlib.crc32(row) for row in rows), "<u4", n)
 
 
 @dataclass(frozen=True)
@@ -161,71 +144,6 @@ class Contents:
         return found
 
 
-def children(attributes: Mapping[str, Any], group: str) -> list[str]:
-    """Names of the groups right below a group, sorted."""
-    return sorted(path.rpartition("/")[2] for path in attributes if path.rpartition("/")[0] == group)
-
-
-def outline_sha256(
-    attributes: Mapping[str, Mapping[str, Any]], datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]]
-) -> str:
-    """SHA-256 (hex) over all attributes but this one, and every dataset's shape and type, as FORMAT.md defines it."""
-    digest = hashlib.sha256()
-    for group, values in sorted(attributes.items()):
-        for key, value in sorted(values.items()):
-            if (group, key) != ("/", "outline_sha256"):
-                data = value.encode() if isinstance(value, str) else np.array(value).astype(_stored(value)).tobytes()
-                digest.update(f"{group}@{key}".encode() + b"\0" + data + b"\0")
-    for name, (shape, dtype) in sorted(datasets.items()):
-        words = [name, f"{dtype.kind}{dtype.itemsize}", *map(str, shape)]
-        digest.update(" ".join(words).encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _stored(value: float) -> str:
-    return "<i8" if isinstance(value, int) else "<f8"
-
-
-def check_shapes(
-    datasets: Mapping[str, Extent], attributes: Mapping[str, Any], path: Path, version: int = VERSION
-) -> None:
-    """Every group and dataset that the format promises is there, and has the rows and the type that it must have.
-
-    Raises
-    ------
-    DrexcacheError : names the first one that is not.
-    """
-    for name in ("/images", "/blocks", "/targets", "/labels"):
-        if name not in attributes:
-            raise DrexcacheError(f"{path}: group {name} is missing; the file is damaged or not a cache")
-    if "/images/id" not in datasets:
-        raise DrexcacheError(f"{path}: /images/id is missing; the file is damaged or not a cache")
-    n = datasets["/images/id"].shape[0]
-    expected: dict[str, tuple[tuple[int, ...], str]] = {
-        "/complete": ((1,), "u"), "/images/id": ((n,), "S"), "/images/sha256": ((n, 32), "u"),
-        "/images/bytes": ((n,), "i"), "/images/mtime_ns": ((n,), "i"), "/images/failure": ((n,), "S"),
-        "/images/checksum": ((32,), "u"),
-    }  # fmt: skip
-    if version > 1:
-        expected |= {f"{group}/seal": ((n,), "u") for group in _sealed_groups(attributes)}
-    for block in children(attributes, "/blocks"):
-        here = f"/blocks/{block}"
-        width = datasets[f"{here}/features"].shape[-1] if f"{here}/features" in datasets else 1
-        expected |= {f"{here}/features": ((n, width), "f"), f"{here}/crc32": ((n,), "u")}
-        expected |= {f"{here}/status": ((n,), "u"), f"{here}/checksum": ((32,), "u")}
-    expected |= {f"/targets/{name}/value": ((n,), "f") for name in children(attributes, "/targets")}
-    expected |= {f"/labels/{name}/value": ((n,), "S") for name in children(attributes, "/labels")}
-    for name, (shape, kind) in expected.items():
-        extent = datasets.get(name)
-        if extent is None or extent.shape != shape or extent.dtype.kind != kind:
-            found = "nothing" if extent is None else f"{extent.dtype} {extent.shape}"
-            raise DrexcacheError(f"{path}: {name}: expected shape {shape} of kind '{kind}', found {found}")
-
-
-def _sealed_groups(attributes: Mapping[str, Any]) -> list[str]:
-    return ["/images", *(f"/blocks/{block}" for block in children(attributes, "/blocks"))]
-
-
 def check_name(name: str, what: str) -> str:
     """A name that can stand in the file: letters, digits, '.', '_', '-', up to 64 of them."""
     if not re.fullmatch(r"[\w.\-]{1,64}", name) or name in (".", ".."):
@@ -308,43 +226,6 @@ def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str)
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def damaged_contents(contents: Contents, attributes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for the ids, the ratings and the labels that do not match the checksum among the attributes."""
-    problems = []
-    if sha256_of_ids(contents.ids) != attributes["/images"].get("ids_sha256"):
-        problems.append("/images/id: the ids do not match their checksum")
-    for name, target in contents.targets.items():
-        if target_attributes(target)["sha256"] != attributes[f"/targets/{name}"].get("sha256"):
-            problems.append(f"/targets/{name}: the ratings do not match their checksum")
-    for name, column in contents.labels.items():
-        if sha256_of_ids(column) != attributes[f"/labels/{name}"].get("sha256"):
-            problems.append(f"/labels/{name}: the labels do not match their checksum")
-    return problems
-
-
-def block_summary(block: StoredBlock, status: np.ndarray) -> dict[str, Any]:
-    """A block as plain JSON types, with how many of the rows, whose status (n,) is given, are done."""
-    return {
-        "backbone": block.definition.backbone, "tag": block.definition.tag, "dim": block.dim, "dtype": block.dtype,
-        "taps": {tap: cols.stop - cols.start for tap, cols in block.taps.items()},
-        "done": int((status == DONE).sum()), "failed": int((status == FAILED).sum()),
-        "missing": int((status == MISSING).sum()), "weights": block.weights_source,
-        "fingerprint": block.fingerprint, "fields": block.fields(), "provenance": list(block.provenance),
-    }  # fmt: skip
-
-
-def target_summary(target: Target) -> dict[str, Any]:
-    """A target as plain JSON types: its range and meaning, how many images are rated and how."""
-    rated = target.values[np.isfinite(target.values)]
-    with np.errstate(over="ignore"):
-        mean, std = (float(rated.mean()), float(rated.std())) if len(rated) else (None, None)
-    return {
-        "rated": len(rated), "low": target.low, "high": target.high, "higher_is": target.higher_is,
-        "declared": target.declared, "mean": mean, "std": std, "reliability": target.reliability,
-        "reliability_from": target.reliability_from,
-    }  # fmt: skip
 
 
 def differences(old: StoredBlock, new: StoredBlock) -> list[str]:

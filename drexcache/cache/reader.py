@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,25 +11,18 @@ from typing import Any
 import numpy as np
 
 from drexcache.cache.beside import partial_paths
+from drexcache.cache.checks import SEALED_OF_IMAGE, check_shapes, children, outline_sha256, sealed_of_block, seals
 from drexcache.cache.format import (
     DONE,
     FORMAT,
     MISSING,
-    SEALED_OF_IMAGE,
     VERSION,
     Contents,
     StoredBlock,
     block_from_attributes,
-    block_summary,
-    check_shapes,
-    children,
-    damaged_contents,
-    outline_sha256,
-    sealed_of_block,
-    seals,
     target_from_attributes,
-    target_summary,
 )
+from drexcache.cache.info import info, verify
 from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
@@ -200,7 +192,7 @@ class FeatureCache:
         failed = np.flatnonzero((reasons != b"") & (self._vouched or self.sealed()))
         if not len(failed):
             return {}  # without decoding a million ids
-        texts = self._decoded("/images/failure", reasons[failed])
+        texts = self.decoded("/images/failure", reasons[failed])
         return {self.ids[row]: text for row, text in zip(failed.tolist(), texts, strict=True)}
 
     def features(self, block: str, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
@@ -281,17 +273,7 @@ class FeatureCache:
 
     def verify(self) -> list[str]:
         """Read everything and say what does not match its checksum; an empty list means that all does."""
-        problems = damaged_contents(self.contents, self.storage.attributes)
-        if self.complete and self.image_checksum() != self.storage.read("/images/checksum").tobytes():
-            problems.append("/images: hashes or failures do not match their checksum")
-        for name in self.blocks:
-            bad = np.flatnonzero(self.status(name) == DONE)[~self.intact(name)]
-            if len(bad):
-                first = ", ".join(self.ids[row] for row in bad[:3])
-                problems.append(f"/blocks/{name}: {len(bad)} rows do not match their checksum (first: {first})")
-            if self.complete and self.block_checksum(name) != self.storage.read(f"/blocks/{name}/checksum").tobytes():
-                problems.append(f"/blocks/{name}: row checksums or status do not match the block's checksum")
-        return problems
+        return verify(self)
 
     def intact(self, block: str) -> np.ndarray:
         """bool (k,): for each of the k done rows, whether its bytes match its CRC-32, and its seal holds."""
@@ -318,20 +300,7 @@ class FeatureCache:
 
     def info(self) -> dict[str, Any]:
         """What the cache holds, as plain JSON types: what ``drexcache cache info --json`` prints."""
-        return {
-            "path": str(self.path), "dataset": self.dataset, "images": len(self), "bytes": self.path.stat().st_size,
-            "complete": self.complete, "shard": self.shard,
-            "blocks": {name: block_summary(block, self.status(name)) for name, block in self.blocks.items()},
-            "targets": {name: target_summary(target) for name, target in self.targets.items()},
-            "labels": {name: self._label_counts(name) for name in children(self.storage.attributes, "/labels")},
-            "failures": self.failures(),
-        }  # fmt: skip
-
-    def _label_counts(self, label: str) -> dict[str, int]:
-        """Text -> how many images have it, without decoding a million texts."""
-        counts = Counter(self.storage.read(f"/labels/{label}/value").tolist())
-        texts = self._decoded(f"/labels/{label}/value", np.array(list(counts), dtype="S"))
-        return dict(sorted(zip(texts, counts.values(), strict=True)))
+        return info(self)
 
     def target(self, name: str | None = None) -> Target | None:
         """The target of that name; without a name the only one there is, or None."""
@@ -354,9 +323,10 @@ class FeatureCache:
         return max(1, READ_BYTES // self.storage.extents[f"/blocks/{block}/features"].row_bytes)
 
     def _texts(self, name: str) -> tuple[str, ...]:
-        return self._decoded(name, self.storage.read(name))
+        return self.decoded(name, self.storage.read(name))
 
-    def _decoded(self, name: str, values: np.ndarray) -> tuple[str, ...]:
+    def decoded(self, name: str, values: np.ndarray) -> tuple[str, ...]:
+        """Some stored texts (k,) of that dataset as strings."""
         try:
             return tuple(value.decode() for value in values.tolist())
         except UnicodeDecodeError as error:

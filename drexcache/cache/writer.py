@@ -17,16 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from drexcache.cache.beside import no_space, partial_paths
+from drexcache.cache.checks import SEALED_OF_IMAGE, sealed_of_block, seals
 from drexcache.cache.format import (
     DONE,
     FAILED,
     FAILURE_BYTES,
     MISSING,
-    SEALED_OF_IMAGE,
     VERSION,
     Contents,
-    sealed_of_block,
-    seals,
 )
 from drexcache.cache.reader import FeatureCache
 from drexcache.cache.storage import create
