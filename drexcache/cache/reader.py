@@ -70,7 +70,7 @@ class FeatureCache:
         root = self.storage.attributes["/"]
         if root.get("format") != FORMAT or root.get("type") != "cache":
             raise DrexcacheError(f"{path}: an HDF5 file, but not a drexcache cache (no format 'drexcache' on its root)")
-        self.version = root.get("version")
+        self.version: int = root.get("version", 0)
         if self.version not in range(1, VERSION + 1):
             raise DrexcacheError(
                 f"{path}: cache format version {self.version}, this drexcache reads up to version {VERSION}; "
