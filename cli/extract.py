@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compile the backbones on CUDA; auto: for 20,000 images and more",
 )
+@click.option(
+    "--engine-cpu",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass [default: 8, on a GPU 64]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads [default: one per core]")
 @click.option(
@@ -57,7 +64,7 @@ if TYPE_CHECKING:
 @image_options
 def command(
     images: str, out: str, recipe_name: str, blocks: tuple[str, ...], renames: tuple[str, ...], weights: str | None,
-    device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, compile: str,
+    device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, compile: str, engine_cpu: str,
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
     dry_run: bool, allow_failures: bool, **reading: Any,
 ) -> None:  # fmt: skip
@@ -82,7 +89,8 @@ def command(
         table = table.shard(*shard_of(shard))
     for note in table.notes:
         say(note)
-    options: Any = {"weights": weights, "device": device, "workers": workers, "store": store, "prune": prune}
+    options: Any = {"weights": weights, "device": device, "workers": workers, "store": store, "engine_cpu": engine_cpu}
+    options["prune"] = prune
     if dry_run:
         found = forecast(table, chosen, out, **options)
         for line in found.lines():

@@ -13,8 +13,17 @@ from drexcache.cli import make_room_for, say
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV to write")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@click.option(
+    "--engine-cpu",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
+)
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
-def command(model: str, images: str, out: str, weights: str | None, device: str, allow_failures: bool) -> None:
+def command(
+    model: str, images: str, out: str, weights: str | None, device: str, engine_cpu: str, allow_failures: bool
+) -> None:
     """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) in the training ratings' own range.
 
     Images are prepared exactly as in training: the model file says how.
@@ -27,7 +36,7 @@ def command(model: str, images: str, out: str, weights: str | None, device: str,
 
     make_room_for(out)
     loaded = load_model(model)
-    prediction, failures = predict(loaded, images, weights=weights, device=device, say=say)
+    prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
     prediction.to_csv(out)
     say(f"{out}: {len(prediction.ids)} predictions of {loaded.target} on {loaded.low:g} to {loaded.high:g}")
     for image, reason in failures.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -141,6 +140,8 @@ def known_backbone(backbone: str) -> None:
     Traceback (most recent call last):
     drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean resnet...
     """
+    import timm  # takes seconds, and is not needed where a converted model is on the disk
+
     if timm.is_model(backbone) and "." not in backbone:
         return
     advice = nearest(backbone.partition(".")[0], timm.list_models(), shown=()) or "see timm.list_models()"
@@ -154,6 +155,8 @@ def build_model(block: Block) -> nn.Module:
     ------
     DrexcacheError : a backbone that timm does not have; the message names close ones.
     """
+    import timm
+
     known_backbone(block.backbone)
     try:
         return timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
 
 from drexcache.errors import DrexcacheError
 
@@ -96,6 +95,8 @@ def resample_pos_embed(state: State, model: torch.nn.Module) -> State:
     DINOv2 was trained at 518x518, 37x37 patches of 14; at 224x224 there are 16x16. timm's way is bicubic and
     antialiased; Meta's own code for models without registers does not antialias.
     """
+    from timm.layers import resample_abs_pos_embed
+
     if not _resamplable(state, model):
         return state
     embed = resample_abs_pos_embed(

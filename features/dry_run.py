@@ -60,7 +60,7 @@ class Forecast:
 
 def forecast(
     table: ImageTable, recipe: Recipe, out: str | Path, *, weights: str | None = None, device: str = "auto",
-    workers: int | None = None, store: str = "float32", prune: bool = False,
+    workers: int | None = None, store: str = "float32", engine_cpu: str = "auto", prune: bool = False,
 ) -> Forecast:  # fmt: skip
     """What `extract` with the same arguments would compute. Nothing is downloaded, written or locked.
 
@@ -76,7 +76,9 @@ def forecast(
     extractors: dict[str, Extractor] = {}
     for block in recipe.blocks:
         chosen = "random" if block.name in guessed else source
-        extractors |= load_extractors([block], chosen, where, _silent, compile="never")
+        extractors |= load_extractors(
+            [block], chosen, where, _silent, compile="never", engine_cpu=engine_cpu, keep=False
+        )
     sources = _readable([out, *partial_paths(out)])
     wanted = _with_their_weights(stored_blocks(extractors, store), sources, guessed)
     try:

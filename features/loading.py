@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,16 @@ import torch
 from drexcache.datasets import ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone, bf16_is_slow, build_model
-from drexcache.features.cues import Cues
+from drexcache.features.backbone import BATCH, Backbone, bf16_is_slow, build_model
+from drexcache.features.converted import why_not
 from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache
+from drexcache.features.openvino import OpenVinoBackbone
 from drexcache.features.pipeline import Extractor
-from drexcache.features.weights import check_weights, licence_notice, load_weights
+from drexcache.features.weights import check_weights, hash_of_file, licence_notice, load_weights
 from drexcache.recipes import Block, Recipe
+
+CPU_ENGINES = ("auto", "torch", "openvino")
 
 
 def _stderr(line: str) -> None:
@@ -35,6 +39,7 @@ def extract(
     workers: int | None = None,
     store: str = "float32",
     compile: str = "auto",
+    engine_cpu: str = "auto",
     prune: bool = False,
     also: Sequence[str | Path] = (),
     backbones: Mapping[str, Extractor] | None = None,
@@ -53,6 +58,8 @@ def extract(
         per core, at most 16).
     store : "float32" or "float16", the dtype on disk.
     compile : compile the backbones on CUDA "always", "never", or, with "auto", for 20,000 images and more.
+    engine_cpu : what runs backbones on a CPU: "torch", "openvino", or, with "auto", what the environment variable
+        DREXCACHE_ENGINE_CPU says, else OpenVINO where it is installed.
     prune : drop rows whose image is no longer in the table; without it they are an error.
     also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
     backbones : what `load_extractors` gave for the same recipe, weights, device and batch size, to be used again.
@@ -65,6 +72,8 @@ def extract(
     """
     if compile not in COMPILE:
         raise DrexcacheError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
+    if engine_cpu not in CPU_ENGINES:
+        raise DrexcacheError(f"engine_cpu is one of {', '.join(CPU_ENGINES)}, not {engine_cpu!r}")
     where, source = resolve_device(device), weights or recipe.weights
     if backbones is None:
         check_reach(recipe.blocks, source)
@@ -72,7 +81,9 @@ def extract(
     def load(known: frozenset[str]) -> Mapping[str, Extractor]:
         if backbones is not None:
             return backbones
-        return load_extractors(recipe.blocks, source, where, say, known=known, batch=batch_size, compile=compile)
+        return load_extractors(
+            recipe.blocks, source, where, say, known=known, batch=batch_size, compile=compile, engine_cpu=engine_cpu
+        )
 
     return fill_cache(
         table, load, Path(out), batch_size=batch_size, workers=workers, store=store, prune=prune, also=also, say=say
@@ -88,22 +99,30 @@ def check_reach(blocks: Sequence[Block], source: str) -> None:
 
 def load_extractors(
     blocks: Sequence[Block], source: str, device: torch.device, say: Callable[[str], None], *,
-    known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto",
+    known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto", engine_cpu: str = "auto",
+    keep: bool = True,
 ) -> dict[str, Extractor]:  # fmt: skip
-    """Block name -> what computes it. Says which weights, and, for blocks that are not ``known``, their licence."""
+    """Block name -> what computes it. Says which weights, and, for blocks that are not ``known``, their licence.
+
+    keep : whether models that are converted for OpenVINO are kept on the disk.
+    """
     if device.type == "cpu":
         keep_freed_memory()
     found: dict[str, Extractor] = {}
     for block in blocks:
         if block.is_classic:
+            from drexcache.features.cues import Cues  # and with it SciPy, which a backbone does not need
+
             found[block.name] = Cues(block)
             continue
         notice = licence_notice(block.backbone, block.tag)
         if notice and source != "random" and block.name not in known:
             say(notice)
-        backbone = load_backbone(block, source, device, batch=batch, compile=compile, say=say)
+        backbone = (
+            _on_openvino(block, source, engine_cpu, batch=batch, say=say, keep=keep) if device.type == "cpu" else None
+        ) or load_backbone(block, source, device, batch=batch, compile=compile, say=say)
         say(f"block {block.name}: {block.backbone} with weights from {backbone.weights_source}")
-        if block.precision == "bf16" and bf16_is_slow(device):
+        if block.precision == "bf16" and backbone.mode == "eager" and bf16_is_slow(device):
             say(f"block {block.name}: bf16 IS SLOW HERE, this processor has no arithmetic for it; fp32 is faster")
         if source == "random":
             say(f"block {block.name}: RANDOM WEIGHTS, the features mean nothing; this is for tests only")
@@ -120,3 +139,31 @@ def load_backbone(
     model = build_model(block)
     weights = load_weights(model, block.backbone, block.tag, source)
     return Backbone(block, model, weights, device, batch=batch, choose_engine=Engines(compile), say=say)
+
+
+def _on_openvino(
+    block: Block, source: str, engine_cpu: str, *, batch: int | None, say: Callable[[str], None], keep: bool
+) -> OpenVinoBackbone | None:
+    """The block's backbone on OpenVINO, or None where torch is to run it.
+
+    Raises
+    ------
+    DrexcacheError : OpenVINO is asked for and cannot be used.
+    """
+    engine = os.environ.get("DREXCACHE_ENGINE_CPU", "auto") if engine_cpu == "auto" else engine_cpu
+    if engine == "torch":
+        return None
+    if reason := why_not(block.precision):
+        if engine == "openvino":
+            raise DrexcacheError(f"block {block.name}: {reason}; or give --engine-cpu torch")
+        if "not installed" not in reason:
+            say(f"block {block.name}: torch, for {reason}")
+        return None
+
+    def load(wanted: Block) -> Backbone:
+        return load_backbone(wanted, source, torch.device("cpu"), batch=batch, say=say)
+
+    weights_file = hash_of_file(block.backbone, block.tag, source)
+    return OpenVinoBackbone(
+        block, weights_file, load, batch=batch or BATCH["cpu"], say=say, forced=engine == "openvino", keep=keep
+    )

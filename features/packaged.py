@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-import timm
 import torch
 
 from drexcache.errors import DrexcacheError
@@ -102,6 +101,8 @@ def _to_install(backbone: str, tag: str, missing: str) -> DrexcacheError:
 
 def _efficientnet_lite0(content: bytes) -> dict[str, torch.Tensor]:
     """The package's tensors stand in timm's order under other names: pair them, and check each pair."""
+    import timm
+
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     with torch.device("meta"):  # names and shapes alone
         ours = timm.create_model("tf_efficientnet_lite0", num_classes=1000).state_dict()

@@ -21,7 +21,6 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from torchvision.transforms.functional import pil_to_tensor
 
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import CHOICES
@@ -121,7 +120,7 @@ def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.T
     filters = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-bicubic": Image.Resampling.BICUBIC}
     if resize not in filters:
         raise DrexcacheError(f"resize is one of {', '.join(CHOICES['resize'])}, not {resize!r}")
-    return pil_to_tensor(image.resize((width, height), filters[resize])).contiguous()
+    return _uint8(image.resize((width, height), filters[resize]))
 
 
 def normalise(
@@ -213,6 +212,11 @@ def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
     return white
 
 
+def _uint8(rgb: Image.Image) -> torch.Tensor:
+    """The image's values, uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
 def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """Antialiased bilinear in two passes, across and then down, as torch itself does it.
 
@@ -222,7 +226,7 @@ def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tenso
     across = torch.empty(3, image.height, width)  # allocated once: a list of bands fragments the heap
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        band = pil_to_tensor(image.crop((0, top, image.width, bottom))).contiguous()  # uint8 (3, rows, image width)
+        band = _uint8(image.crop((0, top, image.width, bottom)))  # (3, rows, image width)
         across[:, top:bottom] = _resize_float(band.to(torch.float32).mul_(1 / 255), bottom - top, width)
     return _resize_float(across, height, width)  # (3, image height, W) -> (3, H, W)
 

@@ -29,7 +29,7 @@ def stored_blocks(extractors: Mapping[str, Extractor], store: str = "float32") -
 
 def provenance_entry(extractor: Extractor) -> dict[str, Any]:
     """The entry of a block's provenance for the rows that are computed here and now."""
-    packages = ("drexcache", "torch", "timm", "pillow", "numpy")
+    packages = ["drexcache", "torch", "timm", "pillow", "numpy"] + ["openvino"] * (extractor.mode == "openvino")
     return {"device": extractor.where, "mode": extractor.mode, **{package: version(package) for package in packages}}
 
 

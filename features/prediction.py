@@ -22,6 +22,7 @@ def predict(
     *,
     weights: str | None = None,
     device: str = "auto",
+    engine_cpu: str = "auto",
     say: Callable[[str], None] = print,
 ) -> tuple[Prediction, dict[str, str]]:
     """Predict the rating of every image in a folder (or its URL), a zip, a single file, or a cache.
@@ -29,6 +30,7 @@ def predict(
     Parameters
     ----------
     weights : where the backbones' weights come from; default: as in training. They must be the same weights.
+    device, engine_cpu : as in `extract`.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def predict(
         cache = open_cache(images)
         return model.predict(cache), cache.failures()
     with tempfile.TemporaryDirectory(prefix="drexcache-") as folder:
-        cache = _extracted(model, images, Path(folder) / "images.h5", weights, device, say)
+        cache = _extracted(model, images, Path(folder) / "images.h5", weights, device, engine_cpu, say)
         failures = cache.failures()
         if len(failures) == len(cache):
             raise DrexcacheError(
@@ -52,14 +54,20 @@ def predict(
 
 
 def _extracted(
-    model: Model, images: str | Path, out: Path, weights: str | None, device: str, say: Callable[[str], None]
+    model: Model,
+    images: str | Path,
+    out: Path,
+    weights: str | None,
+    device: str,
+    engine_cpu: str,
+    say: Callable[[str], None],
 ) -> FeatureCache:
     alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
     table = one_image(Path(images)) if alone else read_images(images, ratings=False)
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     source = weights or _as_in_training(model)
     check_reach(recipe.blocks, source)
-    backbones = load_extractors(recipe.blocks, source, resolve_device(device), say)
+    backbones = load_extractors(recipe.blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
     model.check(stored_blocks(backbones), f"weights {source}")  # before images are computed in vain
     extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
     return open_cache(out)

@@ -171,7 +171,15 @@ def _extract_shard(table: ImageTable, recipe: Recipe, path: Path, images: int, o
     """The task; the images it computed. A process of a lost node may still hold the shard for some seconds."""
     options = dict(options)
     source, batch = options.get("weights") or recipe.weights, options.get("batch_size")
-    backbones = _loaded(recipe.blocks, source, options["device"], batch, options.pop("compile", "auto"), images)
+    backbones = _loaded(
+        recipe.blocks,
+        source,
+        options["device"],
+        batch,
+        options.pop("compile", "auto"),
+        options.get("engine_cpu", "auto"),
+        images,
+    )
     lock = FileLock(f"{path}.lock")
     with suppress(Timeout):  # who holds it is said by `extract`
         lock.acquire(timeout=LOCK_SECONDS)
@@ -181,11 +189,19 @@ def _extract_shard(table: ImageTable, recipe: Recipe, path: Path, images: int, o
 
 @lru_cache(maxsize=1)
 def _loaded(
-    blocks: tuple[Block, ...], source: str, device: str, batch: int | None, compile: str, images: int
+    blocks: tuple[Block, ...],
+    source: str,
+    device: str,
+    batch: int | None,
+    compile: str,
+    engine_cpu: str,
+    images: int,
 ) -> dict[str, Extractor]:
     """The extractors of this process, for all of its shards; what is said of them is kept in Ray's logs."""
     check_reach(blocks, source)
-    found = load_extractors(blocks, source, resolve_device(device), _to_log, batch=batch, compile=compile)
+    found = load_extractors(
+        blocks, source, resolve_device(device), _to_log, batch=batch, compile=compile, engine_cpu=engine_cpu
+    )
     for extractor in found.values():
         extractor.get_ready(images)
     return found

@@ -17,7 +17,6 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
-from timm.models import get_pretrained_cfg, list_pretrained
 
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import Weights, known_backbone
@@ -73,13 +72,28 @@ def check_weights(backbone: str, tag: str, source: str) -> None:
     Cheap, so that it can stand before the first image is read: no file of weights is opened, and a hub that
     does not answer is given up after 8 seconds.
     """
-    known_backbone(backbone)
     if source == "hub":
         check_hub(backbone, tag)
     elif source == "packaged":
         check_packaged(backbone, tag)
-    elif source != "random":
+    elif source == "random":
+        known_backbone(backbone)
+    else:
         _find_file(backbone, tag, source)
+
+
+def hash_of_file(backbone: str, tag: str, source: str) -> str:
+    """SHA-256 (hex) of the file that `load_weights` would read, or words that stand for random weights."""
+    if source == "random":
+        return f"random seed {SEED}"
+    if source == "packaged":
+        path, _ = check_packaged(backbone, tag)
+    elif source == "hub":
+        path = _cached(f"timm/{backbone}.{tag}") or fetch(backbone, tag)
+    else:
+        path = _find_file(backbone, tag, source)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def licence_notice(backbone: str, tag: str = "") -> str | None:
@@ -165,6 +179,8 @@ def published(backbone: str, tag: str) -> tuple[str, str]:
     DrexcacheError : unknown backbone; unknown tag (the message lists the tags there are); weights that timm
         offers in a form of their own, not as a file of tensors in the hub.
     """
+    from timm.models import get_pretrained_cfg, list_pretrained
+
     known_backbone(backbone)
     tags = [name.partition(".")[2] for name in list_pretrained(f"{backbone}.*")]
     if tag not in tags:
@@ -180,6 +196,8 @@ def published(backbone: str, tag: str) -> tuple[str, str]:
 
 def check_hub(backbone: str, tag: str) -> None:
     """Raise DrexcacheError unless the file is in the local hub cache or the hub offers it within 8 s."""
+    if _cached(f"timm/{backbone}.{tag}") is not None:
+        return
     repo, _ = published(backbone, tag)
     if _cached(repo) is None:
         _explained(lambda: _within(PATIENCE, lambda: _offered(repo)), backbone, tag, repo)

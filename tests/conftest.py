@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Several test processes that each want every core slow each other down a hundredfold; set before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tests of the engine itself ask for OpenVINO; what it keeps on the disk goes with the tests.
+os.environ.setdefault("DREXCACHE_ENGINE_CPU", "torch")
+os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp(prefix="drexcache-tests-"))
 
 import numpy as np
 import pytest

@@ -1,0 +1,198 @@
+"""Backbones converted to OpenVINO's form: how they are made, checked, kept on the disk and run.
+
+A kept file is named by all that changes it: the weights' file, the block's definition and the versions of what traces
+and converts. Its first line is JSON with the checksum of the rest: a file that is cut short or damaged is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drexcache.features.backbone import Backbone
+from drexcache.files import write_file
+from drexcache.recipes import NUMERICS, Block, fingerprint_of
+
+OLDEST = (2026, 4)  # version of OpenVINO
+AGREES = 1e-4  # how far the converted backbone may be from torch's on noise, as a share of the largest feature
+PACKAGES = ("drexcache", "openvino", "timm", "torch")
+
+
+def why_not(precision: str) -> str:
+    """Why OpenVINO cannot compute in this precision here, or ""."""
+    try:
+        found = version("openvino")
+        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+            return f"OpenVINO {found} is older than {OLDEST[0]}.{OLDEST[1]}; run: pip install -U 'drexcache[openvino]'"
+        able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (PackageNotFoundError, ImportError):
+        return "OpenVINO is not installed; run: pip install 'drexcache[openvino]'"
+    except Exception as error:  # a damaged installation, or a processor that it does not know
+        return f"OpenVINO does not run here ({error})"
+    return "" if precision == "fp32" or "BF16" in able else "this processor has no arithmetic for bf16"
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The module openvino, without the package by which it reports its use over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """OpenVINO's entry, made once."""
+    return library().Core()
+
+
+def convert(backbone: Backbone) -> Any:
+    """The model, from pixels as `to_pixels` gives them to features: traced with its taps, normalisation in front."""
+    openvino, block = library(), backbone.block
+    with warnings.catch_warnings():  # of the tracer, about constants: see refuse_other_numbers
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(backbone.tapped, example_input=torch.zeros(1, 3, *block.size))
+    model.reshape([-1, 3, *block.size])
+    steps = openvino.preprocess.PrePostProcessor(model)
+    pixels = steps.input()
+    pixels.model().set_layout(openvino.Layout("NCHW"))
+    floats = block.resize == "tensor-bilinear"
+    pixels.tensor().set_element_type(openvino.Type.f32 if floats else openvino.Type.u8)
+    pixels.tensor().set_layout(openvino.Layout("NCHW"))
+    prepared = pixels.preprocess()
+    if not floats:
+        prepared = prepared.convert_element_type(openvino.Type.f32).scale(255.0)
+    prepared.mean(list(block.mean)).scale(list(block.std))
+    return steps.build()
+
+
+def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
+    """Raise ValueError unless model and backbone say the same, to rounding, of two images of noise."""
+    noise = torch.rand(2, 3, *backbone.block.size, generator=torch.Generator().manual_seed(0))
+    if backbone.block.resize != "tensor-bilinear":
+        noise = (noise * 255).to(torch.uint8)
+    expected = backbone(noise).numpy()
+    found = Runner(model, Way(2, "LATENCY"), "fp32")(noise.numpy())
+    error = float(np.abs(found - expected).max() / (np.abs(expected).max() + 1e-12))
+    if not error <= AGREES:  # NaN is refused, too
+        raise ValueError(f"its features differ from torch's by {error:.1g} of the largest")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a model: how many images a call, and OpenVINO's hint.
+
+    "LATENCY" puts all cores on one call, "THROUGHPUT" has several calls side by side.
+    """
+
+    images: int
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.images} at a time{' side by side' if self.hint == 'THROUGHPUT' else ''}"
+
+
+class Runner:
+    """A model compiled for one way of running it. Its threads sleep while they wait, and may change cores."""
+
+    def __init__(self, model: Any, way: Way, precision: str) -> None:
+        self._images = way.images
+        fixed = model.clone()
+        fixed.reshape([way.images, *(side.get_length() for side in list(model.input(0).partial_shape)[1:])])
+        options = {
+            "PERFORMANCE_HINT": way.hint,
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # else several processes, such as Ray's, share the same cores
+        }
+        compiled = core().compile_model(fixed, "CPU", options)
+        self._dim = compiled.output(0).shape[1]
+        self._queue = library().AsyncInferQueue(compiled)
+        self._queue.set_callback(self._store)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Features float32 (B, d) of pixels (B, 3, H, W)."""
+        found = np.empty((len(pixels), self._dim), np.float32)
+        for start in range(0, len(pixels), self._images):
+            part = pixels[start : start + self._images]
+            if len(part) < self._images:  # filled up with zeros, whose features are dropped
+                part = np.concatenate([part, np.zeros_like(part[:1]).repeat(self._images - len(part), axis=0)])
+            self._queue.start_async({0: part}, found[start : start + self._images])
+        self._queue.wait_all()
+        return found
+
+    @staticmethod
+    def _store(request: Any, into: np.ndarray) -> None:
+        into[:] = request.get_output_tensor(0).data[: len(into)]
+
+
+# --- kept on the disk ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A converted model as it stands on the disk, and what is known of its backbone."""
+
+    dims: tuple[int, ...]
+    weights_sha256: str
+    weights_source: str
+    graph: bytes  # OpenVINO's XML
+    constants: bytes
+
+    def model(self) -> Any:
+        """The model."""
+        constants = library().Tensor(np.frombuffer(self.constants, np.uint8).copy())  # aligned
+        return core().read_model(self.graph, constants)
+
+
+def kept_path(block: Block, weights_file: str) -> Path:
+    """Where the block's converted model is kept: in $XDG_CACHE_HOME or ~/.cache, under drexcache/openvino."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drexcache" / "openvino"
+    changed_by = {key: value for key, value in block.spec().items() if key not in ("precision", "alpha", "exif")}
+    versions = {package: version(package) for package in PACKAGES}
+    key = fingerprint_of({"block": changed_by, "weights": weights_file, "numerics": NUMERICS, **versions})
+    return folder / f"{block.backbone}-{key[:32]}.model"
+
+
+def write_kept(path: Path, model: Any, backbone: Backbone) -> None:
+    """Keep the model, whole or not at all.
+
+    Raises
+    ------
+    DrexcacheError : it cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.xml"
+        library().save_model(model, graph, compress_to_fp16=False)
+        parts = graph.read_bytes(), graph.with_suffix(".bin").read_bytes()
+    about = {
+        "dims": backbone.dims, "weights_sha256": backbone.weights_sha256, "weights_source": backbone.weights_source,
+        "graph_bytes": len(parts[0]), "sha256": hashlib.sha256(b"".join(parts)).hexdigest(),
+    }  # fmt: skip
+    write_file(path, b"\n".join([json.dumps(about).encode(), b"".join(parts)]))
+
+
+def read_kept(path: Path) -> Kept | None:
+    """What `write_kept` wrote; None where there is nothing, or nothing whole."""
+    try:
+        first, _, rest = path.read_bytes().partition(b"\n")
+        about = json.loads(first)
+        if hashlib.sha256(rest).hexdigest() != about["sha256"]:
+            return None
+        graph, constants = rest[: about["graph_bytes"]], rest[about["graph_bytes"] :]
+        return Kept(tuple(about["dims"]), about["weights_sha256"], about["weights_source"], graph, constants)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

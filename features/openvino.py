@@ -1,0 +1,157 @@
+"""Backbones run by OpenVINO on a CPU: as torch computes them, converted once, and run the way that is fastest here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from drexcache.errors import DrexcacheError
+from drexcache.features.backbone import Backbone
+from drexcache.features.converted import Runner, Way, convert, kept_path, read_kept, refuse_other_numbers, write_kept
+from drexcache.features.pixels import to_pixels
+from drexcache.files import write_file
+from drexcache.recipes import Block
+
+ROUNDS = 2  # how often each way of running is timed; the best time counts
+
+
+class OpenVinoBackbone:
+    """One block's frozen model, run by OpenVINO; an `Extractor` of the pipeline.
+
+    weights_file : the hash of the file of weights, or words that stand for the weights' values.
+    load : gives a block's torch backbone, which is needed where no converted model is on the disk.
+    forced : whether a backbone that cannot be converted is an error, instead of being run by torch.
+    keep : whether the converted model is written to the disk.
+    """
+
+    where, mode = "cpu", "openvino"
+
+    def __init__(
+        self, block: Block, weights_file: str, load: Callable[[Block], Backbone], *, batch: int,
+        say: Callable[[str], None], forced: bool = False, keep: bool = True,
+    ) -> None:  # fmt: skip
+        self.block, self.batch, self.say = block, batch, say
+        self._load, self._forced, self._keep = load, forced, keep
+        self._path = kept_path(block, weights_file)
+        self._kept = read_kept(self._path)
+        self._torch = None if self._kept else load(replace(block, precision="fp32"))
+        known: Any = self._kept or self._torch
+        self.dims, self.weights_sha256, self.weights_source = known.dims, known.weights_sha256, known.weights_source
+        self._model: Any = None
+        self._runners: dict[Way, Runner] = {}
+        self._tuner: Tuner | None = None
+
+    def get_ready(self, images: int) -> None:
+        """Read or convert the model, by the first number of images above 0.
+
+        Raises
+        ------
+        DrexcacheError : a backbone that OpenVINO cannot run, where it is forced.
+        """
+        if not images or self._tuner or self.mode == "eager":
+            return
+        started, name = time.monotonic(), self.block.name
+        try:
+            self._model = self._kept.model() if self._kept else self._converted()
+        except Exception as error:  # whatever the converter stumbles over, torch's model works
+            self._give_up((str(error).strip().splitlines() or [type(error).__name__])[0])
+            return
+        how = "read from the disk" if self._kept else "converted"
+        self.say(f"block {name}: OpenVINO {version('openvino')}, {how} in {time.monotonic() - started:.1f} s")
+        self._kept = self._torch = None
+        suffix = f".{self.block.precision}-{self.batch}-{torch.get_num_threads()}.json"
+        self._tuner = Tuner(ways(images, self.batch), self.batch, self._path.with_suffix(suffix))
+
+    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+        """The image's pixels (3, H, W) at the block's size, uint8 or float on [0, 1]."""
+        return to_pixels(rgb, self.block.size, self.block.resize)
+
+    def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features float32 (B, d) of B images' pixels (3, H, W)."""
+        self.get_ready(len(images))
+        if self._tuner is None:
+            assert self._torch is not None
+            return self._torch(images)
+        pixels = torch.stack(list(images)).numpy()  # (B, 3, H, W)
+        way = self._tuner.next_way()
+        if way not in self._runners:
+            self._runners[way] = Runner(self._model, way, self.block.precision)
+            self._runners[way](pixels[: way.images])  # the first run arranges the model's memory
+        started = time.perf_counter()
+        features = self._runners[way](pixels)
+        if self._tuner.note(way, len(pixels), time.perf_counter() - started):
+            self.say(f"block {self.block.name}: {self._tuner.verdict()}")
+            self._runners = {self._tuner.ways[0]: self._runners[self._tuner.ways[0]]}
+        return torch.from_numpy(features)
+
+    def _converted(self) -> Any:
+        assert self._torch is not None
+        model = convert(self._torch)
+        refuse_other_numbers(model, self._torch)
+        if self._keep:
+            try:
+                write_kept(self._path, model, self._torch)
+            except DrexcacheError as error:
+                self.say(f"block {self.block.name}: the converted model is not kept ({error})")
+        return model
+
+    def _give_up(self, reason: str) -> None:
+        """Go on with torch and say so, or raise where OpenVINO is forced."""
+        name, backbone = self.block.name, self.block.backbone
+        if self._forced:
+            raise DrexcacheError(f"block {name}: OpenVINO cannot run {backbone} ({reason}); give --engine-cpu torch")
+        self.say(f"block {name}: TORCH, for OpenVINO cannot run {backbone} ({reason})")
+        self.mode = "eager"
+        if self._torch is None or self._torch.block != self.block:
+            self._torch = self._load(self.block)
+
+
+def ways(images: int, batch: int) -> list[Way]:
+    """The ways worth timing for so many images; one alone where there are too few to time several."""
+    alone, together = Way(1, "LATENCY"), Way(batch, "LATENCY")
+    apart, halves = Way(1, "THROUGHPUT"), Way(max(1, batch // 2), "THROUGHPUT")
+    found = [alone, together] if torch.get_num_threads() == 1 else [alone, together, apart, halves]
+    found = list(dict.fromkeys(found))
+    return found if images >= 2 * ROUNDS * len(found) * batch else found[:1]
+
+
+class Tuner:
+    """Times the ways in turns on the first real batches; ``ways`` is the fastest alone once that is known.
+
+    path : where the fastest is remembered; what stands there is not timed again.
+    """
+
+    def __init__(self, candidates: Sequence[Way], batch: int, path: Path) -> None:
+        self.ways, self._batch, self._path = list(candidates), batch, path
+        self._seconds: dict[Way, list[float]] = {way: [] for way in self.ways}
+        with suppress(OSError, ValueError, TypeError):  # nothing remembered
+            self.ways = [Way(**json.loads(path.read_text()))]
+
+    def next_way(self) -> Way:
+        """The way that the next batch is run."""
+        return min(self.ways, key=lambda way: len(self._seconds.get(way, ())))
+
+    def note(self, way: Way, images: int, seconds: float) -> bool:
+        """Take down a time; whether the fastest way is now known for the first time."""
+        if len(self.ways) == 1 or images != self._batch:
+            return False
+        self._seconds[way].append(seconds / images)
+        if min(map(len, self._seconds.values())) < ROUNDS:
+            return False
+        self.ways = [min(self.ways, key=lambda one: min(self._seconds[one]))]
+        write_file(self._path, json.dumps(asdict(self.ways[0])))
+        return True
+
+    def verdict(self) -> str:
+        """For people: the fastest, and the times of all."""
+        times = ", ".join(f"{way}: {min(seconds) * 1000:.0f} ms" for way, seconds in self._seconds.items())
+        return f"runs {self.ways[0]} (an image, by {times})"
