@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster [default: one of this machine alone]")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the image list, into a cache of its own")
 @click.option("--prune", is_flag=True, help="Drop rows of the cache whose images are gone")
+@click.option("--rehash", is_flag=True, help="Read every file again, also those that look unchanged")
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, how long and how large; write nothing")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
 @image_options
@@ -66,7 +67,7 @@ def command(
     images: str, out: str, recipe_name: str, blocks: tuple[str, ...], renames: tuple[str, ...], weights: str | None,
     device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, compile: str, engine_cpu: str,
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
-    dry_run: bool, allow_failures: bool, **reading: Any,
+    rehash: bool, dry_run: bool, allow_failures: bool, **reading: Any,
 ) -> None:  # fmt: skip
     """Compute the features of IMAGES (a folder, its URL, or a zip) into a cache; only what is missing is computed.
 
@@ -96,7 +97,7 @@ def command(
         for line in found.lines():
             say(line)
         raise SystemExit(1 if found.trouble else 0)
-    options |= {"batch_size": batch_size, "compile": compile, "say": say}
+    options |= {"batch_size": batch_size, "compile": compile, "rehash": rehash, "say": say}
     if engine == "ray":
         summary = extract_on_ray(table, chosen, out, address=address, **options)
     else:

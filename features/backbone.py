@@ -173,29 +173,38 @@ class TappedBackbone(nn.Module):
     """Normalised pixels (B, 3, H, W) to features float32 (B, d), the taps' vectors side by side.
 
     ``dims`` : length of each tap's vector. The taps are forward hooks, so that any module of any timm model can be
-    tapped, and they are inside this module's forward, so that the whole of it can be compiled.
+    tapped, and they are inside this module's forward, so that the whole of it can be compiled. A hook pools at once:
+    the layer behind may change the very same tensor in place.
 
     Raises
     ------
-    DrexcacheError : a layer that the model does not have, a pooling that does not fit it, or another length of its
-        vector than the recipe says.
+    DrexcacheError : a size that the model's patches do not divide, a layer that the model does not have or does not
+        run, a pooling that does not fit it, or another length of its vector than the recipe says.
     """
 
     def __init__(self, model: nn.Module, block: Block) -> None:
         super().__init__()
         self.model, self.block = model, block
         self._forward: Callable[[torch.Tensor], torch.Tensor] = model.forward_features  # type: ignore[assignment]
-        self._captured: dict[str, torch.Tensor] = {}
+        self._vectors: dict[str, torch.Tensor] = {}
+        self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        self._last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        _refuse_cut_patches(model, block)
         modules = dict(model.named_modules())
-        for layer in {tap.layer for tap in block.taps}:
-            if layer not in modules:
-                raise DrexcacheError(_no_layer(block, layer, list(modules)))
-            modules[layer].register_forward_hook(self._keep(layer))
+        for tap in block.taps:
+            if tap.layer not in modules:
+                raise DrexcacheError(_no_layer(block, tap.layer, list(modules)))
+            modules[tap.layer].register_forward_hook(self._hook(tap))
         self.dims = self._measure()
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+    def _hook(self, tap: Tap) -> Callable[[nn.Module, object, torch.Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-            self._captured[layer] = output
+            if not isinstance(output, torch.Tensor):
+                raise DrexcacheError(f"tap {tap.name}: layer {tap.layer} gives several tensors; tap one inside of it")
+            x = output.float()
+            self._vectors[tap.name] = pool(
+                x.permute(0, 3, 1, 2) if self._last and x.ndim == 4 else x, tap, self._prefix
+            )
 
         return hook
 
@@ -220,13 +229,14 @@ class TappedBackbone(nn.Module):
 
     def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._forward(x)
-        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
-        last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        vectors = []
-        for tap in self.block.taps:
-            output = self._captured[tap.layer].float()
-            vectors.append(pool(output.permute(0, 3, 1, 2) if last and output.ndim == 4 else output, tap, prefix))
-        self._captured.clear()
+        missing = [tap.layer for tap in self.block.taps if tap.name not in self._vectors]
+        if missing:
+            raise DrexcacheError(
+                f"block {self.block.name}: layer {missing[0]} of {self.block.backbone} takes no part in its features: "
+                "it stands behind them, or is never run"
+            )
+        vectors = [self._vectors[tap.name] for tap in self.block.taps]
+        self._vectors.clear()
         return vectors
 
 
@@ -264,3 +274,18 @@ def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
 def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
     shallow = [name for name in modules if name and name.count(".") <= 1 and not name.endswith((".act", ".drop"))]
     return f"block {block.name}: {block.backbone} has no layer named {layer}; {nearest(layer, modules, shallow)}"
+
+
+def _refuse_cut_patches(model: nn.Module, block: Block) -> None:
+    """Raise where the last rows or columns of pixels would fill no patch, and so silently be left out."""
+    embed = getattr(model, "patch_embed", None)
+    sides = getattr(embed, "patch_size", None)
+    if sides is None or getattr(embed, "dynamic_img_pad", False):
+        return
+    patch = (sides, sides) if isinstance(sides, int) else tuple(sides)
+    if any(side % step for side, step in zip(block.size, patch, strict=True)):
+        near = [max(step, round(side / step) * step) for side, step in zip(block.size, patch, strict=True)]
+        raise DrexcacheError(
+            f"block {block.name}: size {list(block.size)} is not a multiple of the patches of {block.backbone}, "
+            f"{list(patch)} pixels; take {near}"
+        )

@@ -54,7 +54,8 @@ class Summary:
 
 def fill_cache(
     table: ImageTable, load: Loader, out: Path, *, batch_size: int | None = None, workers: int | None = None,
-    store: str = "float32", prune: bool = False, also: Sequence[str | Path] = (), say: Callable[[str], None],
+    store: str = "float32", prune: bool = False, also: Sequence[str | Path] = (),
+    rehash: bool = False, say: Callable[[str], None],
 ) -> Summary:  # fmt: skip
     """Fill the cache ``out`` with every extractor's features of every image in the table, and count what was done.
 
@@ -72,7 +73,7 @@ def fill_cache(
         wanted = stored_blocks(extractors, store)
         refuse_conflicts(table, wanted, own, out, prune)
         try:
-            computed, final = _fill(job, wanted, own + [FeatureCache(Path(path)) for path in also], out)
+            computed, final = _fill(job, wanted, own + [FeatureCache(Path(path)) for path in also], out, rehash)
         except OSError as error:
             raise no_space(error, out) from error
     return Summary(
@@ -83,10 +84,10 @@ def fill_cache(
 
 
 def _fill(
-    job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path
+    job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, rehash: bool
 ) -> tuple[int, FeatureCache]:
     """The number of images computed, and the finished cache."""
-    files = current_files(job.table, sources)
+    files = current_files(job.table, sources, rehash)
     missing = missing_rows(job.table, wanted, sources, files[0])
     for name, extractor in job.extractors.items():
         extractor.get_ready(int(missing[name].sum()))

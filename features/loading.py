@@ -42,6 +42,7 @@ def extract(
     engine_cpu: str = "auto",
     prune: bool = False,
     also: Sequence[str | Path] = (),
+    rehash: bool = False,
     backbones: Mapping[str, Extractor] | None = None,
     say: Callable[[str], None] = _stderr,
 ) -> Summary:
@@ -62,6 +63,7 @@ def extract(
         DREXCACHE_ENGINE_CPU says, else OpenVINO where it is installed.
     prune : drop rows whose image is no longer in the table; without it they are an error.
     also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
+    rehash : read every file again, also those whose size, times and inode are as they were.
     backbones : what `load_extractors` gave for the same recipe, weights, device and batch size, to be used again.
     say : receives one line for each thing a user should know.
 
@@ -86,7 +88,16 @@ def extract(
         )
 
     return fill_cache(
-        table, load, Path(out), batch_size=batch_size, workers=workers, store=store, prune=prune, also=also, say=say
+        table,
+        load,
+        Path(out),
+        batch_size=batch_size,
+        workers=workers,
+        store=store,
+        prune=prune,
+        also=also,
+        rehash=rehash,
+        say=say,
     )
 
 

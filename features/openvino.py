@@ -17,7 +17,7 @@ from PIL import Image
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import Backbone
 from drexcache.features.converted import Runner, Way, convert, kept_path, read_kept, refuse_other_numbers, write_kept
-from drexcache.features.pixels import to_pixels
+from drexcache.features.pixels import normalise, to_pixels
 from drexcache.files import write_file
 from drexcache.recipes import Block
 
@@ -81,7 +81,7 @@ class OpenVinoBackbone:
         if self._tuner is None:
             assert self._torch is not None
             return self._torch(images)
-        pixels = torch.stack(list(images)).numpy()  # (B, 3, H, W)
+        pixels = normalise(torch.stack(list(images)), self.block.mean, self.block.std).numpy()  # (B, 3, H, W)
         way = self._tuner.next_way()
         if way not in self._runners:
             self._runners[way] = Runner(self._model, way, self.block.precision)

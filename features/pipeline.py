@@ -207,7 +207,7 @@ class ReadImage:
 
     row: int
     sha256: bytes = bytes(32)
-    stat: tuple[int, int] = (0, 0)  # size in bytes, mtime in ns
+    stat: tuple[int, int] = (0, 0)  # as `ImageFile.stat` gives it; zeros where it is not to be trusted
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     failure: str = ""
 
@@ -217,8 +217,10 @@ def read_image(file: ImageFile, row: int, extractors: Sequence[Extractor]) -> Re
     image = ReadImage(row)
     decodings = [(Decode(one.block.alpha, one.block.exif), one) for one in extractors]
     try:
+        before = file.stat()
         data = file.read()
-        image.stat = file.stat()
+        if file.stat() == before:  # else it changed while it was read: the next run reads it again
+            image.stat = before
         image.sha256 = hashlib.sha256(data).digest()
         for decode in dict(decodings):
             rgb = decode_rgb(data, decode)

@@ -125,10 +125,12 @@ def refuse_conflicts(
         raise DrexcacheError(f"{out}: exists and is not a drexcache cache; choose another name")
 
 
-def current_files(table: ImageTable, sources: Sequence[FeatureCache]) -> tuple[np.ndarray, np.ndarray]:
-    """SHA-256 (n, 32) and size and mtime (n, 2) of the files that a source knows, zeros for the others.
+def current_files(
+    table: ImageTable, sources: Sequence[FeatureCache], rehash: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """SHA-256 (n, 32) and state (n, 2, see `ImageFile.stat`) of the files that a source knows, zeros for the others.
 
-    A file whose size and modification time are as they were when it was hashed is not read again.
+    A file whose state is as it was when it was hashed is not read again, unless ``rehash``.
     """
     n = len(table.ids)
     hashes, stats = np.zeros((n, 32), "u1"), np.zeros((n, 2), "<i8")
@@ -143,11 +145,11 @@ def current_files(table: ImageTable, sources: Sequence[FeatureCache]) -> tuple[n
                 now = table.files[row].stat()
             except OSError:
                 continue  # met again, and reported, when it is read
-            if now == tuple(old_stats[at]):
-                hashes[row] = old_hashes[at]
+            if now == tuple(old_stats[at]) and not rehash:
+                hashes[row], stats[row] = old_hashes[at], now
             else:
-                hashes[row] = np.frombuffer(read_image(table.files[row], row, ()).sha256, "u1")
-            stats[row] = now
+                read = read_image(table.files[row], row, ())
+                hashes[row], stats[row] = np.frombuffer(read.sha256, "u1"), read.stat
     return hashes, stats
 
 

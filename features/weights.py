@@ -79,7 +79,11 @@ def check_weights(backbone: str, tag: str, source: str) -> None:
     elif source == "random":
         known_backbone(backbone)
     else:
-        _find_file(backbone, tag, source)
+        try:
+            _find_file(backbone, tag, source)
+        except DrexcacheError:
+            known_backbone(backbone)  # a name that is wrong explains more than a file that is not there
+            raise
 
 
 def hash_of_file(backbone: str, tag: str, source: str) -> str:

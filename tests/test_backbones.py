@@ -104,6 +104,55 @@ def test_every_pooling_is_what_it_says(backbone: str, layer: str, size: int, poo
     np.testing.assert_allclose(found, np.stack(pooled), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "size", "layers"),
+    [
+        ("resnet18", 64, ("bn1", "act1", "layer1.0.bn2", "layer1.0")),
+        ("test_vit", 160, ("blocks.0.norm1", "blocks.0", "norm")),
+        ("test_convnext", 64, ("stem", "stages.0.blocks.0.norm", "stages.3")),
+        ("tf_efficientnet_lite0", 64, ("bn1", "blocks.0.0.bn1", "blocks.1")),
+    ],
+)
+def test_a_tap_is_its_own_layer_and_not_what_is_made_of_it_in_place(
+    backbone: str, size: int, layers: tuple[str, ...]
+) -> None:
+    """Each tap beside a clean pass: the layer's output copied at once, before anything behind it can change it."""
+    mine = load_backbone(
+        block_of(backbone=backbone, size=size, taps=[{"layer": layer, "pool": "mean"} for layer in layers]),
+        "random",
+        CPU,
+    )
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, size, size), dtype=np.uint8))
+    found = mine(images)
+    copies: dict[str, torch.Tensor] = {}
+    model = mine.tapped.model
+    for name, module in model.named_modules():
+        if name in layers:
+            module.register_forward_hook(lambda _m, _i, o, name=name: copies.update({name: o.detach().clone()}))
+    mine(images)
+    prefix, nhwc = getattr(model, "num_prefix_tokens", 0), getattr(model, "output_fmt", "NCHW") == "NHWC"
+    expected = []
+    for layer in layers:
+        x = copies[layer]
+        expected.append(x[:, prefix:].mean(1) if x.ndim == 3 else x.mean((1, 2)) if nhwc else x.mean((2, 3)))
+    torch.testing.assert_close(found, torch.cat(expected, dim=1), rtol=1e-5, atol=1e-6)
+    assert backbone != "resnet18" or float(found[:, :64].min()) < 0  # a batch norm, not the ReLU behind it
+
+
+@pytest.mark.parametrize("layer", ["head", "fc_norm"])
+def test_a_layer_that_takes_no_part_is_refused(layer: str) -> None:
+    with pytest.raises(DrexcacheError, match=f"layer {layer} of vit_tiny_patch16_224 takes no part in its features"):
+        load_backbone(block_of(backbone="vit_tiny_patch16_224", taps=[{"layer": layer, "pool": "mean"}]), "random", CPU)
+
+
+def test_a_size_that_would_cut_patches_is_refused() -> None:
+    taps = [{"layer": "norm", "pool": "cls"}]
+    with pytest.raises(
+        DrexcacheError, match=r"size \[225, 160\] is not a multiple of .* \[16, 16\] pixels; take \[224, 160"
+    ):
+        load_backbone(block_of(backbone="test_vit", size=[225, 160], taps=taps), "random", CPU)
+
+
 def test_out_of_memory_halves_the_batch_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is torch's own, raised as a GPU of room for three images would raise it."""
     said: list[str] = []

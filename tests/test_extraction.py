@@ -17,6 +17,7 @@ from conftest import draw, tiny_recipe
 from PIL import Image
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.datasets import ImageFile
 from drexcache.features import extract, planning
 from drexcache.features.backbone import Backbone
 from drexcache.features.loading import load_backbone
@@ -130,6 +131,50 @@ def test_touched_files_with_the_same_bytes_are_kept(pictures: Path, tiny: Recipe
     extract(read_images(pictures), tiny, tmp_path / "c.h5", say=quiet)
     os.utime(pictures / "003.png", (1, 1))
     assert extract(read_images(pictures), tiny, tmp_path / "c.h5", say=quiet).computed == 0
+
+
+def test_exchanged_files_of_one_size_and_time_are_computed_again(pictures: Path, tmp_path: Path) -> None:
+    """As a set of bitmaps, or an archive with one time for all of its files, can be mixed up."""
+    for path in pictures.glob("*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+        os.utime(path.with_suffix(".bmp"), (1_600_000_000, 1_600_000_000))
+    cues, out = recipe("classic"), tmp_path / "c.h5"
+    extract(read_images(pictures, ratings=False), cues, out, say=quiet)
+    one, other, aside = pictures / "003.bmp", pictures / "007.bmp", pictures / "aside"
+    assert (one.stat().st_size, one.stat().st_mtime_ns) == (other.stat().st_size, other.stat().st_mtime_ns)
+    one.rename(aside), other.rename(one), aside.rename(other)
+    assert extract(read_images(pictures, ratings=False), cues, out, say=quiet).computed == 2
+    extract(read_images(pictures, ratings=False), cues, tmp_path / "fresh.h5", say=quiet)
+    np.testing.assert_array_equal(open_cache(out).matrix().X, open_cache(tmp_path / "fresh.h5").matrix().X)
+
+
+def test_rehash_reads_what_looks_unchanged(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[ImageFile] = []
+    read, table = ImageFile.read, read_images(pictures)
+    extract(table, recipe("classic"), tmp_path / "c.h5", say=quiet)
+    monkeypatch.setattr(ImageFile, "read", lambda self: reads.append(self) or read(self))
+    extract(table, recipe("classic"), tmp_path / "c.h5", say=quiet)
+    assert reads == []
+    assert extract(table, recipe("classic"), tmp_path / "c.h5", rehash=True, say=quiet).computed == 0
+    assert len(reads) == 20
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ImageFile.read
+
+    def changing(self: ImageFile) -> bytes:
+        data = read(self)
+        if Path(self.location).name == "003.png":
+            shutil.copy(pictures / "004.png", self.location)
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "read", changing)
+        extract(read_images(pictures), recipe("classic"), tmp_path / "c.h5", say=quiet)
+    assert extract(read_images(pictures), recipe("classic"), tmp_path / "c.h5", say=quiet).computed == 1
 
 
 def test_a_block_is_added_without_touching_the_others(

@@ -72,7 +72,11 @@ class ImageFile:
             return _read_member(_zip(Path(self.location)), self.member)
 
     def stat(self) -> tuple[int, int]:
-        """Size in bytes and modification time in ns (for a member the zip's, at a URL a number that stands for it).
+        """Size in bytes, and a number that another state of the file changes.
+
+        It stands for modification time, change time and inode: of two files that took each other's place neither keeps
+        it, even where size and modification time are the same. For a zip's member it stands for the checksum that the
+        zip lists, at a URL for what the store says of the file.
 
         OSError as in `read`.
         """
@@ -80,9 +84,15 @@ class ImageFile:
             return self.listed
         status = Path(self.location).stat()
         if self.member is None:
-            return status.st_size, status.st_mtime_ns
+            return status.st_size, _number(status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         with _errors_of_zips():
-            return _zip(Path(self.location)).getinfo(self.member).file_size, status.st_mtime_ns
+            info = _zip(Path(self.location)).getinfo(self.member)
+            return info.file_size, _number(info.CRC, *info.date_time)
+
+
+def _number(*signs: int) -> int:
+    """63 bits that stand for these numbers."""
+    return int.from_bytes(hashlib.sha256(repr(signs).encode()).digest()[:8]) >> 1
 
 
 def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
