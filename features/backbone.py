@@ -253,22 +253,25 @@ def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
         patches = x[:, prefix:]
         if tap.pool == "cls" and prefix >= 1:
             return x[:, 0]
-        if tap.pool == "registers" and prefix >= 2:
-            return x[:, 1:prefix].mean(1)
-        if tap.pool == "patch_mean":
-            return patches.mean(1)
+        if (tap.pool == "registers" and prefix >= 2) or tap.pool == "patch_mean":
+            return (patches if tap.pool == "patch_mean" else x[:, 1:prefix]).mean(1)
         x = patches.transpose(1, 2)[..., None]  # (B, T, C) -> (B, C, T, 1), pooled like a map
-    if x.ndim == 4 and tap.pool in ("mean", "std", "max", "gem") and (tap.pool != "std" or x[0, 0].numel() > 1):
-        flat = x.flatten(2)  # (B, C, H, W) -> (B, C, HW)
-        if tap.pool == "gem":
-            return flat.clamp(min=1e-6).pow(3).mean(2).pow(1 / 3)
-        return flat.amax(2) if tap.pool == "max" else flat.std(2) if tap.pool == "std" else flat.mean(2)
+    if x.ndim == 4 and tap.pool in _OF_MAPS and (tap.pool != "std" or x[0, 0].numel() > 1):
+        return _OF_MAPS[tap.pool](x)
     if x.ndim == 4 and tap.pool == "grid2" and min(x.shape[2:]) > 1:
         return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
     raise DrexcacheError(
         f"tap {tap.name}: pooling {tap.pool!r} does not fit the output of layer {tap.layer} "
         f"(shape {tuple(x.shape)}, {prefix} class and register tokens)"
     )
+
+
+_OF_MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # (B, C, H, W) -> (B, C)
+    "mean": lambda x: x.mean(3).sum(2) / x.shape[2],  # OpenVINO adds up a whole map one by one, and loses two decimals
+    "std": lambda x: x.flatten(2).std(2),
+    "max": lambda x: x.flatten(2).amax(2),
+    "gem": lambda x: x.flatten(2).clamp(min=1e-6).pow(3).mean(2).pow(1 / 3),
+}
 
 
 def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
