@@ -133,39 +133,6 @@ class Backbone:
         return self.run(filled)[: len(x)].clone()  # the next run of a CUDA graph writes over its output
 
 
-def known_backbone(backbone: str) -> None:
-    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest name.
-
-    >>> known_backbone("resnet51")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean resnet...
-    """
-    import timm  # takes seconds, and is not needed where a converted model is on the disk
-
-    if timm.is_model(backbone) and "." not in backbone:
-        return
-    advice = nearest(backbone.partition(".")[0], timm.list_models(), shown=()) or "see timm.list_models()"
-    raise DrexcacheError(f"timm has no model {backbone!r}; {advice}")
-
-
-def build_model(block: Block) -> nn.Module:
-    """The block's timm model without its classifier, with nothing loaded.
-
-    Raises
-    ------
-    DrexcacheError : a backbone that timm does not have; the message names close ones.
-    """
-    import timm
-
-    known_backbone(block.backbone)
-    try:
-        return timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)
-    except TypeError:  # a convolutional network, which takes any size
-        return timm.create_model(block.backbone, pretrained=False, num_classes=0)
-    except (AssertionError, ValueError, RuntimeError) as error:
-        raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
-
-
 # --- taps ---------------------------------------------------------------------------------------------------
 
 

@@ -12,13 +12,13 @@ import torch
 from drexcache.datasets import ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import BATCH, Backbone, bf16_is_slow, build_model
+from drexcache.features.backbone import BATCH, Backbone, bf16_is_slow
 from drexcache.features.converted import why_not
 from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache
 from drexcache.features.openvino import OpenVinoBackbone
 from drexcache.features.pipeline import Extractor
-from drexcache.features.weights import check_weights, hash_of_file, licence_notice, load_weights
+from drexcache.features.weights import build_model, check_weights, hash_of_file, licence_notice, load_weights
 from drexcache.recipes import Block, Recipe
 
 CPU_ENGINES = ("auto", "torch", "openvino")

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: timm's hub, a package, a file, or (for tests) random numbers."""
+"""timm's models, and where their weights come from: timm's hub, a package, a file, or (for tests) random numbers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,49 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
-from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Weights, known_backbone
+from drexcache.errors import DrexcacheError, nearest
+from drexcache.features.backbone import Weights
 from drexcache.features.checkpoint import COUNTER, SUFFIXES, fit_to_model, read_checkpoint, resample_pos_embed
 from drexcache.features.packaged import check_packaged, packaged_weights
+from drexcache.recipes import Block
 
 SEED = 0
 DINOV3_LICENCE = "dinov3-license"
 FILES = ("model.safetensors", "pytorch_model.bin")
 PATIENCE = 8.0  # seconds until a silent hub counts as unreachable
+
+
+def known_backbone(backbone: str) -> None:
+    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest name.
+
+    >>> known_backbone("resnet51")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean resnet...
+    """
+    import timm  # takes seconds, and is not needed where a converted model is on the disk
+
+    if timm.is_model(backbone) and "." not in backbone:
+        return
+    advice = nearest(backbone.partition(".")[0], timm.list_models(), shown=()) or "see timm.list_models()"
+    raise DrexcacheError(f"timm has no model {backbone!r}; {advice}")
+
+
+def build_model(block: Block) -> torch.nn.Module:
+    """The block's timm model without its classifier, with nothing loaded.
+
+    Raises
+    ------
+    DrexcacheError : a backbone that timm does not have; the message names close ones.
+    """
+    import timm
+
+    known_backbone(block.backbone)
+    try:
+        return timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)
+    except TypeError:  # a convolutional network, which takes any size
+        return timm.create_model(block.backbone, pretrained=False, num_classes=0)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
 
 
 def load_weights(model: torch.nn.Module, backbone: str, tag: str, source: str) -> Weights:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from drexcache import DrexcacheError, FeatureCache, open_cache, read_images, recipe
 from drexcache.datasets import ImageFile
 from drexcache.features import extract, predict
-from drexcache.features.backbone import Backbone, build_model
+from drexcache.features.backbone import Backbone
+from drexcache.features.weights import build_model
 from drexcache.recipes import Recipe
 from drexcache.regressors import train_model
 
