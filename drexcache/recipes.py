@@ -196,7 +196,7 @@ def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
     ------
     DrexcacheError : a field that is unknown, missing or wrong; the message names block, tap, key and what was found.
     """
-    fields = _completed(fields, where)
+    fields = _completed(fields, Recipe, where)
     try:
         built = msgspec.convert(fields, Recipe)
     except msgspec.ValidationError as error:
@@ -217,36 +217,20 @@ def _parse(text: str, where: str) -> Recipe:
     return recipe_from_dict(fields, where)
 
 
-def _completed(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _completed(fields: Any, kind: type, where: str) -> Any:
     """The fields with what a person may leave out of a file filled in; unknown ones are refused."""
-    found = _known(fields, Recipe, where)
-    if isinstance(found.get("blocks"), list | tuple):
-        found["blocks"] = [_completed_block(b, f"{where}, block {n}") for n, b in enumerate(found["blocks"], 1)]
-    return found
-
-
-def _completed_block(fields: Any, where: str) -> Any:
     if not isinstance(fields, Mapping):
         return fields  # refused with the rest, by its type
-    found = _known(fields, Block, where)
-    if isinstance(found.get("size"), int):
-        found["size"] = (found["size"], found["size"])
-    if isinstance(found.get("taps"), list | tuple):
-        found["taps"] = [_completed_tap(tap, f"{where}, tap {n}") for n, tap in enumerate(found["taps"], 1)]
-    return found
-
-
-def _completed_tap(fields: Any, where: str) -> Any:
-    if not isinstance(fields, Mapping):
-        return fields
-    return {"name": f"{fields.get('layer')}.{fields.get('pool')}", **_known(fields, Tap, where)}
-
-
-def _known(fields: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(kind)]
     if unknown := [key for key in fields if key not in names]:
         raise DrexcacheError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(names)}")
-    return dict(fields)
+    found = {"name": f"{fields.get('layer')}.{fields.get('pool')}", **fields} if kind is Tap else dict(fields)
+    if isinstance(found.get("size"), int):
+        found["size"] = (found["size"], found["size"])
+    for key, inside in (("blocks", Block), ("taps", Tap)):
+        if isinstance(found.get(key), list | tuple):
+            found[key] = [_completed(one, inside, f"{where}, {key[:-1]} {n}") for n, one in enumerate(found[key], 1)]
+    return found
 
 
 def _explained(problem: str, fields: Any, where: str) -> str:

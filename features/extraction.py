@@ -15,16 +15,8 @@ import numpy as np
 
 from drexcache.cache import Contents, FeatureCache, StoredBlock, no_space, open_sources, start_writer, writer_lock
 from drexcache.datasets import ImageTable
+from drexcache.features import planning
 from drexcache.features.pipeline import Extractor, Job, compute_rows, default_workers
-from drexcache.features.planning import (
-    current_files,
-    missing_rows,
-    probe,
-    provenance_entry,
-    refuse_conflicts,
-    stored_blocks,
-    wanted_contents,
-)
 
 Loader = Callable[[frozenset[str]], Mapping[str, Extractor]]  # told the blocks that the cache already has
 
@@ -70,8 +62,8 @@ def fill_cache(
         extractors = load(frozenset(name for cache in own for name in cache.blocks))
         batch = batch_size or max(extractor.batch for extractor in extractors.values())
         job = Job(table, extractors, batch, workers or default_workers(), say)
-        wanted = stored_blocks(extractors, store)
-        refuse_conflicts(table, wanted, own, out, prune)
+        wanted = planning.stored_blocks(extractors, store)
+        planning.refuse_conflicts(table, wanted, own, out, prune)
         try:
             computed, final = _fill(job, wanted, own + [FeatureCache(Path(path)) for path in also], out, rehash)
         except OSError as error:
@@ -87,19 +79,19 @@ def _fill(
     job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, rehash: bool
 ) -> tuple[int, FeatureCache]:
     """The number of images computed, and the finished cache."""
-    files = current_files(job.table, sources, rehash)
-    missing = missing_rows(job.table, wanted, sources, files[0])
+    files = planning.current_files(job.table, sources, rehash)
+    missing = planning.missing_rows(job.table, wanted, sources, files[0])
     for name, extractor in job.extractors.items():
         extractor.get_ready(int(missing[name].sum()))
-    entries = {name: provenance_entry(job.extractors[name]) for name in wanted if missing[name].any()}
-    contents = wanted_contents(job.table, wanted, entries, sources)
+    entries = {name: planning.provenance_entry(job.extractors[name]) for name in wanted if missing[name].any()}
+    contents = planning.wanted_contents(job.table, wanted, entries, sources)
     if not entries and len(sources) == 1 and sources[0].path == out and _as_wanted(sources[0], contents, files):
         return 0, sources[0]
     writer, damaged = start_writer(out, contents, sources, files)
     with writer:
         for path, count in damaged.items():
             job.say(f"{path}: {count} rows did not match their checksum and are computed again")
-        probe(job.table, writer, job.extractors, contents, entries, job.say)
+        planning.probe(job.table, writer, job.extractors, contents, entries, job.say)
         computed = compute_rows(job, writer)
         writer.finish(out)
     return computed, FeatureCache(out)

@@ -10,17 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin
+
+from PIL import TiffImagePlugin, WebPImagePlugin  # isort: skip
 
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import CHOICES

@@ -60,7 +60,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("name = ")
     with pytest.raises(DrexcacheError, match=r"r.toml: not valid TOML"):
         recipe(tmp_path / "r.toml")
-    with pytest.raises(DrexcacheError, match="no recipe and no file named dreks; did you mean drex"):
+    with pytest.raises(DrexcacheError, match=r"no recipe and no .toml file named dreks; did you mean drex"):
         recipe("dreks")
 
 
