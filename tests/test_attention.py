@@ -11,6 +11,8 @@ from drexcache.fusion import PRESETS, AttentionFusionRegressor
 from drexcache.fusion.basis import find_basis
 from drexcache.fusion.plan import Design, HeadSettings, make_plan
 from drexcache.regressors import contributions
+from drexcache.studies.evaluation.attention import attention_table
+from drexcache.studies.evaluation.predictions import Predictions, Run
 
 ARMS = {"a": slice(0, 12), "b": slice(12, 24)}
 
@@ -103,3 +105,17 @@ def test_leaving_arms_out_needs_components() -> None:
     X, y, _ = two_groups(20)
     with pytest.raises(ValueError, match="arm_dropout needs components"):
         AttentionFusionRegressor(ARMS, arm_dropout=0.3).fit(X, y)
+
+
+def test_evaluate_says_where_attention_is_the_same_for_every_image() -> None:
+    ids = [f"{i}.png" for i in range(20)]
+    values = np.linspace(0, 1, 20)
+
+    def run(name: str, weights: np.ndarray) -> Run:
+        return Run(
+            name, "in-domain", "toy", "toy", 42, 0, ids=ids, fold=np.zeros(20, int), rated=values, predicted=values,
+            attention={"a": weights, "b": 1 - weights},
+        )  # fmt: skip
+
+    (table,) = attention_table(Predictions([run("stuck", np.full(20, 0.02)), run("alive", 0.2 + 0.5 * values)]))
+    assert table.title.endswith("\n\nThe attention is the same for every image: stuck, toy (in-domain).")

@@ -49,7 +49,7 @@ def test_a_training_from_a_settings_file_with_a_log(cache: Path, tmp_path: Path)
     said = run("train", cache, "--from", best, "-o", tmp_path / "m.drex", "--log", tmp_path / "log" / "t.csv")
     assert "fusion trained on 30 rated images" in said and "its epochs stand in" in said
     model = load_model(tmp_path / "m.drex")
-    assert (model.estimator.width, model.estimator.seeds_, model.columns) == (128, [7], ("cues",))
+    assert (model.estimator.width, model.estimator.seeds_[0], model.columns) == (128, 7, ("cues",))
     rows = list(csv.DictReader((tmp_path / "log" / "t.csv").open()))
     assert list(rows[0]) == ["epoch", "loss", "lr", "validation_loss", "validation_r"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]

@@ -42,6 +42,7 @@ _FUSION = {
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 ROWS_AT_ONCE = 2048
+APART = 10_000  # seeds of one estimator: heads of random_state 42 and of 43 have none in common
 
 
 def fit_many(
@@ -146,7 +147,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
         with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
     fixed_average : whether every arm weighs the same, instead of attention.
-    seeds : heads to train, from random_state, random_state + 1, ...; their mean is predicted.
+    seeds : heads to train, from random_state, random_state + 10,000, ...; their mean is predicted.
     random_state : seed of the initial weights, the shuffles and the dropout.
     device : "cpu", "cuda", "mps", or "auto" for the best there is.
     verbose : whether to show a progress bar in a terminal.
@@ -242,12 +243,6 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         fit_together([self], X, y, [None], datasets)
         return self
 
-    @overload
-    def predict(self, X: np.ndarray, return_std: Literal[False] = False) -> np.ndarray: ...
-
-    @overload
-    def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
-
     def fit_stream(self, rows: CachedRows) -> AttentionFusionRegressor:
         """Train on rows that are read from their cache while they are trained on, in an order shuffled locally.
 
@@ -259,6 +254,12 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         """
         fit_together([self], rows, rows.y, [None])
         return self
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
@@ -365,7 +366,7 @@ def _fit_in_basis(
 ) -> None:  # fmt: skip
     """Train one model in the basis of its own rows, whose components are all kept in memory; set what it has learnt."""
     picked = np.arange(len(y)) if rows is None else rows
-    basis = find_basis(X, picked, model.columns_, model.components, standardize=model.standardize)
+    basis = find_basis(X, picked, model.columns_, model.components or X.shape[1], standardize=model.standardize)
     pieces = (X[picked],) if isinstance(X, np.ndarray) else (piece for piece, _ in X.pieces(picked, size=WINDOW))
     Z = np.concatenate([basis(piece) for piece in pieces])
     inside = replace(design, arms=tuple((cols.start, cols.stop) for cols in basis.columns), local_shuffle=False)
@@ -417,17 +418,17 @@ def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], l
     model.log_ = [_mean_row(i, [row for row in rows if row]) for i, rows in enumerate(epochs, start=1)]
     model.dataset_scales_ = {}
     if labels:
-        scales = np.mean([head.dataset_scales for head in heads], axis=0)  # (G, 2)
+        scales = np.mean([head.dataset_scales for head in heads if head.dataset_scales is not None], axis=0)  # (G, 2)
         seen = zip(labels, scales.tolist(), strict=True)
         model.dataset_scales_ = {label: tuple(pair) for label, pair in seen if np.isfinite(pair[0])}
 
 
 def _seeds_of(model: AttentionFusionRegressor) -> list[int]:
-    """random_state, random_state + 1, ...; the first is drawn where random_state is no number."""
+    """random_state and others far from it; the first is drawn where random_state is no number."""
     first = model.random_state
     if not isinstance(first, int | np.integer):
         first = check_random_state(first).randint(2**31 - 1)
-    return [int(first) + i for i in range(model.seeds)]
+    return [int(first) + APART * i for i in range(model.seeds)]
 
 
 def _mean_row(epoch: int, rows: Sequence[LogRow]) -> LogRow:

@@ -9,6 +9,8 @@ import numpy as np
 from drexcache.scores import Table, number, train_to_test
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
+SAME = 0.01  # deviation over images below which a weight counts as the same for all
+
 
 def attention_table(predictions: Predictions) -> list[Table]:
     """A line per regressor with attention and cell, a column per arm: mean ± deviation over the images.
@@ -27,15 +29,31 @@ def attention_table(predictions: Predictions) -> list[Table]:
         [name, train_to_test(train, test, kind), *(_mean_weight(runs, arm) for arm in arms)]
         for (name, (kind, train, test)), runs in cells.items()
     ]
-    return [Table("**Attention: mean weight ± deviation over the images**", ["regressor", "train → test", *arms], body)]
+    title = "**Attention: mean weight ± deviation over the images**"
+    same = [f"{name}, {train_to_test(train, test, kind)}" for (name, (kind, train, test)), runs in cells.items()
+            if _is_constant(runs)]  # fmt: skip
+    if same:
+        title += f"\n\nThe attention is the same for every image: {'; '.join(same)}."
+    return [Table(title, ["regressor", "train → test", *arms], body)]
 
 
 def _mean_weight(runs: Sequence[Run], arm: str) -> str:
     if arm not in runs[0].attention:
         return ""
+    weights = _image_weights(runs, arm)
+    return f"{number(float(np.mean(weights)))} ± {number(float(np.std(weights)))}"
+
+
+def _is_constant(runs: Sequence[Run]) -> bool:
+    """Whether the weights of several arms hardly differ between images."""
+    arms = runs[0].attention
+    return len(arms) > 1 and all(np.std(_image_weights(runs, arm)) < SAME for arm in arms)
+
+
+def _image_weights(runs: Sequence[Run], arm: str) -> list[float]:
+    """Each image's weight, the mean over the runs."""
     sums: dict[str, list[float]] = {}
     for run in runs:
         for image, weight in zip(run.ids, run.attention[arm].tolist(), strict=True):
             sums.setdefault(image, []).append(weight)
-    weights = [float(np.mean(own)) for own in sums.values()]
-    return f"{number(float(np.mean(weights)))} ± {number(float(np.std(weights)))}"
+    return [float(np.mean(own)) for own in sums.values()]
