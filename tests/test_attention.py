@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, RidgeCV
 
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
-from drexcache.fusion.basis import find_basis
+from drexcache.fusion.basis import PENALTIES, find_basis
 from drexcache.fusion.plan import Design, HeadSettings, make_plan
 from drexcache.regressors import contributions
 from drexcache.studies.evaluation.attention import attention_table
@@ -60,11 +60,16 @@ def test_a_head_trained_in_a_basis_is_written_back_for_the_raw_features() -> Non
     Z = basis(raw)
     assert Z.shape == (120, 10) and np.abs(Z.mean(0)).max() < 1e-4
     assert [(Z[:, cols] ** 2).mean() for cols in basis.columns] == [pytest.approx(1, rel=0.01)] * 2
-    inside = AttentionFusionRegressor({"a": (0, 5), "b": (5, 10)}, width=16, epochs=3, offset=3.0, device="cpu")
-    outside = AttentionFusionRegressor(ARMS, width=16, epochs=3, offset=3.0, components=5, device="cpu")
+    shared = {"width": 16, "epochs": 3, "offset": 3.0, "device": "cpu"}
+    inside = AttentionFusionRegressor({"a": (0, 5), "b": (5, 10)}, **shared)
+    outside = AttentionFusionRegressor(ARMS, components=5, **shared)
     expected = inside.fit(Z, y)
     found = outside.fit(raw, y)
     np.testing.assert_allclose(found.predict(raw), expected.predict(Z), atol=1e-5)
+    ridge = RidgeCV(PENALTIES).fit(Z, y)
+    found = clone(outside).set_params(linear=0.25).fit(raw, y)
+    mixed = 0.75 * expected.predict(Z) + 0.25 * ridge.predict(Z)
+    np.testing.assert_allclose(found.predict(raw), mixed, atol=1e-4)
     arrays, state = found.get_state()
     again = AttentionFusionRegressor.from_state(arrays, state)
     np.testing.assert_array_equal(again.predict(raw), found.predict(raw))
@@ -103,8 +108,9 @@ def test_an_arm_is_left_out_as_often_as_asked() -> None:
 
 def test_leaving_arms_out_needs_components() -> None:
     X, y, _ = two_groups(20)
-    with pytest.raises(ValueError, match="arm_dropout needs components"):
-        AttentionFusionRegressor(ARMS, arm_dropout=0.3).fit(X, y)
+    for name in ("arm_dropout", "linear"):
+        with pytest.raises(ValueError, match=f"{name} needs components"):
+            AttentionFusionRegressor(ARMS, **{name: 0.3}).fit(X, y)
 
 
 def test_evaluate_says_where_attention_is_the_same_for_every_image() -> None:

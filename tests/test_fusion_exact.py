@@ -143,6 +143,7 @@ def test_size_and_default_settings_are_the_papers() -> None:
         "components": None,
         "offset": 0.0,
         "arm_dropout": 0.0,
+        "linear": 0.0,
         "loss": "huber",
         "early_stopping": 0,
         "validation_fraction": 0.1,

@@ -57,7 +57,7 @@ def test_a_training_from_a_settings_file_with_a_log(cache: Path, tmp_path: Path)
         [row["loss"] for row in model.estimator.log_], rel=1e-5
     )
     run("train", cache, "--from", best, "--seed", 1, "-o", tmp_path / "n.drex")
-    assert load_model(tmp_path / "n.drex").estimator.seeds_ == [1]
+    assert load_model(tmp_path / "n.drex").estimator.seeds_[0] == 1
 
 
 def test_settings_of_other_regressors(cache: Path, tmp_path: Path) -> None:

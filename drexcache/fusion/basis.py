@@ -13,11 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
 
 from drexcache.cache import CachedRows
 
 PER_ROW = 0.4  # components at most, for each row: with more, a head fits the noise
 UNLIKE = 30.0  # an arm whose columns' deviations (their 10% and 90% quantiles) differ by this factor is standardised
+PENALTIES = np.logspace(-1, 5, 25)  # of the line, chosen by leave-one-out
 ROWS = 8192  # that a basis is found from, at most
 
 
@@ -55,6 +57,26 @@ class Basis:
             raw[f"arm.{i}.weight"] = weight  # (seeds, d, width)
             bias[:, i] -= arm.mean @ weight.astype(np.float64)
         return raw | {"arm.bias": bias.astype(np.float32)}
+
+    def line(self, Z: np.ndarray, y: np.ndarray, datasets: np.ndarray | None, d: int) -> np.ndarray:
+        """A ridge of y (n,) on components Z (n, q), for the raw features: (d + 1,) float32, the intercept last.
+
+        datasets : (n,) each row's dataset; their ratings are brought to one mean and one deviation first.
+        """
+        ridge = RidgeCV(PENALTIES).fit(Z, y if datasets is None else _on_one_scale(y, datasets))
+        line = np.zeros(d + 1)
+        for arm, cols in zip(self.arms, self.columns, strict=True):
+            line[arm.columns] = (arm.matrix @ ridge.coef_[cols]).astype(np.float32)
+        means = sum(arm.mean @ line[arm.columns] for arm in self.arms)
+        line[-1] = ridge.intercept_ - means
+        return line.astype(np.float32)
+
+
+def _on_one_scale(y: np.ndarray, datasets: np.ndarray) -> np.ndarray:
+    groups = [y[datasets == code] for code in range(datasets.max() + 1)]
+    mean, deviation = np.array([(own.mean(), max(own.std(), 1e-6)) for own in groups if len(own)]).T
+    place = np.unique(datasets, return_inverse=True)[1]
+    return (y - mean[place]) / deviation[place] * deviation.mean() + mean.mean()
 
 
 def find_basis(

@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip": (0, np.inf),
     "offset": (0, np.inf),
     "arm_dropout": (0, 0.99),
+    "linear": (0, 1),
     "ema": (0, 1),
     "ema_horizon": (1e-6, np.inf),
     "validation_fraction": (1e-6, 0.9),
@@ -85,8 +86,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             continue
         if not isinstance(settings[name], int | np.integer) or settings[name] < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, found {settings[name]!r}")
-    if settings["arm_dropout"] and not settings["components"]:
-        raise ValueError("arm_dropout needs components: only centred features have a mean of 0 to leave an arm at")
+    for name in ("arm_dropout", "linear"):
+        if settings[name] and not settings["components"]:
+            raise ValueError(f"{name} needs components, such as components=64")
     for name, (low, high) in RANGES.items():
         value = settings[name]
         if value is None and name in ("clip", "ema_horizon"):

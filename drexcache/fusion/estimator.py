@@ -37,8 +37,8 @@ from drexcache.fusion.training import LogRow, TrainedHead
 # name -> settings: the paper to the letter, and the same head made fit for hundreds of images
 # (benchmarks/results/accuracy.md).
 _FUSION = {
-    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "lr": 2e-4, "min_steps": 1200,
-    "ema_horizon": 0.1, "seeds": 5,
+    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 2e-4,
+    "min_steps": 1200, "ema_horizon": 0.1, "seeds": 5,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 ROWS_AT_ONCE = 2048
@@ -142,6 +142,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         the same spread; fewer where there are less than 2.5 rows for each. An arm whose columns have units that cannot
         be compared is standardised first.
     offset : if not 0, the deviation of the arms' first biases: the layer norm hardly changes what is small beside it.
+    linear : share of a ridge on the same components in the prediction, the rest is the head's; needs ``components``.
     arm_dropout : how often one arm, drawn at random, is left out of a row in training; needs ``components``.
     loss : "huber", the only one there is.
     early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
@@ -156,6 +157,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ----------
     arms_ : the arms' names. n_features_in_ : columns of X.
     parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion.head.parameter_shapes`.
+    line_ : (d + 1,) the ridge's coefficients and intercept, None without ``linear``.
     mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
     log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr; with early stopping also of
         validation_loss and validation_r.
@@ -195,6 +197,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         components: int | None = None,
         offset: float = 0.0,
         arm_dropout: float = 0.0,
+        linear: float = 0.0,
         loss: str = "huber",
         early_stopping: int = 0,
         validation_fraction: float = 0.1,
@@ -219,6 +222,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.components = components
         self.offset = offset
         self.arm_dropout = arm_dropout
+        self.linear = linear
         self.loss = loss
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -289,12 +293,13 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         scores, weights = [], []
         for start in range(0, len(X), ROWS_AT_ONCE):
             x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
+            line = 0.0 if self.line_ is None else x @ torch.tensor(self.line_[:-1]).to(x) + float(self.line_[-1])
             if self.mean_ is not None:
                 x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
             out = fuse(
                 p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
             )
-            scores.append(out.scores.cpu().numpy())
+            scores.append(((1 - self.linear) * out.scores + self.linear * line).cpu().numpy())
             weights.append(out.weights.cpu().numpy())
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
@@ -316,6 +321,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         arrays = dict(self.parameters_)
         if self.mean_ is not None:
             arrays |= {"mean": self.mean_, "scale": self.scale_}
+        if self.line_ is not None:
+            arrays["line"] = self.line_
         params = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
         params["arms"] = {name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)}
         params["random_state"] = self.seeds_[0]
@@ -342,6 +349,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
         if self.standardize and not self.components:
             expected |= {"mean": (self.n_features_in_,), "scale": (self.n_features_in_,)}
+        if self.linear:
+            expected["line"] = (self.n_features_in_ + 1,)
         for name in sorted(set(expected) | set(arrays)):
             found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
             wanted = (expected[name], "float32") if name in expected else None
@@ -351,7 +360,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
                 raise ValueError(f"array {name!r} of a fusion head holds NaN or infinite numbers")
         self.seeds_ = _seeds_of(self)  # as many as there are arrays for
         self.parameters_ = {name: arrays[name] for name in shapes}
-        self.mean_, self.scale_ = arrays.get("mean"), arrays.get("scale")
+        self.mean_, self.scale_, self.line_ = arrays.get("mean"), arrays.get("scale"), arrays.get("line")
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -375,6 +384,8 @@ def _fit_in_basis(
     (trained,) = train_heads(Z, y[picked], [(inside, heads)], datasets=datasets, verbose=model.verbose)
     _set_learnt(model, trained, labels)
     model.parameters_ = basis.unfolded(model.parameters_)
+    if model.linear:
+        model.line_ = basis.line(Z, y[picked], datasets, X.shape[1])
 
 
 def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:
@@ -414,6 +425,7 @@ def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], l
     """Set what the seeds' heads have learnt; ``labels`` name the datasets that they were trained on."""
     model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
     model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
+    model.line_ = None
     epochs = itertools.zip_longest(*[head.log for head in heads])  # a head may have stopped early
     model.log_ = [_mean_row(i, [row for row in rows if row]) for i, rows in enumerate(epochs, start=1)]
     model.dataset_scales_ = {}
