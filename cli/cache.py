@@ -114,7 +114,7 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]")
 @click.option("--rating-column", metavar="NAME", help=RATING_HELP)
 @rater_options
-@click.option("--replace", "replace_target", is_flag=True, help="Replace a target of that name")
+@click.option("--replace", "replace_target", is_flag=True, help="Replace the target and labels of those names")
 @click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one")
 def rate(
     cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, out_of_range: str,

@@ -27,13 +27,19 @@ def command(
     drexcache compare monday.csv friday.csv --against ridge
     drexcache compare scores.csv --kind in-domain
     """
+    from pathlib import Path
+
     from drexcache.cli import make_room_for
+    from drexcache.errors import DrexcacheError
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
     from drexcache.studies.evaluation import Predictions, predictions_beside
 
     if out:
         make_room_for(out)
+    for path in scores:
+        if not Path(path).exists():
+            raise DrexcacheError(f"{path}: no such file")
     files = {path: Predictions.read_csv(predictions_beside(path)) for path in scores}
     comparison = compare(join(files), metric, against=against, kind=kind, match=match)
     if out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,26 @@ def test_rate_adds_a_target_and_leaves_features_alone(pictures: Path, tmp_path: 
         == 0
     )
     assert "beauty" in open_cache(path).targets
+
+
+def test_rate_changes_a_label_only_when_told_to(pictures: Path, tmp_path: Path) -> None:
+    path, ratings = classic(pictures, tmp_path / "c.h5"), tmp_path / "new.csv"
+    splits = open_cache(path).labels["split"]
+
+    def write(splits: Sequence[str]) -> None:
+        lines = [f"{i:03}.png,{1 + i % 7},{split}" for i, split in enumerate(splits)]
+        ratings.write_text("\n".join(["file,rating,split", *lines]))
+
+    write(["", *splits[1:]])
+    rate(path, ratings, "equal", value_range=(1, 7))
+    assert open_cache(path).labels["split"] == splits
+    write(["train", *splits[1:-2], "", "test"])
+    differ = r"new.csv: label split of 2 images is not what .*c.h5 holds \(first: 000.png, 'train' instead of 'test'\)"
+    with pytest.raises(DrexcacheError, match=differ):
+        rate(path, ratings, "other", value_range=(1, 7))
+    assert (open_cache(path).labels["split"], list(open_cache(path).targets)) == (splits, ["equal", "rating"])
+    rate(path, ratings, "other", value_range=(1, 7), replace_target=True)
+    assert open_cache(path).labels["split"] == ("train", *splits[1:-2], "", "test")
 
 
 def test_diff_says_where_and_by_how_much(tmp_path: Path) -> None:

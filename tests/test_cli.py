@@ -131,6 +131,7 @@ def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
         "train", cache, "-r", "ridge", "--target", "beauty", "-o", tmp_path / "m"
     )
     assert "no block named dino; it has: cues" in error("train", cache, "-r", "ridge", "--block", "dino", "-o", "m")
+    assert error("compare", tmp_path / "gone.csv") == f"Error: {tmp_path}/gone.csv: no such file"
     assert "no image with split=dev; values: test, train" in error(
         "train", cache, "-r", "ridge", "--split", "split=dev", "-o", tmp_path / "m"
     )

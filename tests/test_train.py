@@ -146,3 +146,18 @@ def test_constant_ratings_and_few_rows(cache: Path) -> None:
     assert np.isfinite(few.predict(opened).value).all(), "fewer rows than a batch make one short batch"
     with pytest.raises(DrexcacheError, match="1 rated images with features; training needs at least 2"):
         train_model("fusion", matrix.rows([0]), opened, columns, 42)
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_a_split_is_chosen_in_any_usual_spelling(tmp_path: Path, stream: list[str]) -> None:
+    pictures, texts = draw(tmp_path / "pictures", 20), ["Train", "TRAIN", "training set", "Test"]
+    lines = [f"{i:03}.png,{5 * i},{texts[i % 4]}" for i in range(20)]
+    (pictures / "ratings.csv").write_text("\n".join(["file,rating,split", *lines]))
+    cache, out = tmp_path / "c.h5", tmp_path / "m.drex"
+    run("extract", pictures, "--recipe", "classic", "--range", 0, 100, "-o", cache)
+    assert "ridge trained on 15 rated images" in run(
+        "train", cache, "-r", "ridge", "--split", "split=train", "-o", out, *stream
+    )
+    assert "ridge trained on 5 rated images" in run(
+        "train", cache, "-r", "ridge", "--split", "split=test", "-o", out, *stream
+    )

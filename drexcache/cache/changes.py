@@ -76,9 +76,12 @@ def rate(
 ) -> tuple[str, ...]:  # fmt: skip
     """Add a target from a file of ratings, or replace one; features are not touched. The notes of the reading.
 
+    The file's labels are added, too. Without ``replace_target`` an image's label stays where the file has none.
+
     Raises
     ------
-    DrexcacheError : a target of that name exists and ``replace_target`` is not set, or ratings that do not match.
+    DrexcacheError : ratings that do not match; or, without ``replace_target``, a target of that name exists, or a label
+        has other values in the file than in the cache.
     """
     cache = open_cache(path)
     check_name(target, "target")
@@ -89,9 +92,28 @@ def rate(
         higher_is=higher_is, allow_unmatched=allow_unmatched, out_of_range=out_of_range,
     )  # fmt: skip
     targets = dict(sorted({**cache.targets, target: match.target}.items()))
-    labels = dict(sorted({**cache.labels, **match.labels}.items()))
+    found = match.labels if replace_target else _agreeing(cache, match.labels, ratings)
+    labels = dict(sorted({**cache.labels, **found}.items()))
     rewrite(Path(path), replace(cache.contents, targets=targets, labels=labels), [cache])
     return match.notes
+
+
+def _agreeing(
+    cache: FeatureCache, labels: Mapping[str, Sequence[str]], ratings: str | Path
+) -> dict[str, tuple[str, ...]]:
+    """The labels of a file of ratings, completed by the cache's own, which none of them may contradict."""
+    found = {}
+    for name, column in labels.items():
+        own = cache.labels.get(name, column)
+        found[name] = tuple(new or old for new, old in zip(column, own, strict=True))
+        if differ := [i for i, old in enumerate(own) if found[name][i] != old]:
+            first = differ[0]
+            raise DrexcacheError(
+                f"{ratings}: label {name} of {len(differ)} images is not what {cache.path} holds (first: "
+                f"{cache.ids[first]}, {column[first]!r} instead of {own[first]!r}); give --replace to replace it, or "
+                "leave the column out of the file"
+            )
+    return found
 
 
 def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drexcache.datasets import has_value
 from drexcache.errors import DrexcacheError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class FeatureMatrix:
         )
 
     def where(self, label: str, value: str) -> FeatureMatrix:
-        """The rows whose label has that value, such as ``where("split", "train")``.
+        """The rows whose label has that value, such as ``where("split", "train")``; "Train set" is "train".
 
         Raises
         ------
@@ -85,12 +86,11 @@ class FeatureMatrix:
         """
         if label not in self.labels:
             raise DrexcacheError(f"{self.dataset}: no label named {label}; it has: {', '.join(self.labels) or 'none'}")
-        column = self.labels[label]
-        if value not in column:
-            raise DrexcacheError(
-                f"{self.dataset}: no image with {label}={value}; values: {', '.join(sorted(set(column)))}"
-            )
-        return self.rows([row for row, text in enumerate(column) if text == value])
+        found = np.array(has_value(self.labels[label], value), dtype=bool)
+        if not found.any():
+            values = ", ".join(sorted(set(self.labels[label])))
+            raise DrexcacheError(f"{self.dataset}: no image with {label}={value}; values: {values}")
+        return self.rows(found)
 
     def select(self, names: Sequence[str]) -> FeatureMatrix:
         """Those blocks or taps ("block" or "block/tap") only; each becomes a block of the result.

@@ -11,6 +11,7 @@ import torch
 from drexcache.cache.format import DONE
 from drexcache.cache.matrix import refuse_infinite_ratings, refuse_unusable_features
 from drexcache.cache.reader import FeatureCache
+from drexcache.datasets import has_value
 from drexcache.errors import DrexcacheError
 
 ROWS_AT_ONCE = 512  # are read by one call
@@ -154,10 +155,10 @@ def _width(cache: FeatureCache, name: str) -> int:
 
 
 def _labelled(cache: FeatureCache, label: str, value: str) -> np.ndarray:
-    """bool (n,): the images whose label has that value."""
+    """bool (n,): the images whose label has that value, as `FeatureMatrix.where` takes it."""
     if label not in cache.labels:
         raise DrexcacheError(f"{cache.path}: no label named {label}; it has: {', '.join(cache.labels) or 'none'}")
-    found = np.array([text == value for text in cache.labels[label]])
+    found = np.array(has_value(cache.labels[label], value), dtype=bool)
     if not found.any():
         values = ", ".join(sorted(set(cache.labels[label])))
         raise DrexcacheError(f"{cache.path}: no image with {label}={value}; values: {values}")

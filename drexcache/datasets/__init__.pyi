@@ -6,6 +6,9 @@ from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .raters import ceiling as ceiling
 from .ratings import read_ratings as read_ratings
+from .splits import SPELLINGS as SPELLINGS
+from .splits import has_value as has_value
+from .splits import split_part as split_part
 from .table import ImageTable as ImageTable
 from .table import read_images as read_images
 from .table import sha256_of_ids as sha256_of_ids

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix
+from drexcache.datasets import SPELLINGS, split_part
 from drexcache.errors import DrexcacheError
-
-SPELLINGS = {
-    "train": ("train", "training", "trn"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing", "tst"),
-}
 
 
 def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = ()) -> NDArray[np.intp]:
@@ -83,7 +77,7 @@ def split_parts(matrix: FeatureMatrix, column: str) -> dict[str, NDArray[np.bool
     if column not in matrix.labels:
         known = ", ".join(matrix.labels) or "none"
         raise DrexcacheError(f"{matrix.dataset}: no column {column!r} to split by; its columns: {known}")
-    parts = [_part(text) for text in matrix.labels[column]]
+    parts = [split_part(text) for text in matrix.labels[column]]
     strange = [text for text, part in zip(matrix.labels[column], parts, strict=True) if part is None]
     if strange:
         raise DrexcacheError(
@@ -99,18 +93,12 @@ def splitting_column(matrix: FeatureMatrix) -> str | None:
     dataset's official split is kept.
     """
     for column, labels in matrix.labels.items():
-        parts = {_part(text) for text in labels}
+        parts = {split_part(text) for text in labels}
         if "train" in parts and parts & {"test", "validation"}:
             return column
         if column == "split" and parts - {""} not in (set(), {"train"}):
             return column
     return None
-
-
-def _part(text: str) -> str | None:
-    """The part that a text names, "" for an empty one, None for what is not understood."""
-    word = re.sub(r"[ _-]*(set|split|data)$", "", text.strip().lower())
-    return next((part for part, words in SPELLINGS.items() if word in words), "" if not word else None)
 
 
 def _some(labels: Sequence[str]) -> str:
