@@ -263,6 +263,6 @@ def test_where_no_lock_file_can_be_made_the_folder_and_the_reason_are_named(tmp_
     with pytest.raises(DrexcacheError) as caught:
         extract(table, tiny_recipe(), Path("/proc/c.h5"), say=lambda line: None)
     assert str(caught.value) == (
-        "/proc/c.h5: writing failed (No such file or directory) in /proc; mend the disk or take another and run the"
+        "/proc/c.h5: writing failed (No such file or directory) in /proc; check the disk or choose another and run the"
         " same command again, rows already committed are kept"
     )

@@ -1,4 +1,4 @@
-"""What stands beside a cache while it is written: the lock, who holds it, and the partial files."""
+"""The files beside a cache while it is written: the lock, a note of who holds it, and the partial files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system 
 
 @contextmanager
 def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the right to write ``path``, by whatever name it is called; a lock left by a dead process holds nobody up.
+    """Hold the right to write ``path``, also where it is reached through a link; a dead process's lock blocks nobody.
 
-    On a file system without locks a file that exists while the cache is written takes the lock's place. One that a dead
-    process of another machine left there has to be removed by hand; the message says so.
+    On a file system without locks, a file that exists while the cache is written serves as the lock. If a process on
+    another machine dies and leaves it behind, it has to be removed by hand, as the message says.
 
     Raises
     ------
@@ -84,5 +84,7 @@ def no_space(error: OSError, final: Path, needed: int | None = None) -> Drexcach
         size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
         what = f"no space left on the disk{size}; free some"
     else:
-        what = f"writing failed ({error.strerror or error}) in {final.absolute().parent}; mend the disk or take another"
+        what = (
+            f"writing failed ({error.strerror or error}) in {final.absolute().parent}; check the disk or choose another"
+        )
     return DrexcacheError(f"{final}: {what} and run the same command again, rows already committed are kept")

@@ -37,9 +37,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
         _same_work(first, other)
     ids = sorted((image for cache in caches for image in cache.ids), key=str.encode)
     if twice := [a for a, b in itertools.pairwise(ids) if a == b]:
-        raise DrexcacheError(
-            f"{len(twice)} images stand in two of the shards (first: {twice[0]}); give each shard once"
-        )
+        raise DrexcacheError(f"{len(twice)} images are in two of the shards (first: {twice[0]}); give each shard once")
     if sha256_of_ids(ids) != first.table_sha256:
         given = ", ".join(cache.shard or "whole" for cache in caches)
         raise DrexcacheError(f"the {len(ids)} images of these shards are not the whole table; given: {given}")
@@ -117,7 +115,7 @@ def _agreeing(
 
 
 def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
-    """Write a cache whose rows all stand in ``sources``: for merging shards, new ratings, dropped rows.
+    """Write a cache whose rows all come from ``sources``: for merging shards, new ratings, dropped rows.
 
     Raises
     ------
@@ -135,7 +133,7 @@ def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) ->
                     if count := take_rows(writer, source, None):
                         raise DrexcacheError(
                             f"{source.path}: {count} rows do not match their checksum and nothing was replaced; run "
-                            "the extract command that made it again, it computes them anew"
+                            "the extract command that made it again, it recomputes them"
                         )
                     _take_failures(writer, source)
                 writer.finish(final)

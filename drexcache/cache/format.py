@@ -1,4 +1,4 @@
-"""What stands in a cache file and under which name: the one place that reader and writer share (see FORMAT.md)."""
+"""What a cache file holds and under which names: shared by reader and writer, specified in FORMAT.md."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Contents:
 
 
 def check_name(name: str, what: str) -> str:
-    """A name that can stand in the file: letters, digits, '.', '_', '-', up to 64 of them."""
+    """A valid name in the file: letters, digits, '.', '_', '-', up to 64 of them."""
     if not re.fullmatch(r"[\w.\-]{1,64}", name) or name in (".", ".."):
         raise DrexcacheError(f"{what} {name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
     return name

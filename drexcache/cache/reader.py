@@ -41,8 +41,8 @@ def open_cache(path: str | Path) -> FeatureCache:
     path = Path(path)
     if not path.exists() and (partial := partial_paths(path)):
         raise DrexcacheError(
-            f"{path}: the extraction has not finished yet ({partial[-1].name} stands beside it); "
-            "run the same extract command again to go on"
+            f"{path}: the extraction has not finished yet ({partial[-1].name} is beside it); "
+            "run the same extract command again to continue"
         )
     cache = FeatureCache(path)
     if not cache.complete:
@@ -164,7 +164,7 @@ class FeatureCache:
 
     @property
     def _vouched(self) -> bool:
-        """Whether the whole file stands under a checksum, so that no row's seal needs to be looked at."""
+        """Whether the file's checksums cover all rows, so that their seals need not be checked."""
         return self.complete or self.version == 1
 
     def sealed(self, block: str | None = None) -> np.ndarray:

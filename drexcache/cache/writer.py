@@ -204,7 +204,7 @@ def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
     found, notes = ([FeatureCache(final)] if final.exists() else []), []
     for path in partial_paths(final):
         try:
-            _mend_length(path)
+            _restore_length(path)
             found.append(FeatureCache(path))
         except DrexcacheError as error:
             aside = path.with_name(f"{path.name.replace('.partial-', '.damaged-')}")
@@ -303,7 +303,7 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
         raise no_space(error, final, _bytes_of(contents)) from error
 
 
-def _mend_length(path: Path) -> None:
+def _restore_length(path: Path) -> None:
     """Give a partial file that was cut off its full length back: the lost rows then fail their checksums."""
     with path.open("r+b") as file:
         head = file.read(48)
