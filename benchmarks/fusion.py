@@ -113,9 +113,9 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def pieces(X: np.ndarray, y: np.ndarray, device: str, heads: int = 8, times: int = 7) -> None:
-    """200 steps of the plain loop, of ours, of ``heads`` of ours at once, and by autograd, in turns: medians a step."""
-    X, y = X[:PIECE], y[:PIECE]
+def pieces(X: np.ndarray, y: np.ndarray, device: str, rows: int, heads: int = 8, times: int = 7) -> None:
+    """One epoch of the plain loop, of ours, of ``heads`` of ours at once, and by autograd, in turns: medians a step."""
+    X, y, steps = X[:rows], y[:rows], -(-rows // 16)
     many = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
     work = {
         "plain": lambda: plain_fit(X, y, 1, 0, device),
@@ -127,14 +127,14 @@ def pieces(X: np.ndarray, y: np.ndarray, device: str, heads: int = 8, times: int
         one()
     rounds = np.array([[timed(one)[1] for one in work.values()] for _ in range(times)])
     rounds[:, 2] /= heads
-    print(f"\n200 steps in turns, {times} times; ratio: the median of the turns' own\n")
+    print(f"\n{steps} steps in turns, {times} times; ratio: the median of the turns' own\n")
     print(f"{'':32} {'ms a step':>10} {'least':>8} {'ratio':>8}")
     for i, name in enumerate(work):
-        ms = 1e3 * rounds[:, i] / 200
+        ms = 1e3 * rounds[:, i] / steps
         print(f"{name:32} {np.median(ms):10.2f} {ms.min():8.2f} {np.median(rounds[:, i] / rounds[:, 0]):8.3f}")
     products, memory = floor(device)
     print(f"\nfloor of a step here, hot: its matrix products {products:.2f} ms; its parameter traffic {memory:.2f} ms")
-    print(f"ours is {np.median(1e3 * rounds[:, 1] / 200) / (products + memory):.2f} times their sum")
+    print(f"ours is {np.median(1e3 * rounds[:, 1] / steps) / (products + memory):.2f} times their sum")
 
 
 def floor(device: str) -> tuple[float, float]:
@@ -192,6 +192,7 @@ def main() -> None:
     """Time the plain loop and ours and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rows", type=int, default=PIECE, help="of a short piece [default: 3200, 200 steps]")
     parser.add_argument("--together", type=int, default=0, metavar="K", help="[default: 100 on a GPU]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -200,7 +201,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     print(f"{describe()}\non {where}, load {os.getloadavg()[0]:.1f}; {TRAIN} x 4224")
     X, y = made_up(np.random.default_rng(0))
-    pieces(X, y, args.device)
+    pieces(X, y, args.device, args.rows)
     if not args.quick:
         compare(X, y, [42, 43, 44, 45, 46], args.device)
     count = args.together or (100 if args.device == "cuda" and not args.quick else 0)
