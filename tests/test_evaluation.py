@@ -190,9 +190,16 @@ def test_images_on_both_sides_are_left_out_of_the_training() -> None:
     run = predictions.runs[0]
     assert not np.isin(run.predicted[:12], shared.y[:12]).any()
     assert table.notes == ["maps → art: 12 images are in both and WERE LEFT OUT OF THE TRAINING"]
-    with pytest.raises(DrexcacheError, match="maps: only 5 images are left to train on"):
+    with pytest.raises(DrexcacheError, match="maps → art: not scored, only 5 images are left"):
         few = replace(shared, hashes=[*ART.hashes[:40], *MAPS.hashes[40:]])
         evaluate([ART, few], ["nearest"], make=make, train=["maps"], test=["art"])
+
+
+def test_datasets_of_the_same_images_are_scored_inside_each() -> None:
+    table, predictions = evaluate([ART, replace(ART, dataset="again", y=1 - ART.y)], ["line"], make=make)
+    assert [run.cell for run in predictions.runs] == [("in-domain", "art", "art"), ("in-domain", "again", "again")]
+    why = "not scored, only 0 images are left to train on, the others are in the test set too"
+    assert [note for note in table.notes if "→" in note] == [f"art → again: {why}", f"again → art: {why}"]
 
 
 def test_copies_of_an_image_never_stand_on_both_sides_of_a_fold() -> None:

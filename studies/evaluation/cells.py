@@ -90,6 +90,15 @@ class Cell:
             ]
             yield Part(_joined(parts, self.train), self.test, key=(self.train, shared))
 
+    @property
+    def too_few(self) -> str:
+        """Why nothing can be trained, "" where it can: too many images of the train sets are in the test set, too."""
+        shared = _shared(self.sources, self.test)
+        left = sum(image not in shared for source in self.sources for image in source.hashes or source.ids)
+        where = f"{self.train} → {self.test.dataset}"
+        why = f"only {left} images are left to train on, the others are in the test set too"
+        return f"{where}: not scored, {why}" if self.sources and left < MIN_IMAGES else ""
+
     def check(self, groups: str | None) -> None:
         """Say before the first training what could not be done: too many folds, no such split or group."""
         if self.kind == "in-domain":
@@ -287,9 +296,6 @@ def _shared(sources: Sequence[FeatureMatrix], test: FeatureMatrix) -> frozenset[
 
 def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
     """The rows of all parts as one matrix to train on."""
-    n = sum(len(part) for part in parts)
-    if n < MIN_IMAGES:
-        raise DrexcacheError(f"{name}: only {n} images are left to train on, the others are in the test set too")
     if len(parts) == 1:
         return parts[0]
     return replace(

@@ -43,8 +43,8 @@ def evaluate(
 
     In-domain scores are of out-of-fold predictions, pooled over the folds. Folds follow a hash of the image's
     id and are the same for all regressors. Copies and near-copies of an image stay in one fold; an image whose
-    file is in the test set too is left out of a cross-dataset training; notes say so, and where near-copies
-    stand on both sides. Images without a rating are not used.
+    file is in the test set too is left out of a cross-dataset training, and the cell is left out where too few others
+    remain; notes say so, and where near-copies stand on both sides. Images without a rating are not used.
 
     Parameters
     ----------
@@ -85,6 +85,10 @@ def evaluate(
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
     cells = cells_of(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
+    left_out = [reason for cell in cells if (reason := cell.too_few)]
+    cells = [cell for cell in cells if not cell.too_few]
+    if not cells:
+        raise DrexcacheError(f"nothing to evaluate: {'; '.join(left_out)}")
     looks = Looks.of([cell.test for cell in cells] + [one for cell in cells for one in cell.sources], pictures)
     cells = [cell.looked_through(looks) for cell in cells] if near_copies else cells
     cells = [cell.grouped(group_folds) for cell in cells] if group_folds else cells
@@ -95,7 +99,7 @@ def evaluate(
     predictions = Predictions()
     for cell in cells:
         predictions.runs += trainer.runs(cell, _repeats(cell, repeats), groups)
-    notes: dict[tuple, list[str]] = {cell.name: cell.notes() for cell in cells}
+    notes: dict[tuple, list[str]] = {cell.name: [*cell.notes(), *left_out] for cell in cells}
     for cell in cells:
         for name in regressors:
             own = predictions.of(cell.name, name)
