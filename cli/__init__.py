@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -139,14 +140,33 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def make_room_for(out: str) -> None:
-    """Make the output's folder before the work, so that a mistake in its name costs none."""
-    from pathlib import Path
+def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kind: str = "") -> None:
+    """Make the output's folder, and refuse to write over what the command reads or what is no earlier output of it.
 
-    folder = Path(out).parent
+    Before the work, so that a mistake in a name costs none. kind : "model" where the command writes one.
+    """
+    out = Path(out)
+    for path in inputs:
+        if path and out.exists() and Path(path).exists() and out.samefile(path):
+            raise DrexcacheError(f"{out}: this command reads it, and would write over it; choose another name")
+    found = _kind(out)
+    if found and found != kind and (kind or found != "file"):
+        what = {"file": "is no model", "model": "is a model", "cache": "is a cache or another HDF5 file"}[found]
+        raise DrexcacheError(f"{out}: exists and {what}, which would be lost; choose another name, or delete it first")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DrexcacheError(f"{out}: its folder cannot be made ({error.strerror or error})") from error
-    if not os.access(folder, os.W_OK):
+    if not os.access(out.parent, os.W_OK):
         raise DrexcacheError(f"{out}: its folder cannot be written to; choose another")
+
+
+def _kind(path: Path) -> str:
+    """What its first bytes tell a file to be: "cache", "model" or "file"; "" where there is none, or an empty one."""
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "cache"
+    return "model" if head[8:].startswith(b'{"__metadata__":{"drexcache":') else "file"

@@ -49,7 +49,8 @@ def command(
     from drexcache.studies.comparison import ablate
     from drexcache.studies.evaluation import predictions_beside
 
-    make_room_for(out)
+    for written in (out, predictions_beside(out)):
+        make_room_for(written, [cache])
     matrix = open_cache(cache).matrix(blocks or None, target)
     with step_bar("ablate", "training") as progress:
         found = ablate(

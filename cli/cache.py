@@ -6,7 +6,7 @@ import json
 
 import click
 
-from drexcache.cli import OneSentence, say
+from drexcache.cli import OneSentence, make_room_for, say
 from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, rater_options
 
 
@@ -160,4 +160,5 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
     from drexcache.cache import export as write
     from drexcache.cache import open_cache
 
+    make_room_for(out, [cache])
     say(f"{out}: {write(open_cache(cache), out, blocks or None)} rows")

@@ -36,7 +36,7 @@ def command(
     from drexcache.studies.evaluation import Predictions, predictions_beside
 
     if out:
-        make_room_for(out)
+        make_room_for(out, [*scores, *map(predictions_beside, scores)])
     for path in scores:
         if not Path(path).exists():
             raise DrexcacheError(f"{path}: no such file")

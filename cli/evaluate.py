@@ -70,9 +70,10 @@ def command(
     from drexcache.studies import evaluate, ledger
     from drexcache.studies.evaluation import attention_table, predictions_beside
 
-    make_room_for(out)
-    chosen = {f"{(one := read_settings(path, trust=trust)).regressor} ({path})": one for path in settings}
     paths = list(dict.fromkeys((*caches, *train, *test)))
+    for written in (out, predictions_beside(out)):
+        make_room_for(written, [*(_file_and_target(path)[0] for path in paths), *settings])
+    chosen = {f"{(one := read_settings(path, trust=trust)).regressor} ({path})": one for path in settings}
     if not paths:
         raise DrexcacheError("no cache given; name one or more .h5 files")
     if not (regressors or chosen):

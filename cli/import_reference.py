@@ -21,7 +21,7 @@ def command(checkpoint: str, out: str) -> None:
     """
     from drexcache.features import import_reference
 
-    make_room_for(out)
+    make_room_for(out, [checkpoint], "model")
     model = import_reference(checkpoint)
     model.save(out)
     size = sum(values.size for values in model.estimator.parameters_.values())

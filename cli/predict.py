@@ -34,7 +34,7 @@ def command(
     from drexcache.features import predict
     from drexcache.regressors import load_model
 
-    make_room_for(out)
+    make_room_for(out, [model, images])
     loaded = load_model(model)
     prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
     prediction.to_csv(out)

@@ -38,9 +38,10 @@ def command(
     drexcache report scores.csv -o report.html
     drexcache report scores.csv --images photos/ --images art=paintings.zip --export paper/ -o report.html
     """
+    from drexcache.studies.evaluation import predictions_beside
     from drexcache.studies.reporting import report
 
-    make_room_for(out)
+    make_room_for(out, [*scores, *map(predictions_beside, scores), *caches])
     with step_bar("report", "figure") as progress:
         notes = report(
             scores, out, metric=metric, match=match, images=images, caches=caches, studies=studies,

@@ -45,9 +45,9 @@ def command(
     if (regressor is None) == (chosen is None):
         raise click.UsageError("give either --regressor NAME or --from FILE")
     start = ChosenSettings(regressor) if regressor else read_settings(chosen or "", trust=trust)
-    make_room_for(out)
+    make_room_for(out, [cache, chosen], "model")
     if log:
-        make_room_for(log)
+        make_room_for(log, [cache, chosen])
     opened = open_cache(cache)
     columns = blocks or start.blocks or tuple(opened.blocks)
     ratings = target or start.target

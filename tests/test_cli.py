@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import draw
+from small_scores import names, run_of, save_scores
 
 from drexcache import load_model, open_cache
 from drexcache.cli import main
@@ -113,6 +114,37 @@ def test_failures_end_with_status_one_unless_allowed(tmp_path: Path) -> None:
     arguments = ("extract", images, "--recipe", "classic", "--range", 0, 100, "-o", tmp_path / "c.h5")
     assert "002.png" in run(*arguments, code=1).stderr
     run(*arguments, "--allow-failures")
+
+
+def test_no_output_is_written_over_an_input_or_a_file_of_another_kind(cache: Path, tmp_path: Path) -> None:
+    c, other, model = (tmp_path / name for name in ("c.h5", "other.h5", "m.drex"))
+    for copy in (c, other):
+        copy.write_bytes(cache.read_bytes())
+    ratings = tmp_path / "photos.csv"
+    ratings.write_text("file,rating\n")
+    scores = save_scores(tmp_path / "s.csv", [run_of(name, "art", "art", names(20)) for name in ("one", "two")])
+    beside = tmp_path / "s-predictions.csv"
+    run("train", c, "-r", "ridge", "-o", model)
+    (tmp_path / "link.csv").symlink_to(scores)
+    before = {path: path.read_bytes() for path in (c, other, model, ratings, scores, beside)}
+    for command, lost, reason in (
+        (("evaluate", c, "-r", "ridge", "-o", c), c, "this command reads it"),
+        (("evaluate", c, "-r", "ridge", "-o", model), model, "is a model"),
+        (("train", c, "-r", "ridge", "-o", c), c, "this command reads it"),
+        (("train", c, "-r", "ridge", "-o", ratings), ratings, "is no model"),
+        (("train", c, "-r", "ridge", "-o", other), other, "is a cache"),
+        (("train", c, "-r", "fusion", "-o", model, "--log", other), other, "is a cache"),
+        (("predict", model, cache, "-o", model), model, "this command reads it"),
+        (("report", scores, "-o", tmp_path / "link.csv"), tmp_path / "link.csv", "this command reads it"),
+        (("compare", scores, "-o", beside), beside, "this command reads it"),
+        (("ablate", c, "-r", "ridge", "-o", other), other, "is a cache"),
+        (("cache", "export", c, "-o", scores.parent / "c.h5"), c, "this command reads it"),
+    ):
+        assert error(*command).startswith(f"Error: {lost}: ") and reason in error(*command)
+    assert {path: path.read_bytes() for path in before} == before
+    run("train", c, "-r", "ridge", "-o", model)  # its own earlier output may be replaced
+    run("compare", scores, "-o", tmp_path / "pairs.csv")
+    run("compare", scores, "-o", tmp_path / "pairs.csv")
 
 
 def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
