@@ -41,7 +41,7 @@ def test_shards_that_do_not_fit_are_refused(pictures: Path, tmp_path: Path) -> N
     out = tmp_path / "out.h5"
     with pytest.raises(DrexcacheError, match="the 10 images of these shards are not the whole table; given: 1/2"):
         merge([one], out)
-    with pytest.raises(DrexcacheError, match="10 images stand in two of the shards"):
+    with pytest.raises(DrexcacheError, match="10 images are in two of the shards"):
         merge([one, two, one], out)
     other = draw(tmp_path / "other", 6)
     with pytest.raises(DrexcacheError, match="shards of different image tables"):
