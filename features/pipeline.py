@@ -55,7 +55,7 @@ class Extractor(Protocol):
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
         """One image's input; called in a decoding thread."""
 
-    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Features float32 (B, d) of what `prepare` gave for each of B images; may be on a device that still works."""
 
 

@@ -68,7 +68,7 @@ class Ablation:
     def _table(self, name: str, comparison: Comparison, metric: str) -> Table:
         body: list[list[Entry | str]] = [["everything", str(self.columns[name]), self._score(name, metric), "", "", ""]]
         for pair in comparison.pairs:
-            line = [
+            line: list[Entry | str] = [
                 pair.first.removeprefix(f"{name}, "),
                 str(self.columns[pair.first]),
                 self._score(pair.first, metric),
