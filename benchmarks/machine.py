@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -16,11 +16,18 @@ def describe() -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    packages = ("drexcache", "torch", "timm", "numpy", "h5py", "scikit-learn", "pillow")
+    packages = ("drexcache", "torch", "openvino", "timm", "numpy", "h5py", "scikit-learn", "pillow")
     return "\n".join(
         (
             f"date: {datetime.date.today()}",
             f"machine: {processor}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
-            f"versions: python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
+            f"versions: python {platform.python_version()}, " + ", ".join(map(_installed, packages)),
         )
     )
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
