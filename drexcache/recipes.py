@@ -32,7 +32,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resize": get_args(Resize), "pool": get_args(Pool), "precision": get_args(Precision), "alpha": get_args(Alpha),
     "exif": get_args(Exif),
 }  # fmt: skip
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,9 @@ Taps = Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
 class Block:
     """One backbone at one input size, with its taps; a block of the cache.
 
-    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1]. The backbone
-    ``classic`` stands for the hand-made cues: its taps name the cues, and it has no weights and no size.
+    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1], and the model's own (as
+    timm states them) where they are None: extraction fills them in. The backbone ``classic`` stands for the hand-made
+    cues: its taps name the cues, and it has no weights and no size.
     """
 
     name: Text
@@ -66,8 +66,8 @@ class Block:
     licence: str = ""
     size: tuple[Side, Side] = (224, 224)
     resize: Resize = "pil-bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Spread, Spread, Spread] | None = None
     precision: Precision = "fp32"
     flip: bool = False
     alpha: Alpha = "drop"

@@ -68,6 +68,8 @@ class Backbone:
         self.run: Callable[[torch.Tensor], torch.Tensor] = self.tapped
         self.mode, self.whole_batches = "eager", False
         self._choose_engine = choose_engine
+        if block.mean is None or block.std is None:
+            raise ValueError(f"block {block.name} needs a mean and a std")
         self._mean, self._std = (torch.tensor(values, device=device) for values in (block.mean, block.std))
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 

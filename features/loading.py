@@ -18,7 +18,14 @@ from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache
 from drexcache.features.openvino import OpenVinoBackbone
 from drexcache.features.pipeline import Extractor
-from drexcache.features.weights import build_model, check_weights, hash_of_file, licence_notice, load_weights
+from drexcache.features.weights import (
+    build_model,
+    check_weights,
+    hash_of_file,
+    licence_notice,
+    load_weights,
+    with_own_normalisation,
+)
 from drexcache.recipes import Block, Recipe
 
 CPU_ENGINES = ("auto", "torch", "openvino")
@@ -120,12 +127,15 @@ def load_extractors(
     if device.type == "cpu":
         keep_freed_memory()
     found: dict[str, Extractor] = {}
-    for block in blocks:
-        if block.is_classic:
+    for given in blocks:
+        if given.is_classic:
             from drexcache.features.cues import Cues  # and with it SciPy, which a backbone does not need
 
-            found[block.name] = Cues(block)
+            found[given.name] = Cues(given)
             continue
+        block = with_own_normalisation(given)
+        if block != given:
+            say(f"block {block.name}: mean {block.mean}, std {block.std}, as timm configures {block.backbone}")
         notice = licence_notice(block.backbone, block.tag)
         if notice and source != "random" and block.name not in known:
             say(notice)
@@ -147,6 +157,7 @@ def load_backbone(
     say: Callable[[str], None] = _stderr,
 ) -> Backbone:  # fmt: skip
     """One block's backbone with its weights, on the device; errors as in `load_weights` and `Backbone`."""
+    block = with_own_normalisation(block)
     model = build_model(block)
     weights = load_weights(model, block.backbone, block.tag, source)
     return Backbone(block, model, weights, device, batch=batch, choose_engine=Engines(compile), say=say)

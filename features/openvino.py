@@ -40,6 +40,8 @@ class OpenVinoBackbone:
         say: Callable[[str], None], forced: bool = False, keep: bool = True,
     ) -> None:  # fmt: skip
         self.block, self.batch, self.say = block, batch, say
+        assert block.mean is not None and block.std is not None
+        self._normalisation = block.mean, block.std
         self._load, self._forced, self._keep = load, forced, keep
         self._path = kept_path(block, weights_file)
         self._kept = read_kept(self._path)
@@ -81,7 +83,7 @@ class OpenVinoBackbone:
         if self._tuner is None:
             assert self._torch is not None
             return self._torch(images)
-        pixels = normalise(torch.stack(list(images)), self.block.mean, self.block.std).numpy()  # (B, 3, H, W)
+        pixels = normalise(torch.stack(list(images)), *self._normalisation).numpy()  # (B, 3, H, W)
         way = self._tuner.next_way()
         if way not in self._runners:
             self._runners[way] = Runner(self._model, way, self.block.precision)

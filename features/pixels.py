@@ -31,6 +31,7 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
 )
 # The modes that Pillow's own convert turns into RGB
 _TO_RGB = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 _pillow_limit = threading.Lock()
 
 
@@ -60,7 +61,7 @@ class UnreadableImage(Exception):  # noqa: N818
 def decode_rgb(data: bytes, decode: Decode = Decode(), max_pixels: int = 500_000_000) -> Image.Image:
     """The image in a JPEG, PNG, GIF (first frame), WebP, BMP or TIFF file as 8-bit RGB.
 
-    16-bit grey is divided by 257 (65535 -> 255) and rounded. Colour profiles are not applied. The size is
+    12-bit and 16-bit grey is scaled to 0..255 and rounded. Colour profiles are not applied. The size is
     read from the header and checked before memory for pixels is taken. Safe to call from several threads.
 
     Raises
@@ -172,7 +173,7 @@ def _room_for(pixels: int, max_pixels: int) -> Iterator[None]:
 def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
     """A loaded image of any mode as RGB, its transparency dropped or laid over white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):  # Pillow < 11 opens 16-bit PNG as I
-        return _grey16_to_rgb(image, decode)
+        return _deep_grey_to_rgb(image, decode)
     if image.mode not in _TO_RGB:
         names = {"I": "32-bit integer", "F": "float"}
         raise UnreadableImage(f"{names.get(image.mode, image.mode)} pixels, whose range is not known")
@@ -186,14 +187,18 @@ def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
     return _over_white(rgb, alpha)
 
 
-def _grey16_to_rgb(image: Image.Image, decode: Decode) -> Image.Image:
-    """16-bit grey to RGB; Pillow's own convert clips it at 255."""
+def _deep_grey_to_rgb(image: Image.Image, decode: Decode) -> Image.Image:
+    """12-bit and 16-bit grey to RGB; Pillow's own convert clips it at 255, and takes no note of white as zero."""
     values = np.asarray(image).astype(np.uint32)  # (H, W)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    top = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = top - values
     alpha = None
     transparent = image.info.get("transparency")
     if decode.alpha == "white" and isinstance(transparent, int):
         alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    return _over_white(Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB"), alpha)
+    return _over_white(Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8)).convert("RGB"), alpha)
 
 
 def _over_white(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -61,6 +62,27 @@ def build_model(block: Block) -> torch.nn.Module:
         return timm.create_model(block.backbone, pretrained=False, num_classes=0)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
+
+
+def with_own_normalisation(block: Block) -> Block:
+    """The block with mean and std filled in, where it states none, as timm's configuration of its weights has them.
+
+    >>> from drexcache.recipes import Tap
+    >>> with_own_normalisation(Block("b", "resnet50", (Tap("layer1", "mean", "t"),), tag="clip_openai")).std
+    (0.26862954, 0.26130258, 0.27577711)
+    """
+    if block.mean is not None and block.std is not None:
+        return block
+    from timm.models import get_pretrained_cfg
+
+    known_backbone(block.backbone)
+    try:
+        own = get_pretrained_cfg(f"{block.backbone}.{block.tag}" if block.tag else block.backbone)
+    except RuntimeError:  # a tag of the user's own
+        own = get_pretrained_cfg(block.backbone)
+    if own is None:
+        raise DrexcacheError(f"block {block.name}: timm states no mean and std for {block.backbone}; give them")
+    return replace(block, mean=block.mean or tuple(own.mean), std=block.std or tuple(own.std))
 
 
 def load_weights(model: torch.nn.Module, backbone: str, tag: str, source: str) -> Weights:

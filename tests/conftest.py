@@ -50,16 +50,20 @@ def pictures(tmp_path: Path) -> Path:
     return draw(tmp_path / "pictures", 20)
 
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
 def tiny_recipe(size: int = 32) -> Recipe:
     """Two real but tiny timm backbones: a convolutional network and a transformer."""
     vit = {
         "name": "vit",
         "backbone": "test_vit",
         "size": 160,
+        **IMAGENET,
         "taps": [{"name": "cls", "layer": "norm", "pool": "cls"}],
     }
     stages = [{"name": f"layer{i}", "layer": f"layer{i}", "pool": "mean"} for i in (1, 4)]
-    resnet = {"name": "resnet", "backbone": "test_resnet", "size": size, "taps": stages}
+    resnet = {"name": "resnet", "backbone": "test_resnet", "size": size, "taps": stages, **IMAGENET}
     return recipe_from_dict({"name": "tiny", "weights": "random", "blocks": [vit, resnet]}, "tests")
 
 

@@ -303,3 +303,36 @@ def test_normalise_leaves_its_input_alone() -> None:
     expected = (given.numpy() - np.array(MEAN, "f4")[:, None, None]) / np.array(STD, "f4")[:, None, None]
     np.testing.assert_array_equal(normalise(given, MEAN, STD).numpy(), expected)
     assert torch.equal(given, before)
+
+
+def grey_tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
+    """One row of grey values as an uncompressed TIFF, packed here bit by bit (TIFF 6.0, sections 2 to 4)."""
+    order = "<u2" if bits == 16 else ">u2"  # within a 16-bit value the file's order counts, smaller ones are packed
+    if bits == 16:
+        data = values.astype(order).tobytes()
+    else:
+        whole = np.unpackbits(values.astype(order).view("u1").reshape(-1, 2), axis=1)[:, 16 - bits :]
+        data = np.packbits(whole).tobytes()
+    tags = [
+        (256, 4, len(values)), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
+        (277, 3, 1), (278, 4, 1), (279, 4, len(data)),
+    ]  # fmt: skip
+    listed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", 9) + listed + bytes(4)
+
+
+@pytest.mark.parametrize("photometric", [0, 1], ids=["white is zero", "black is zero"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+def test_grey_of_every_depth_keeps_its_range(bits: int, photometric: int) -> None:
+    top = (1 << bits) - 1
+    values = np.arange(0, top + 1, max(1, top // 255))[:256]
+    values = np.append(values, top) if len(values) % 2 else np.append(values, [top, 0])  # an even number fills bytes
+    values = values[: len(values) // 8 * 8] if bits == 1 and len(values) >= 8 else values
+    if (bits, photometric) == (12, 0):
+        with pytest.raises(UnreadableImage, match="unknown pixel mode"):  # Pillow reads no such file
+            decode_rgb(grey_tiff(values, bits, photometric))
+        return
+    found = np.asarray(decode_rgb(grey_tiff(values, bits, photometric)))[0]
+    shown = top - values if photometric == 0 else values
+    expected = np.floor(shown * 255 / top + 0.5).astype("u1")
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drexcache import DrexcacheError, recipe
-from drexcache.recipes import IMAGENET_MEAN, Tap, recipe_from_dict
+from drexcache.recipes import Tap, recipe_from_dict
 
 TAP = {"layer": "layer1", "pool": "mean"}
 BLOCK = {"name": "b", "backbone": "resnet50", "taps": [TAP]}
@@ -20,7 +20,7 @@ def with_block(**fields: object) -> dict[str, object]:
 def test_what_a_file_leaves_out_has_its_default() -> None:
     block = recipe_from_dict(with_block(size=96, std=[1, 1, 0.5]), "r.toml").blocks[0]
     assert block.taps == (Tap(layer="layer1", pool="mean", name="layer1.mean"),)
-    assert (block.size, block.mean, block.std) == ((96, 96), IMAGENET_MEAN, (1.0, 1.0, 0.5))
+    assert (block.size, block.mean, block.std) == ((96, 96), None, (1.0, 1.0, 0.5))
     assert (block.resize, block.precision, block.flip, block.alpha, block.exif) == (
         "pil-bilinear", "fp32", False, "drop", "ignore",
     )  # fmt: skip

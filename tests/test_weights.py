@@ -9,9 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_backbones import DINOV3, RESNET, bare, same
+from timm.models import get_pretrained_cfg
 
+from drexcache import open_cache, read_images
 from drexcache.errors import DrexcacheError
-from drexcache.features.weights import check_weights, digest, licence_notice, load_weights
+from drexcache.features import extract
+from drexcache.features.weights import (
+    check_weights,
+    digest,
+    licence_notice,
+    load_weights,
+    with_own_normalisation,
+)  # fmt: skip
+from drexcache.recipes import Block, Recipe, Tap
 
 
 def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> None:
@@ -87,3 +97,29 @@ def test_unknown_sources_and_backbones_are_told_before_anything_is_read(tmp_path
         check_weights("resnet50", "v2", "hub")
     with pytest.raises(DrexcacheError, match="timm has no weights '' for test_resnet; its tags: r160_in1k"):
         load_weights(bare(RESNET), RESNET, "", "hub")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tag", "mean"),
+    [
+        ("vit_base_patch16_clip_224", "openai", (0.48145466, 0.4578275, 0.40821073)),
+        ("tf_efficientnet_lite0", "in1k", (0.5, 0.5, 0.5)),
+        ("resnet50", "", (0.485, 0.456, 0.406)),
+        ("resnet50", "of_my_own", (0.485, 0.456, 0.406)),
+    ],
+)
+def test_a_recipe_that_states_no_mean_takes_the_models_own(backbone: str, tag: str, mean: tuple[float, ...]) -> None:
+    block = Block("b", backbone, (Tap("norm", "mean", "t"),), tag=tag, std=(1.0, 0.5, 0.25))
+    found = with_own_normalisation(block)
+    assert (found.mean, found.std) == (mean, (1.0, 0.5, 0.25))
+    assert with_own_normalisation(found) is found
+
+
+def test_the_means_taken_are_said_and_kept(pictures: Path, tmp_path: Path) -> None:
+    block = Block("b", "test_convnext", (Tap("stages.0", "mean", "t"),), size=(64, 64))
+    said: list[str] = []
+    extract(read_images(pictures), Recipe("own", (block,), weights="random"), tmp_path / "c.h5", say=said.append)
+    stored = open_cache(tmp_path / "c.h5").blocks["b"].definition
+    own = get_pretrained_cfg("test_convnext")
+    assert (stored.mean, stored.std) == (own.mean, own.std)
+    assert f"block b: mean {own.mean}, std {own.std}, as timm configures test_convnext" in said
