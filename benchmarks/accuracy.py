@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,26 @@ from tabulate import tabulate
 from drexcache import open_cache
 from drexcache.metrics import pearson
 from drexcache.studies import evaluate
+from drexcache.studies.evaluation.predictions import Run
 
 REGRESSORS = ("ridge", "pls", "svr", "gaussian-process", "fusion-paper", "fusion")
 RESAMPLES = 2000
 
 
-def interval_of_mean(pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Mean r of several cells and its 95% bootstrap interval over images, resampled within each cell."""
+def interval_of_mean(runs: list[Run]) -> str:
+    """Mean r of the runs and its 95% bootstrap interval over images: runs on one test set share the images drawn."""
     rng = np.random.default_rng(0)
-    draws = np.empty((RESAMPLES, len(pairs)))
-    for j, (rated, predicted) in enumerate(pairs):
-        for i in range(RESAMPLES):
-            pick = rng.integers(0, len(rated), len(rated))
-            draws[i, j] = np.corrcoef(rated[pick], predicted[pick])[0, 1]
-    low, high = np.quantile(draws.mean(1), (0.025, 0.975))
-    return f"{np.mean([pearson(a, b) for a, b in pairs]):.3f} [{low:.3f}, {high:.3f}]"
+    by_set: dict[str, list[Run]] = {}
+    for run in runs:
+        order = np.argsort(run.ids)  # folds of another training come in another order
+        by_set.setdefault(run.test, []).append(replace(run, rated=run.rated[order], predicted=run.predicted[order]))
+    draws = np.zeros(RESAMPLES)
+    for i in range(RESAMPLES):
+        for own in by_set.values():
+            pick = rng.integers(0, len(own[0].rated), len(own[0].rated))
+            draws[i] += sum(np.corrcoef(run.rated[pick], run.predicted[pick])[0, 1] for run in own) / len(runs)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{np.mean([pearson(run.rated, run.predicted) for run in runs]):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
@@ -52,9 +58,9 @@ def main() -> None:
         across = [run for run in runs if run.kind != "in-domain"]
         by_set = [[pearson(run.rated, run.predicted) for run in inside if run.test == name] for name in names]
         lines.append(
-            [regressor, interval_of_mean([(run.rated, run.predicted) for run in inside])]
+            [regressor, interval_of_mean(inside)]
             + [" ".join(f"{r:.3f}" for r in own) for own in by_set]
-            + [interval_of_mean([(run.rated, run.predicted) for run in across]), f"{sum(r.seconds for r in runs):.0f}"]
+            + [interval_of_mean(across), f"{sum(r.seconds for r in runs):.0f}"]
         )
         for name in names:
             weights = [next(iter(run.attention.values())) for run in inside if run.test == name and run.attention]
