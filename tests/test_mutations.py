@@ -168,3 +168,18 @@ def test_flips_without_repair_are_never_accepted(name: str, monkeypatch: pytest.
             continue
         assert found in (None, source.held)
     os.close(file)
+
+
+def test_a_root_that_is_a_dataset_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = original("cache-v2.h5", monkeypatch)
+    refused = set()
+    for start, _, _ in source.structures:
+        data = bytearray(source.data)
+        data[36:44] = struct.pack("<Q", start)  # the superblock's address of the root
+        repair(data, source.structures[0])
+        (tmp_path / "root.h5").write_bytes(data)
+        try:
+            assert held(tmp_path / "root.h5") == source.held
+        except DrexcacheError as error:
+            refused.add(str(error).partition(": ")[2])
+    assert "not a drexcache cache, or a damaged one (its root is a dataset)" in refused

@@ -78,6 +78,8 @@ def read_outline(descriptor: int, path: Path) -> Outline:
     try:
         walk = _Walk(FileBytes(descriptor))
         walk.node(walk.root(), "/")
+        if "/" not in walk.attributes:
+            raise ValueError("its root is a dataset")
         walk.file.check_overlaps()
     except ForbiddenError as error:
         raise DrexcacheError(f"{path}: {error}, which a drexcache file never holds; refused") from error
