@@ -20,9 +20,17 @@ from drexcache.cli import make_room_for, say
     show_default=True,
     help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
 )
+@click.option("--clip", is_flag=True, help="Bring predictions outside of the ratings' range to its nearer end")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
 def command(
-    model: str, images: str, out: str, weights: str | None, device: str, engine_cpu: str, allow_failures: bool
+    model: str,
+    images: str,
+    out: str,
+    weights: str | None,
+    device: str,
+    engine_cpu: str,
+    clip: bool,
+    allow_failures: bool,
 ) -> None:
     """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) in the training ratings' own range.
 
@@ -37,8 +45,12 @@ def command(
     make_room_for(out, [model, images])
     loaded = load_model(model)
     prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
+    outside = prediction.outside(loaded.low, loaded.high)
+    prediction = prediction.clipped(loaded.low, loaded.high) if clip else prediction
     prediction.to_csv(out)
     say(f"{out}: {len(prediction.ids)} predictions of {loaded.target} on {loaded.low:g} to {loaded.high:g}")
+    if outside:
+        say(f"{outside}; {'brought to its ends' if clip else '--clip brings them to its ends'}")
     for image, reason in failures.items():
         say(f"  {image}: no prediction, {reason}")
     if failures and not allow_failures:

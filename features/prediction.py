@@ -15,6 +15,8 @@ from drexcache.features.planning import stored_blocks
 from drexcache.recipes import Recipe
 from drexcache.regressors import Model, Prediction
 
+MANY = 200  # images, whose prediction somebody may want to stop and go on with
+
 
 def predict(
     model: Model,
@@ -64,6 +66,11 @@ def _extracted(
 ) -> FeatureCache:
     alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
     table = one_image(Path(images)) if alone else read_images(images, ratings=False)
+    if len(table) >= MANY:
+        say(
+            f"{len(table)} images: a stopped prediction starts from the beginning; to be able to go on, run "
+            f"drexcache extract {images} -o images.h5 with the model's recipe first, then predict images.h5"
+        )
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     source = weights or _as_in_training(model)
     check_reach(recipe.blocks, source)

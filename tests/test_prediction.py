@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import draw
 from safetensors.torch import save_file
 
 from drexcache import DrexcacheError, FeatureCache, open_cache, read_images, recipe
+from drexcache.cli import main
 from drexcache.datasets import ImageFile
 from drexcache.features import extract, predict
 from drexcache.features.backbone import Backbone
 from drexcache.features.weights import build_model
 from drexcache.recipes import Recipe
-from drexcache.regressors import train_model
+from drexcache.regressors import Prediction, load_model, train_model
 
 
 def weights_of(recipe: Recipe, folder: Path, seed: int) -> Path:
@@ -67,3 +69,23 @@ def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_allclose(pieces.spread, whole.spread, rtol=1e-9)
     for arm in model.estimator.arms_:
         np.testing.assert_allclose(pieces.attention[arm], whole.attention[arm], rtol=1e-12)
+
+
+def test_predictions_outside_of_the_range_are_said_and_clipped(tmp_path: Path) -> None:
+    extract(read_images(draw(tmp_path / "p", 20), value_range=(0, 100)), recipe("classic"), tmp_path / "c.h5")
+    cache = open_cache(tmp_path / "c.h5")
+    train_model("ridge", cache.matrix(), cache, tuple(cache.blocks), seed=0).save(tmp_path / "m.drex")
+    model = load_model(tmp_path / "m.drex")
+    model.estimator.coef_ *= 5
+    model.save(tmp_path / "steep.drex")
+    value = model.predict(cache).value
+    out = (value < 0) | (value > 100)
+    steep, table = str(tmp_path / "steep.drex"), str(tmp_path / "p.csv")
+    said = CliRunner().invoke(main, ["predict", steep, str(cache.path), "--clip", "-o", table])
+    assert said.exit_code == 0, said.output
+    written = np.loadtxt(tmp_path / "p.csv", delimiter=",", skiprows=1, usecols=1)
+    np.testing.assert_allclose(written, value.clip(0, 100), rtol=1e-5)
+    assert out.any() and f"{out.sum()} of 20 predictions lie outside of 0 to 100: " in said.output
+    prediction = Prediction(["a", "b", "c"], np.array([-2.0, 0.5, 7.0]))
+    assert prediction.outside(0, 1) == "2 of 3 predictions lie outside of 0 to 1: -2 (a) to 7 (c)"
+    assert prediction.outside(-2, 7) == ""

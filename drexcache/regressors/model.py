@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +46,21 @@ class Prediction:
     value: np.ndarray
     spread: np.ndarray | None = None
     attention: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def outside(self, low: float, high: float) -> str:
+        """How many values lie outside of a range, and the lowest and highest of them; "" where none does.
+
+        >>> Prediction(["a.png", "b.png"], np.array([3.0, 9.5])).outside(1, 7)
+        '1 of 2 predictions lie outside of 1 to 7: 9.5 (b.png)'
+        """
+        out = [row for row in np.argsort(self.value).tolist() if not low <= self.value[row] <= high]
+        named = [f"{self.value[row]:g} ({self.ids[row]})" for row in dict.fromkeys((out[0], out[-1]))] if out else []
+        counted = f"{len(out)} of {len(self.ids)} predictions lie outside of {low:g} to {high:g}"
+        return f"{counted}: {' to '.join(named)}" if out else ""
+
+    def clipped(self, low: float, high: float) -> Prediction:
+        """The same with each value outside of the range at its nearer end."""
+        return replace(self, value=self.value.clip(low, high))
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per image: id, prediction, spread where there is one, attention_ARM for each arm."""
