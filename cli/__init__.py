@@ -57,7 +57,7 @@ class OneSentence(click.Group):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with _sigterm_like_ctrl_c():
+            with _stopped_cleanly():
                 return super().invoke(ctx)
         except DrexcacheError as error:
             raise click.ClickException(str(error)) from error
@@ -72,20 +72,31 @@ class OneSentence(click.Group):
 
 
 @contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
+def _stopped_cleanly() -> Iterator[None]:
     """A context in which SIGTERM unwinds the work as Ctrl-C does, so that locks and temporary files are cleaned up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        if _torch_is_being_imported():  # its C++ parts end the process where an exception reaches them
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        else:
+            raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or somebody else's
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _torch_is_being_imported() -> bool:
+    return bool(getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False))
 
 
 class Lazy(OneSentence):
