@@ -101,7 +101,8 @@ def with_own_normalisation(block: Block) -> Block:
         own = get_pretrained_cfg(block.backbone)
     if own is None:
         raise DrexcacheError(f"block {block.name}: timm states no mean and std for {block.backbone}; give them")
-    return replace(block, mean=block.mean or tuple(own.mean), std=block.std or tuple(own.std))
+    mean, std = ((float(r), float(g), float(b)) for r, g, b in (own.mean, own.std))
+    return replace(block, mean=block.mean or mean, std=block.std or std)
 
 
 def load_weights(model: torch.nn.Module, backbone: str, tag: str, source: str) -> Weights:
