@@ -1,6 +1,6 @@
-"""The extraction engine: decoding threads, the extractors and a writing thread, none of which waits its turn.
+"""The extraction engine: decoding threads, the extractors and a writing thread, which all work at the same time.
 
-An extractor computes one block: `drexcache.features.backbone.Backbone`, or the hand-made cues. This file knows neither.
+An extractor computes one block: a `drexcache.features.backbone.Backbone`, or the hand-made cues.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Extractor(Protocol):
     mode: str
 
     def get_ready(self, images: int) -> None:
-        """Told how many images there are to compute; by the first number above 0 an engine is chosen."""
+        """Choose an engine for this many images; called again with each run's number, 0 included."""
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
         """One image's input; called in a decoding thread."""
 
     def __call__(self, inputs: Sequence[torch.Tensor], /) -> torch.Tensor:
-        """Features float32 (B, d) of what `prepare` gave for each of B images; may be on a device that still works."""
+        """Features float32 (B, d) of B prepared images, possibly on a device that is still computing them."""
 
 
 class Meter:

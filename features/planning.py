@@ -20,7 +20,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 def stored_blocks(extractors: Mapping[str, Extractor], store: str = "float32") -> dict[str, StoredBlock]:
-    """How the cache describes what these compute, whoever contributes rows."""
+    """How the cache describes the blocks that these extractors compute."""
     return {
         name: StoredBlock(one.block, one.weights_sha256, one.weights_source, dims=one.dims, dtype=store)
         for name, one in extractors.items()
@@ -106,7 +106,7 @@ def _carried(
 def refuse_conflicts(
     table: ImageTable, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, prune: bool
 ) -> None:
-    """Raise where a block was computed otherwise, or where rows would be dropped without ``prune``."""
+    """Refuse sources whose blocks were computed differently, and dropping rows without ``prune``."""
     for cache in sources:
         for name, block in wanted.items():
             old = cache.blocks.get(name)

@@ -24,8 +24,8 @@ from drexcache.errors import DrexcacheError
 from drexcache.files import reserve, sync, write_at
 
 ALIGNMENT = 4096
-FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # a larger file may be at most so many times as long as what is stored of it
-READ_BYTES = 4 << 20  # are read at once: what stays in the processor's cache
+FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # above this size, length / stored bytes may be at most this
+READ_BYTES = 4 << 20  # read at a time, so that they stay in the processor's cache
 
 
 class Storage:

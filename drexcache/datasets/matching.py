@@ -78,8 +78,8 @@ def match_ratings(
 ) -> Match:
     """Bring ratings into the order of n images.
 
-    A name that is no id may still fit exactly one, by the rules in docs/any-folder.md: in another case, with another
-    extension or none, without its folders, or below a folder that stands before every name. A note says how often.
+    A name that is not an id may still match exactly one, by the rules in docs/any-folder.md: ignoring case, the
+    extension, its folders, or a folder that all names share. A note counts such matches.
 
     Parameters
     ----------

@@ -146,6 +146,6 @@ def read_images(
             allow_unmatched=allow_unmatched, out_of_range=out_of_range,
         )  # fmt: skip
     except DrexcacheError as error:
-        told = found.layout in (layout, "folder")  # and so nothing that explains a mistake
-        raise DrexcacheError(with_guesses(error, found.guesses[1 if told else 0 :])) from error
+        obvious = found.layout in (layout, "folder")  # then the layout explains no mistake
+        raise DrexcacheError(with_guesses(error, found.guesses[1 if obvious else 0 :])) from error
     return replace(table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes)

@@ -36,9 +36,9 @@ def train_heads(
     verbose: bool = False,
     stack: int | None = None,
 ) -> list[list[TrainedHead]]:
-    """Train the heads of every group on X (n, d) and y (n,), ``stack`` of them at a time (None: what suits).
+    """Train the heads of every group on X (n, d) and y (n,), ``stack`` of them at a time (None: chosen here).
 
-    X : features, or rows that are read while they are trained on; these one head at a time, as each has its own
+    X : features, or rows streamed during training; heads on streamed rows train one at a time, each in its own
     order. datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
     floating-point tolerance.
     """
@@ -79,8 +79,8 @@ def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, datasets: np.ndarr
 @cache
 def _warn_of_slow_steps() -> None:
     warnings.warn(
-        "drexcache.fusion.kernel.fusion_cpu was not built, as where drexcache is installed no C compiler was found: "
-        "fusion heads train by torch's operations, which are slower; install it again where there is gcc or clang",
+        "drexcache.fusion.kernel.fusion_cpu is missing (no C compiler was found when drexcache was installed): fusion "
+        "heads train with torch's operations, which are slower; install gcc or clang, then drexcache again",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -88,9 +88,9 @@ def _warn_of_slow_steps() -> None:
 
 @contextmanager
 def _undivided_operations() -> Iterator[int]:
-    """Have torch make each operation with one thread; the number of threads to share out whole steps among.
+    """Run each torch operation on one thread, and yield the number of threads that whole steps may share.
 
-    The operations left to it take few microseconds, and to wake a second thread for one takes longer.
+    What is left to torch takes microseconds, less than waking a second thread.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

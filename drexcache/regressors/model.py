@@ -115,12 +115,12 @@ class Model:
                 )
 
     def predict(self, cache: FeatureCache) -> Prediction:
-        """Predictions for every image of a cache that has the model's features, which are read a piece at a time.
+        """Predictions for every image of a cache that has the model's features, read a piece at a time.
 
         Raises
         ------
-        DrexcacheError : as `check`; no image has the features, one of them is NaN or infinite (of which images), or
-            so is a prediction.
+        DrexcacheError : as `check`; no image has the features; a feature or a prediction is NaN or infinite (names
+            the images).
         """
         self.check(cache.blocks, str(cache.path))
         rows = featured_rows_of(cache, self.columns)

@@ -20,10 +20,10 @@ DATASET = "@dataset"  # the label that tells, in rows joined from several datase
 
 @dataclass(frozen=True)
 class Part:
-    """One training on those rows of the source, and those rows of the target to predict with it (None: all).
+    """One training: the source's rows to train on and the target's rows to predict (None: all).
 
-    Rows and not copies, so that all folds of all repeats fit into memory and can be trained together. Parts with
-    the same ``key`` train on the same images.
+    Row numbers instead of copies, so that all folds of all repeats fit into memory and can be trained together. Parts
+    with the same ``key`` train on the same images.
     """
 
     source: FeatureMatrix

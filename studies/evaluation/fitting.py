@@ -28,7 +28,7 @@ from drexcache.studies.evaluation.scoring import outside_the_range, score
 Progress = Callable[[int, int, str], None]
 Fitted = tuple[Any, float]  # an estimator and the seconds its training took
 TOGETHER = 32  # fusion heads at once on a GPU, where that takes little longer than one: a bound on memory
-SMALL = 20_000_000  # features; below, threads inside of a training cost more than they bring: folds run side by side
+SMALL = 20_000_000  # features; below this, one thread per training and several folds in parallel are faster
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Job:
-    """One training. ``key``: shared by trainings with the same result, () where there is no other."""
+    """One training. ``key``: equal for trainings with the same result, () where none is shared."""
 
     name: str
     seed: int

@@ -20,7 +20,7 @@ ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings we
 CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
 FEW_IMAGES = 10
 FEW_GROUPS = 10
-FAR = 0.1  # of the range: a prediction may leave it by so much without a word
+FAR = 0.1  # share of the range by which a prediction may leave it before a note says so
 
 
 def score(

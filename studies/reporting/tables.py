@@ -31,7 +31,7 @@ class SortableTable:
 
     @property
     def rows(self) -> list[list[Entry]]:
-        """The entries, a plain text as one that sorts by itself."""
+        """The entries; a plain text becomes one that sorts by its text."""
         return [
             [true_minus(one) if isinstance(one, Entry) else Entry(one, one) for one in line] for line in self.table.body
         ]
