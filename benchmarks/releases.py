@@ -114,6 +114,7 @@ def in_a_process(python: str, name: str, images: Path) -> float:
 def child(name: str, work: Path) -> None:
     """Do it once, small or whole, to have everything imported and warm; then time it."""
     import torch  # noqa: F401
+
     from drexcache import regressors
 
     warnings.simplefilter("ignore")

@@ -5,29 +5,33 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import command_line, format_option, metric_option, step_bar
+from drexcache.cli.options import (
+    block_option,
+    command_line,
+    folds_option,
+    format_option,
+    metric_option,
+    regressors_option,
+    repeats_option,
+    seeds_option,
+    step_bar,
+    target_option,
+)
 
 
 @click.command("ablate")
 @click.argument("cache", type=click.Path())
-@click.option(
-    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
-)
+@regressors_option
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
-@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@block_option
 @click.option(
     "--level", type=click.Choice(["tap", "block"]), default="tap", show_default=True,
     help="Leave out blocks and their taps, or whole blocks only",
 )  # fmt: skip
-@click.option("--target", help="Name of the ratings [default: the only ones]")
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
-@click.option(
-    "--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds"
-)
-@click.option(
-    "--seed", "seeds", multiple=True, type=int, default=(42,), show_default=True,
-    help="Seed of the regressors (can be repeated)",
-)  # fmt: skip
+@target_option
+@folds_option
+@repeats_option
+@seeds_option
 @click.option("--split", metavar="LABEL", help="Scores by this split's train and test instead of folds")
 @metric_option
 @format_option

@@ -7,7 +7,7 @@ import json
 import click
 
 from drexcache.cli import OneSentence, make_room_for, say
-from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, rater_options
+from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, block_option, rater_options
 
 
 @click.group("cache", cls=OneSentence)
@@ -150,7 +150,7 @@ def rate(
     type=click.Path(dir_okay=False),
     help="A file ending in .npz, .parquet or .csv",
 )
-@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@block_option
 def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
     """Write ids, ratings and features with named columns for R, MATLAB and pandas.
 

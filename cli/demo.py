@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import command_line, step_bar
+from drexcache.cli.options import command_line, device_option, step_bar
 
 IMAGES_PER_SET = 60
 SETS = ("shapes", "leaves", "pages")
@@ -23,7 +23,7 @@ SETS = ("shapes", "leaves", "pages")
     show_default=True,
     help="Folder to fill",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@device_option
 def command(out: str, device: str) -> None:
     """Draw images of known complexity, extract features, train, evaluate, predict: the whole path in a few minutes.
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import command_line, format_option, metric_option, step_bar
+from drexcache.cli.options import (
+    block_option,
+    command_line,
+    folds_option,
+    format_option,
+    metric_option,
+    repeats_option,
+    seeds_option,
+    step_bar,
+)
 
 if TYPE_CHECKING:
     from drexcache.cache import FeatureMatrix
@@ -30,16 +39,11 @@ if TYPE_CHECKING:
 )
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for files that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
-@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
+@block_option
 @click.option("--target", help="Name of the ratings; CACHE:NAME for one cache [default: the only ones]")
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
-@click.option(
-    "--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds"
-)
-@click.option(
-    "--seed", "seeds", multiple=True, type=int, default=(42,), show_default=True,
-    help="Seed of the regressors (can be repeated)",
-)  # fmt: skip
+@folds_option
+@repeats_option
+@seeds_option
 @click.option("--split", metavar="LABEL", help="In-domain scores by this split's train and test instead of folds")
 @click.option("--groups", metavar="LABEL", help="Also a score for every value of this label")
 @click.option("--group-folds", metavar="LABEL", help="Keep all images of one value of this label in one fold")

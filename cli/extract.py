@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import image_options
+from drexcache.cli.options import device_option, image_options
 
 if TYPE_CHECKING:
     from drexcache.features import Summary
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--block", "blocks", multiple=True, help="Only this block of the recipe (can be repeated)")
 @click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Keep a block under a name of its own")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: what the recipe says]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@device_option
 @click.option("--precision", metavar="fp32|bf16", help="Arithmetic of the backbones [default: the recipe's]")
 @click.option(
     "--alpha",

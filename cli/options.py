@@ -20,6 +20,23 @@ format_option = click.option(
     help="Form of the printed tables",
 )  # fmt: skip
 
+block_option = click.option(
+    "--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]"
+)
+target_option = click.option("--target", help="Name of the ratings [default: the only ones]")
+folds_option = click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
+repeats_option = click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat the k-fold with other folds"
+)
+seeds_option = click.option(
+    "--seed", "seeds", multiple=True, type=int, default=(42,), show_default=True,
+    help="Seed of the regressors (can be repeated)",
+)  # fmt: skip
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+regressors_option = click.option(
+    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
+)
+
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
 RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and said]"
 RATER_OPTIONS = (  # of cache rate, too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
+from drexcache.cli.options import device_option
 
 
 @click.command("predict")
@@ -12,7 +13,7 @@ from drexcache.cli import make_room_for, say
 @click.argument("images", type=click.Path())
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV to write")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@device_option
 @click.option(
     "--engine-cpu",
     type=click.Choice(["auto", "torch", "openvino"]),

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from datetime import datetime
-from typing import Any
 
 import click
 
 from drexcache.cli import say
 from drexcache.cli.options import metric_option
 
-ERRORS = ("rmse", "mae", "rmae")  # of which less is better
-MAX_CELLS = 12
 KINDS = ("evaluate", "ablate", "search")
 
 
@@ -52,48 +49,6 @@ def command(
         click.echo(f"when, run, target and file; then {metric} of the best regressors")
         width = shutil.get_terminal_size((120, 24)).columns
         for entry in entries:
-            click.echo("\n" + "\n".join(_lines(entry, metric, width)))
+            click.echo("\n" + "\n".join(ledger.summary(entry, metric, width)))
     else:
         say("no runs found")
-
-
-def _lines(entry: dict[str, Any], metric: str, width: int) -> list[str]:
-    """When, what and where; then for each train and test set the best regressors, as many as fit the width."""
-    from drexcache.scores import number, train_to_test
-
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for score in entry["scores"]:
-        cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
-    when = datetime.fromisoformat(entry["when"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    targets = sorted({cache["target"] for cache in entry.get("caches", ()) if cache.get("target")})
-    lines = [" ".join([when, entry["kind"], *targets, *entry["files"][:1]])]
-    column = min(max(map(len, cells), default=0), width // 3)
-    sign = 1 if metric in ERRORS else -1
-    for where, scores in list(cells.items())[:MAX_CELLS]:
-        scores.sort(key=lambda one: float("inf") if one["value"] is None else sign * one["value"])
-        texts = [f"{one['regressor']} {number(one['value'], missing='undefined')}" for one in scores]
-        lines.append(f"  {_cut(where, column):<{column}}  {_fitting(texts, width - column - 4)}")
-    if len(cells) > MAX_CELLS:
-        lines.append(
-            f"  and {len(cells) - MAX_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
-        )
-    return lines
-
-
-def _fitting(texts: list[str], width: int) -> str:
-    """As many as fit, at least one, and how many are left.
-
-    >>> _fitting(["fusion 0.871", "ridge 0.860", "svr 0.851"], 30)
-    'fusion 0.871 and 2 more'
-    """
-    for shown in range(len(texts), 1, -1):
-        left = len(texts) - shown
-        line = ", ".join(texts[:shown]) + (f" and {left} more" if left else "")
-        if len(line) <= width:
-            return line
-    more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
-    return _cut(texts[0], width - len(more)) + more
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

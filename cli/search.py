@@ -5,22 +5,20 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import command_line, step_bar
+from drexcache.cli.options import block_option, command_line, folds_option, regressors_option, step_bar, target_option
 
 
 @click.command("search")
 @click.argument("cache", type=click.Path())
-@click.option(
-    "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
-)
+@regressors_option
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder of the search; again: go on")
 @click.option(
     "--total-trials", default=50, show_default=True, type=click.IntRange(1), help="Trials in all, earlier ones included"
 )
-@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
-@click.option("--target", help="Name of the ratings [default: the only ones]")
+@block_option
+@target_option
 @click.option("--split", metavar="LABEL", help="Use only the images that this column calls train ('none': all images)")
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
+@folds_option
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1), help="Repeat with other folds")
 @click.option("--holdout", is_flag=True, help="Hold out the first fold only: one training per trial")
 @click.option("--metric", default="pearson", show_default=True, help="Metric to search by")

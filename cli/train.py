@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
+from drexcache.cli.options import block_option, target_option
 
 
 @click.command("train")
@@ -14,8 +15,8 @@ from drexcache.cli import make_room_for, say
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for a file that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
 @click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
-@click.option("--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]")
-@click.option("--target", help="Name of the ratings [default: the only ones]")
+@block_option
+@target_option
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
 @click.option("--seed", type=int, help="[default: 42]")
 @click.option("--stream", is_flag=True, help="Read features while training: for a cache larger than memory")

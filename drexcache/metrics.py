@@ -17,6 +17,7 @@ from scipy import special
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
 from drexcache.errors import DrexcacheError
 
+MIN_IMAGES = 10  # fewer say next to nothing about a correlation
 CORRELATIONS = ("pearson", "spearman", "kendall")
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
-from drexcache.scores import ScoreTable
+from drexcache.metrics import higher_is_better
+from drexcache.scores import ScoreTable, number, train_to_test
 
 NAME = "drexcache-runs.jsonl"
+MAX_CELLS = 12  # of one run, in a summary
 
 
 def append(out: str | Path, kind: str, **fields: Any) -> Path:
@@ -83,13 +85,13 @@ def read(folder: str | Path = ".") -> tuple[list[dict[str, Any]], list[str]]:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
-        for number, line in enumerate(lines, 1):
+        for at, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is not None:
                 files = [str(path.parent / file) for file in entry.get("files", [])]
                 entries.append({**entry, "files": files, "ledger": str(path)})
             elif line.strip():
-                notes.append(f"{path}: line {number} is not the whole record of a run and was left out")
+                notes.append(f"{path}: line {at} is not the whole record of a run and was left out")
     return sorted(entries, key=lambda entry: str(entry["when"]), reverse=True), notes
 
 
@@ -137,6 +139,27 @@ def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
     return scores.astype(object).where(scores.notna(), None).to_dict("records")
 
 
+def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
+    """Lines of text: when, what and where; then for each train and test set the best regressors that fit the width."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for score in entry["scores"]:
+        cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
+    when = datetime.fromisoformat(entry["when"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    targets = sorted({cache["target"] for cache in entry.get("caches", ()) if cache.get("target")})
+    lines = [" ".join([when, entry["kind"], *targets, *entry["files"][:1]])]
+    column = min(max(map(len, cells), default=0), width // 3)
+    sign = -1 if higher_is_better(metric) else 1
+    for where, scores in list(cells.items())[:MAX_CELLS]:
+        scores.sort(key=lambda one: float("inf") if one["value"] is None else sign * one["value"])
+        texts = [f"{one['regressor']} {number(one['value'], missing='undefined')}" for one in scores]
+        lines.append(f"  {_cut(where, column):<{column}}  {_fitting(texts, width - column - 4)}")
+    if len(cells) > MAX_CELLS:
+        lines.append(
+            f"  and {len(cells) - MAX_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
+        )
+    return lines
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
     """The run that a line tells of; None where it does not."""
     try:
@@ -154,3 +177,22 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def _when(entry: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(entry["when"]).astimezone(UTC)
+
+
+def _fitting(texts: list[str], width: int) -> str:
+    """As many as fit, at least one, and how many are left.
+
+    >>> _fitting(["fusion 0.871", "ridge 0.860", "svr 0.851"], 30)
+    'fusion 0.871 and 2 more'
+    """
+    for shown in range(len(texts), 1, -1):
+        left = len(texts) - shown
+        line = ", ".join(texts[:shown]) + (f" and {left} more" if left else "")
+        if len(line) <= width:
+            return line
+    more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
+    return _cut(texts[0], width - len(more)) + more
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -61,7 +61,7 @@ def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytes
     whole = model.predict(cache)
     matrices: list[str] = []
     monkeypatch.setattr(FeatureCache, "matrix", lambda self: matrices.append("all of it"))
-    monkeypatch.setattr(sys.modules["drexcache.regressors.model"], "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(sys.modules["drexcache.regressors.model"], "PREDICTED_ROWS", 7)
     pieces = model.predict(cache)
     assert pieces.ids == whole.ids == list(cache.ids) and matrices == []
     assert pieces.spread is not None and whole.spread is not None

@@ -88,7 +88,7 @@ def test_a_stream_equals_memory_whatever_the_chunks(size: int, monkeypatch: pyte
     rows = Rows((203, 40))
     X, y = next(rows.pieces(203))
     expected = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(X.astype("f8"), y)
-    monkeypatch.setattr(ridge, "ROWS_AT_ONCE", size)
+    monkeypatch.setattr(ridge, "SUMMED_ROWS", size)
     for found in (GramRidge().fit_stream(rows), GramRidge().fit(X, y)):  # type: ignore[arg-type]
         assert found.alpha_ == expected[-1].alpha_
         assert_allclose(found.errors_.min(), -expected[-1].best_score_, rtol=1e-6)
@@ -96,7 +96,7 @@ def test_a_stream_equals_memory_whatever_the_chunks(size: int, monkeypatch: pyte
 
 
 def test_a_stream_needs_no_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ridge, "ROWS_AT_ONCE", 500)
+    monkeypatch.setattr(ridge, "SUMMED_ROWS", 500)
     peaks = []
     for n in (1000, 20_000):
         tracemalloc.start()

@@ -14,7 +14,7 @@ from drexcache.cache.reader import FeatureCache
 from drexcache.datasets import has_value
 from drexcache.errors import DrexcacheError
 
-ROWS_AT_ONCE = 512  # are read by one call
+READ_ROWS = 512  # by one call
 GAP = 4  # rows not asked for that are cheaper to read along than to leave out
 
 
@@ -64,9 +64,7 @@ class CachedRows:
             done += len(places)
         return out
 
-    def pieces(
-        self, index: np.ndarray | None = None, size: int = ROWS_AT_ONCE
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(self, index: np.ndarray | None = None, size: int = READ_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Features (m, d) and ratings (m,) of all rows, or of ascending ``index``, ``size`` at a time and in order."""
         index = np.arange(len(self)) if index is None else index
         for start in range(0, len(index), size):
@@ -172,5 +170,5 @@ def _runs(places: np.ndarray) -> Iterator[np.ndarray]:
     [[0, 1, 4], [90, 91]]
     """
     for run in np.split(places, np.flatnonzero(np.diff(places) > GAP) + 1):
-        for start in range(0, len(run), ROWS_AT_ONCE):
-            yield run[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(run), READ_ROWS):
+            yield run[start : start + READ_ROWS]

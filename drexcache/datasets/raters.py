@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.datasets.formats import Floats
+from drexcache.metrics import MIN_IMAGES
 
 SPLITS = 200
-MIN_IMAGES = 10  # fewer say next to nothing about agreement
 
 
 def split_half(ratings: Floats) -> float | None:

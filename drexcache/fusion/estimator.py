@@ -41,7 +41,7 @@ _FUSION = {
     "min_steps": 1200, "ema_horizon": 0.1, "seeds": 5,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
-ROWS_AT_ONCE = 2048
+FORWARD_ROWS = 2048
 APART = 10_000  # seeds of one estimator: heads of random_state 42 and of 43 have none in common
 
 
@@ -291,8 +291,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         device = resolve_device(self.device, float64=True)
         p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
         scores, weights = [], []
-        for start in range(0, len(X), ROWS_AT_ONCE):
-            x = torch.tensor(X[start : start + ROWS_AT_ONCE], dtype=torch.float64, device=device)
+        for start in range(0, len(X), FORWARD_ROWS):
+            x = torch.tensor(X[start : start + FORWARD_ROWS], dtype=torch.float64, device=device)
             line = 0.0 if self.line_ is None else x @ torch.tensor(self.line_[:-1]).to(x) + float(self.line_[-1])
             if self.mean_ is not None:
                 x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)

@@ -24,7 +24,7 @@ STACK = 4  # heads at a time on a CPU: small heads share the time that calls tak
 SIDE_BY_SIDE = 8  # stacks at most: beyond, their threads wait for the interpreter's lock
 
 Group = tuple[Design, Sequence[HeadSettings]]
-Job = Callable[[threading.Event], list[TrainedHead]]
+TrainStack = Callable[[threading.Event], list[TrainedHead]]
 
 
 def train_heads(
@@ -100,7 +100,7 @@ def _undivided_operations() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def _run(work: Sequence[Job], costs: Sequence[float], side_by_side: int) -> list[list[TrainedHead]]:
+def _run(work: Sequence[TrainStack], costs: Sequence[float], side_by_side: int) -> list[list[TrainedHead]]:
     """All results in order; the costly stacks begin first. Where one fails, or Ctrl-C comes, the others stop."""
     stop = threading.Event()
     if side_by_side == 1:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-ROWS_AT_ONCE = 4096  # of a cache to predict
+PREDICTED_ROWS = 4096  # of a cache to predict
 NUMBERS_AT_ONCE = 2**24  # that a prediction may need in between, 128 MB: fewer rows where each needs many
 
 
@@ -124,7 +124,7 @@ class Model:
         """
         self.check(cache.blocks, str(cache.path))
         rows = featured_rows_of(cache, self.columns)
-        size = min(ROWS_AT_ONCE, max(1, NUMBERS_AT_ONCE // numbers_per_row(self.estimator)))
+        size = min(PREDICTED_ROWS, max(1, NUMBERS_AT_ONCE // numbers_per_row(self.estimator)))
         parts = [self._outputs(X) for X, _ in rows.pieces(size=size)]
         return self._prediction([cache.ids[place] for place in rows.places.tolist()], parts)
 

@@ -15,7 +15,7 @@ from drexcache.regressors.ridge_sums import Sums, deviation, eigenvectors, to_de
 
 # For standardised features: from nearly none to nearly all shrinkage at a few thousand columns.
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))  # 1 to 1e6
-ROWS_AT_ONCE = 4096
+SUMMED_ROWS = 4096
 
 Chunks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # X (m, d) and y (m,), all rows again at every call
 
@@ -80,7 +80,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
         if len(rows) <= rows.shape[1]:
             return self.fit(rows.read(np.arange(len(rows))), rows.y)
         self.n_features_in_ = rows.shape[1]
-        self._fit_columns(lambda: rows.pieces(size=ROWS_AT_ONCE))
+        self._fit_columns(lambda: rows.pieces(size=SUMMED_ROWS))
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -134,8 +134,8 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
 
 def _chunks(X: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(y), ROWS_AT_ONCE):
-        yield X[start : start + ROWS_AT_ONCE], y[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(y), SUMMED_ROWS):
+        yield X[start : start + SUMMED_ROWS], y[start : start + SUMMED_ROWS]
 
 
 def _summed(chunks: Iterable[tuple[np.ndarray, np.ndarray]], device: str) -> Sums:

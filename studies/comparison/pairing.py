@@ -9,10 +9,9 @@ import numpy as np
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
+from drexcache.metrics import MIN_IMAGES
 from drexcache.scores import train_to_test
 from drexcache.studies.evaluation import Predictions, Run, constant_in_folds
-
-MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)

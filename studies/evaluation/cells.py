@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix, rated_rows
 from drexcache.errors import DrexcacheError
+from drexcache.metrics import MIN_IMAGES
 from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
 
-MIN_IMAGES = 10
 DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from
 
 

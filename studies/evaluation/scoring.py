@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from drexcache.bootstrap import Floats
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ceiling
-from drexcache.metrics import CORRELATIONS, METRICS, interval
+from drexcache.metrics import CORRELATIONS, METRICS, MIN_IMAGES, interval
 from drexcache.scores import NOTE_ENDS, Score, ScoreTable, number, train_to_test
 from drexcache.studies.evaluation.folds import hash_folds
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
 ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings were given on different scales
 CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
-FEW_IMAGES = 10
 FEW_GROUPS = 10
 FAR = 0.1  # share of the range by which a prediction may leave it before a note says so
 
@@ -144,9 +143,9 @@ def _group_notes(run: Run) -> list[str]:
             f"{run.test}: {len(counts)} groups are too few to draw from, so the pooled interval is about "
             "new images of the same groups, not about new groups"
         )
-    small = [f"{name or '(none)'} ({n})" for name, n in counts.items() if n < FEW_IMAGES]
+    small = [f"{name or '(none)'} ({n})" for name, n in counts.items() if n < MIN_IMAGES]
     if small:
-        notes.append(f"{run.test}: fewer than {FEW_IMAGES} images in group {', '.join(small[:5])}: hardly a score")
+        notes.append(f"{run.test}: fewer than {MIN_IMAGES} images in group {', '.join(small[:5])}: hardly a score")
     return notes
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
-from drexcache.metrics import METRICS
+from drexcache.metrics import METRICS, MIN_IMAGES
 from drexcache.scores import Score, ScoreTable, score_text, train_to_test
 from drexcache.studies.comparison import join
 from drexcache.studies.evaluation import Predictions, Run, predictions_beside
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 INSIDE = ("in-domain", "split")
 CELL = ["kind", "train", "test"]
-MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)
