@@ -1,4 +1,4 @@
-"""Write the command reference in the README from the commands' own help.
+"""Write docs/commands.md, the reference of the commands, and the README's list of them from the commands' own help.
 
 python docs/make_reference.py
 """
@@ -11,8 +11,13 @@ import click
 
 from drexcache.cli import main
 
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- reference: made by docs/make_reference.py -->", "<!-- /reference -->"
+PAGE = Path(__file__).parent / "commands.md"
+README = PAGE.parents[1] / "README.md"
+HEAD = """# The commands
+
+Made from the commands' own help by `docs/make_reference.py`; `drexcache COMMAND --help` shows the same in a terminal.
+"""
+START, END = "<!-- commands: made by docs/make_reference.py -->", "<!-- /commands -->"
 
 
 def helps(command: click.Command, name: str, parent: click.Context | None = None) -> list[tuple[str, str]]:
@@ -28,18 +33,19 @@ def helps(command: click.Command, name: str, parent: click.Context | None = None
     return found
 
 
-def reference() -> str:
-    """The section between the markers, markers included."""
-    parts = [f"### `{name}`\n\n```text\n{text.strip()}\n```\n" for name, text in helps(main, "drexcache")]
-    return START + "\n\n" + "\n".join(parts) + "\n" + END
+def page() -> str:
+    """The whole reference."""
+    parts = [f"## {name}\n\n```text\n{text.strip()}\n```\n" for name, text in helps(main, "drexcache")]
+    return "\n".join([HEAD, *parts])
 
 
 def renewed(readme: str) -> str:
-    """The README with its reference made anew."""
+    """The README with its list of commands made anew."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
-    return before + reference() + after
+    return f"{before}{START}\n```text\n{helps(main, 'drexcache')[0][1].strip()}\n```\n{END}{after}"
 
 
 if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
     README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -153,3 +155,16 @@ def test_every_page_is_on_the_index() -> None:
 def test_api_reference_is_fresh() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert page == script("make_api").page(), "run: python docs/make_api.py"
+
+
+def test_the_site_builds_without_a_warning_and_without_another_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    pages = list(tmp_path.rglob("*.html"))
+    loaded = re.compile(
+        r"<(?:script|img)[^>]* src=\"?(https?:[^\" >]+)|<link[^>]*stylesheet[^>]* href=\"?(https?:[^\" >]+)"
+    )
+    assert len(pages) > len(PAGES)
+    assert {found for page in pages for found in loaded.findall(page.read_text(encoding="utf-8"))} == set()

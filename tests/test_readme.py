@@ -1,4 +1,4 @@
-"""The README says what is true: its command reference is the commands' help, its figures are printed by a benchmark."""
+"""The README says what is true: the commands are described by their own help, figures are printed by a benchmark."""
 
 import importlib.util
 import re
@@ -14,6 +14,7 @@ def test_command_reference_is_fresh() -> None:
     spec.loader.exec_module(module)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == module.renewed(readme), "run: python docs/make_reference.py"
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == module.page(), "run docs/make_reference.py"
 
 
 def test_savoias_table_is_the_one_the_benchmark_printed() -> None:
