@@ -1,4 +1,4 @@
-"""Which of two regressors is better on the same images, and what every part of the features is worth."""
+"""Which of two regressors is better on the same images, and what each part of the features contributes."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""ablate: what every part of the features is worth: each block and tap alone, all but one, and the ways to fuse."""
+"""ablate: what each part of the features contributes: each block and tap alone, all but one, and the ways to fuse."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drexcache.studies.evaluation import Predictions, Progress, evaluate, kept_t
 class Variant:
     """One line of an ablation.
 
-    name : such as "only dino"; "" for everything. parts : block -> its taps that are left. settings : those of the
-    regressor that change. one_arm : whether all columns are one block.
+    name : such as "only dino"; "" for everything. parts : block -> the taps it keeps. settings : the regressor's
+    settings that change. one_arm : whether all columns form one block.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Variant:
     one_arm: bool = False
 
     def features(self, matrix: FeatureMatrix) -> FeatureMatrix:
-        """The columns that are left; each block keeps its name, and so its arm."""
+        """The columns that remain; each block keeps its name, and with it its arm."""
         chosen = matrix.select([tap for taps in self.parts.values() for tap in taps])
         blocks = {
             name: slice(chosen.blocks[taps[0]].start, chosen.blocks[taps[-1]].stop) for name, taps in self.parts.items()
@@ -45,9 +45,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Scores and predictions of all variants, and each compared with everything.
+    """Scores and predictions of all variants, which can be compared with "everything".
 
-    A variant stands under the regressor's name and its own, such as "ridge, only dino"; everything under the
+    A variant is listed under the regressor's name and its own, such as "ridge, only dino"; "everything" under the
     regressor's name alone. columns : that name -> the number of features.
     """
 
@@ -56,13 +56,13 @@ class Ablation:
     columns: dict[str, int]
 
     def compare(self, metric: str = "pearson") -> dict[str, Comparison]:
-        """Regressor -> its variants against everything, corrected for their number."""
+        """Regressor -> its variants compared with everything, p corrected for their number."""
         names = [name for name in self.columns if ", " not in name]
         variants = {name: [own for own in self.columns if own == name or own.startswith(name + ", ")] for name in names}
         return {name: compare(self.predictions, metric, regressors=own, against=name) for name, own in variants.items()}
 
     def tables(self, metric: str = "pearson") -> list[Table]:
-        """A table per regressor: a line per variant with its score, the difference to everything and a verdict."""
+        """A table per regressor, with each variant's score, its difference to everything and a verdict."""
         return [self._table(name, comparison, metric) for name, comparison in self.compare(metric).items()]
 
     def _table(self, name: str, comparison: Comparison, metric: str) -> Table:
@@ -95,18 +95,18 @@ def ablate(
     matrix: FeatureMatrix, regressors: Sequence[str], *, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
     split: str | None = None, level: str = "tap", progress: Progress | None = None,
 ) -> Ablation:  # fmt: skip
-    """Score regressors on everything, on every block and tap alone, and on all but each of them.
+    """Score regressors on all features, on every block and tap alone, and on all features but one block or tap.
 
-    A fusion head is also tried with all columns as one arm ("concatenated") and with fixed weights ("averaged"):
-    with the blocks of the recipe `drex` these are the rows of the DReX paper's ablation (arXiv 2511.16991). All
+    A fusion head is also tried with all columns as one arm ("concatenated") and with fixed weights ("averaged").
+    With the blocks of the recipe `drex` these are the rows of the DReX paper's ablation (arXiv 2511.16991). All
     variants share folds and seeds, so that they can be compared image by image.
 
-    matrix : one dataset. regressors : names. level : "tap", or "block" for whole blocks only. The rest as in
-    `drexcache.studies.evaluate`.
+    matrix : one dataset. regressors : names. level : "tap", or "block" for whole blocks only. The other parameters
+    are as in `drexcache.studies.evaluate`.
 
     Raises
     ------
-    DrexcacheError : features of one tap only; and as `drexcache.studies.evaluate`.
+    DrexcacheError : the features are a single tap, so nothing can be left out; and as `drexcache.studies.evaluate`.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def ablate(
     >>> [line[:2] for line in found.tables()[0].body]
     [['everything', '5'], ['only a', '2'], ['only b', '3']]
     """
-    same, notes = kept_together(matrix)  # by all features once, so that all variants share their folds
+    same, notes = kept_together(matrix)  # once, from all features, so that all variants share their folds
     matrix = replace(matrix, hashes=same)
     lines = {name: variants(matrix, make_regressor(name, matrix), level) for name in dict.fromkeys(regressors)}
     if not lines:
@@ -142,7 +142,7 @@ def ablate(
 
 
 def variants(matrix: FeatureMatrix, estimator: Any, level: str = "tap") -> list[Variant]:
-    """What to try, everything first; a variant that has the same features as an earlier one is left out."""
+    """The variants to try, "everything" first, without those whose features repeat an earlier one's."""
     blocks = {name: _taps(matrix, name) for name in matrix.blocks}
     wanted: dict[str, dict[str, list[str]]] = {"": blocks}
     wanted |= {f"only {name}": {name: taps} for name, taps in blocks.items()}
@@ -165,12 +165,12 @@ def variants(matrix: FeatureMatrix, estimator: Any, level: str = "tap") -> list[
 
 
 def _taps(matrix: FeatureMatrix, block: str) -> list[str]:
-    """A block's taps, "block/tap"; the block itself where it has none."""
+    """A block's taps, "block/tap", or the block itself if it has none."""
     return [tap for tap in matrix.taps if tap.startswith(block + "/")] or [block]
 
 
 def _part(progress: Progress | None, label: str, before: int, total: int) -> Progress | None:
-    """Progress of one variant as progress of them all."""
+    """The progress of one variant, reported as a part of the whole ablation."""
     if progress is None:
         return None
     return lambda done, own, _: progress(before * own + done, total * own, label)

@@ -1,4 +1,4 @@
-"""The same images, in the same order, for all regressors that are to be compared."""
+"""Aligning predictions: the same images in the same order for all regressors to compare."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from drexcache.studies.evaluation import Predictions, Run, constant_in_folds
 
 @dataclass(frozen=True)
 class Paired:
-    """One cell, its n images in one order.
+    """One cell with its n images in one order.
 
-    rated : (n,); predicted : regressor -> (runs, n); seeds : regressor -> those of its runs; constant :
-    regressor -> whether any run says the same of all images; groups : (n,) names, or empty.
+    rated : (n,); predicted : regressor -> (runs, n); seeds : regressor -> the seeds of its runs; constant :
+    regressor -> whether any run predicts the same value for all images; groups : (n,) names, or empty.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Paired:
 def paired(
     predictions: Predictions, regressors: Sequence[str] | None = None, kind: str | None = None, match: bool = False
 ) -> list[Paired]:
-    """Every cell with two regressors or more, of that kind where one is given.
+    """Every cell with two or more regressors, of the given kind if there is one.
 
     Raises
     ------
@@ -84,13 +84,13 @@ def _paired(runs: dict[str, list[Run]], match: bool) -> Paired:
 
 
 def _order(run: Run, images: Sequence[str]) -> list[int]:
-    """The run's rows in the order of the images."""
+    """The run's row numbers in the order of the images."""
     place = {image: row for row, image in enumerate(run.ids)}
     return [place[image] for image in images]
 
 
 def _common(runs: Sequence[Run], match: bool) -> tuple[list[str], list[str]]:
-    """The images that all runs predicted, sorted, and a note where some had to be left out."""
+    """The images that all runs predicted, sorted, and a note if some had to be left out."""
     common = set(runs[0].ids).intersection(*(run.ids for run in runs))
     counts = {run.regressor: len(run.ids) for run in runs}
     where = train_to_test(runs[0].train, runs[0].test, runs[0].kind)

@@ -1,4 +1,4 @@
-"""Tests of a difference: the p of two correlations, of two errors, Holm, and how many images would tell."""
+"""Significance of a difference: tests of two correlations or two errors, Holm's correction, and images needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import special
 from drexcache.bootstrap import Floats
 
 ALPHA, POWER = 0.05, 0.8
-MOST_IMAGES = 1_000_000  # of an estimate that still says something
+MOST_IMAGES = 1_000_000  # an estimate above this says nothing useful
 
 
 def t_p(t: ArrayLike, degrees: int) -> Floats:
@@ -40,9 +40,9 @@ def williams_p(r1: ArrayLike, r2: ArrayLike, r12: ArrayLike, n: int) -> Floats:
 
     r1, r2 are the correlations of two regressors with the ratings, r12 that of the two predictions with each other, n
     is the number of images. Williams (1959, J. R. Stat. Soc. B 21, 396-399), in the form that Steiger (1980,
-    Psychological Bulletin 87, 245-251) recommends; the example is Steiger's. Exact enough for normal values; with
-    uneven or heavy-tailed errors it finds too much (in our simulations 7 to 9% and more instead of 5%), and so it does
-    on ranks. Predictions that are the same give 1.
+    Psychological Bulletin 87, 245-251) recommends; the example is Steiger's. Accurate for normal values; on ranks and
+    with uneven or heavy-tailed errors it rejects too often (in our simulations 7 to 9% and more instead of 5%).
+    Identical correlations give 1.
 
     >>> float(williams_p(0.5, 0.4, 0.1, 103).round(3))
     0.375
@@ -69,7 +69,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def images_needed(p: float, n: int, comparisons: int) -> int | None:
-    """How many images would tell, with 80% probability, if the difference is as observed; None above a million.
+    """The number of images needed to find a difference of the observed size with 80% probability; None above a million.
 
     >>> images_needed(0.2, n=200, comparisons=1)
     960

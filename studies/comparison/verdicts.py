@@ -30,11 +30,11 @@ class Pair:
 
     first_value, second_value : the metric, mean over seeds and repeats; difference : first minus second, with
         its 95% interval (low, high) by the paired bootstrap.
-    first_seed_sd, second_seed_sd : standard deviation over seeds, None with one seed: a variance of its own,
-        which the intervals over images do not contain.
-    p : of no difference, p_holm : corrected for the number of comparisons.
-    verdict : "better" (the first is), "worse", "within noise", "the same" or "undefined".
-    needed : images needed to tell, where the verdict is within noise.
+    first_seed_sd, second_seed_sd : standard deviation over seeds, None with one seed; the intervals, which are
+        over images, do not include this variation.
+    p : under the null hypothesis of no difference; p_holm : corrected for the number of comparisons.
+    verdict : of the first: "better", "worse", "within noise", "the same" or "undefined".
+    needed : images needed to tell, if the verdict is within noise.
     """
 
     kind: str
@@ -71,20 +71,20 @@ class Pair:
 
     @property
     def difference_entry(self) -> Entry:
-        """The difference with its interval, faint where it is within noise; empty where there is none."""
+        """The difference with its interval, faint if not significant, empty if undefined."""
         entry = score_entry(self.difference, self.low, self.high, sign=True, missing="")
         return replace(entry, faint=self.verdict not in ("better", "worse"))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs, and notes on what was compared."""
+    """All compared pairs, and notes on what was compared."""
 
     pairs: list[Pair]
     notes: list[str]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A line per pair with the fields of `Pair`; what is undefined is NaN."""
+        """A data frame with a row per pair and the fields of `Pair`; undefined values are NaN."""
         import pandas as pd
 
         return pd.DataFrame([astuple(pair) for pair in self.pairs], columns=[field.name for field in fields(Pair)])
@@ -94,11 +94,11 @@ class Comparison:
         write_records(path, [field.name for field in fields(Pair)], [astuple(pair) for pair in self.pairs])
 
     def markdown(self) -> str:
-        """A line per pair, the verdict last; pairs without a defined metric are named below."""
+        """A markdown table with a line per pair, the verdict last; pairs whose metric is undefined are listed below."""
         return self._text("markdown")
 
     def latex(self) -> str:
-        """The same table for a paper, with booktabs."""
+        """The same table in LaTeX, with booktabs."""
         return self._text("latex")
 
     def _text(self, form: str) -> str:
@@ -131,33 +131,33 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Compare every two regressors on the images that both predicted, cell by cell.
 
-    The interval of a difference comes from a paired bootstrap over images (over groups, where the predictions
-    have 10 groups or more): both regressors are measured on the same resamples. Its p is Student's t of
-    difference / standard error. Errors without groups use the paired t test of the images' losses instead.
-    Pearson and Spearman must also pass Williams' test for dependent correlations: p is the larger of the two,
-    because Williams alone finds 7 to 18% differences where there are none, on ranks and with uneven errors.
-    In our simulations of 40 and 150 images, with even, uneven and heavy-tailed errors, correlations gave 0 to
-    4% false alarms and errors 3 to 6%; for ranks of fewer than 100 images the intervals are on the wide side.
+    The interval of a difference comes from a paired bootstrap over images (over groups, if the predictions have
+    10 or more): both regressors are scored on the same resamples. Its p comes from Student's t of
+    difference / standard error; errors without groups use the paired t test of the images' losses instead.
+    Pearson and Spearman must also pass Williams' test for dependent correlations, and p is the larger of the two:
+    on ranks and with uneven errors, Williams' test alone reports a difference in 7 to 18% of cases without one.
+    In our simulations of 40 and 150 images, with even, uneven and heavy-tailed errors, the false alarm rate was 0
+    to 4% for correlations and 3 to 6% for errors; for ranks of fewer than 100 images the intervals are rather wide.
 
-    All p are corrected by Holm (1979, Scand. J. Statist. 6, 65-70) over all pairs of the call. Below 0.05 the
-    verdict is "better" or "worse". Otherwise `needed` is the number of images at which a difference of the
+    All p are corrected by Holm's method (1979, Scand. J. Statist. 6, 65-70) over all pairs of the call. Below 0.05
+    the verdict is "better" or "worse". Otherwise `needed` is the number of images at which a difference of the
     observed size would be found with 80% probability:
     n * ((z(1 - 0.05 / pairs / 2) + z(0.8)) / z(1 - p / 2))^2, to two digits, z(q) a normal quantile.
-    The true difference may be smaller than the observed one, and then it takes more.
+    If the true difference is smaller than the observed one, more images are needed.
 
-    The metric is averaged over seeds and repeats; its standard deviation over seeds stands apart.
+    The metric is averaged over seeds and repeats; its standard deviation over seeds is reported separately.
 
     Parameters
     ----------
-    predictions : as `drexcache.studies.evaluate` gives them, or a data frame with their columns.
-    regressors : only these. against : every other regressor with this one only; default: every two.
-    kind : only cells of this kind, such as "in-domain", so that the correction counts no other pairs.
-    match : compare only the images that all predicted, where they differ.
+    predictions : as `drexcache.studies.evaluate` returns them, or a data frame with the same columns.
+    regressors : only these. against : compare all others with this one only; default: every two.
+    kind : only cells of this kind, such as "in-domain"; the correction then counts only their pairs.
+    match : if the regressors predicted different images, compare only those that all predicted.
 
     Raises
     ------
-    DrexcacheError : fewer than two regressors in every cell, an unknown regressor or metric, different images
-        without `match`, different ratings of an image, fewer than 10 images in common.
+    DrexcacheError : no cell with two regressors, an unknown regressor or metric, different images without `match`,
+        an image with different ratings, or fewer than 10 images in common.
     """
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
@@ -182,7 +182,7 @@ def compare(
 
 
 def join(files: Mapping[str, Predictions]) -> Predictions:
-    """Predictions of several files as one; a regressor that is in two files gets the file's label.
+    """Join the predictions of several files; a regressor that is in more than one gets the file's label.
 
     files : label -> predictions.
     """
@@ -190,14 +190,14 @@ def join(files: Mapping[str, Predictions]) -> Predictions:
 
 
 def _pairs(cell: Paired, chosen: Sequence[tuple[str, str]], metric: str, n_boot: int, seed: int) -> list[Pair]:
-    """The chosen pairs of a cell, without correction and verdict."""
+    """The chosen pairs of a cell, without corrected p and verdict."""
     groups = cell.groups if len(set(cell.groups)) >= FEW_GROUPS else None
     units = len(set(groups)) if groups is not None else len(cell.rated)
     values = {name: _values(cell, name, metric) for name in cell.predicted}
     defined = {name: own for name, own in values.items() if own is not None}
     drawn: dict[str, list[Floats]] = {name: [] for name in defined}
     for weights in resample_weights(len(cell.rated), n_boot, seed, groups):
-        for name in defined:  # the same resamples for all: what makes the bootstrap paired
+        for name in defined:  # the same resamples for all regressors make the bootstrap paired
             resamples = [resampled(metric, cell.rated, one, weights) for one in cell.predicted[name]]
             drawn[name].append(np.mean(resamples, axis=0))
     means = {name: statistics.fmean(own) for name, own in defined.items()}
@@ -221,7 +221,7 @@ def _pairs(cell: Paired, chosen: Sequence[tuple[str, str]], metric: str, n_boot:
 
 
 def _values(cell: Paired, name: str, metric: str) -> list[float] | None:
-    """The metric of every run of that regressor; None where it is undefined for any."""
+    """The metric of each of the regressor's runs; None if it is undefined for any."""
     if metric in CORRELATIONS and cell.constant[name]:
         return None
     values = [METRICS[metric](cell.rated, one) for one in cell.predicted[name]]
@@ -230,7 +230,7 @@ def _values(cell: Paired, name: str, metric: str) -> list[float] | None:
 
 
 def _tested(pair: Pair, cell: Paired, difference: float, error: float, units: int) -> Pair:
-    """The pair with its intervals and its p."""
+    """The pair with its difference, interval and p."""
     reach = -float(special.stdtrit(units - 1, ALPHA / 2)) * error
     pair = replace(pair, difference=difference, low=difference - reach, high=difference + reach)
     first, second = cell.predicted[pair.first], cell.predicted[pair.second]
@@ -258,7 +258,7 @@ def _mutual(first: Floats, second: Floats, metric: str) -> float:
 
 
 def _seed_sd(seeds: Sequence[int], values: Sequence[float] | None) -> float | None:
-    """Standard deviation over seeds of the metric, averaged over repeats first."""
+    """The metric's standard deviation over seeds, after averaging over repeats."""
     if values is None or len(set(seeds)) < 2:
         return None
     by_seed: dict[int, list[float]] = {}
@@ -268,7 +268,7 @@ def _seed_sd(seeds: Sequence[int], values: Sequence[float] | None) -> float | No
 
 
 def _with_verdicts(pairs: Sequence[Pair]) -> list[Pair]:
-    """All pairs with p corrected for their number, and what that means."""
+    """All pairs with their corrected p and verdict."""
     tested = [pair for pair in pairs if pair.p is not None]
     corrected = iter(holm([pair.p for pair in tested if pair.p is not None]))
     done = []

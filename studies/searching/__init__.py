@@ -1,4 +1,4 @@
-"""Optuna over regressors, settings and blocks; any number of processes share a search."""
+"""Search over regressors, settings and blocks with Optuna; any number of processes can share one search."""
 
 import lazy_loader
 

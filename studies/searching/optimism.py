@@ -1,4 +1,4 @@
-"""What the winner of a search is really worth: its score without the luck of having been chosen."""
+"""The winner's score on new images, corrected for the optimism of having picked the best of many."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ N_BOOT = 500
 def corrected(
     metric: str, rated: Floats, predicted: Floats, groups: Sequence[str] | None = None, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The score of "search, then take the best" on new images, and its 95% interval: BBC-CV.
+    """The expected score of "search, then take the best" on new images, with its 95% interval (BBC-CV).
 
-    The best of many candidates owes a part of its score to the images it was chosen on. Here the choice is
-    repeated: on each bootstrap sample of the images the best candidate is taken, and scored on the images that
-    the sample left out (Tsamardinos, Greasidou & Borboudakis 2018, Bootstrapping the out-of-sample predictions
-    for efficient and accurate cross-validation, Machine Learning 107, 1895-1922). It costs no training, because
-    it needs the candidates' out-of-fold predictions only; nested cross-validation would cost a search per fold.
+    The best of many candidates scores too well on the images it was chosen on. So the choice is repeated on
+    bootstrap samples of the images: each time the best candidate on the sample is scored on the images that the
+    sample left out (Tsamardinos, Greasidou & Borboudakis 2018, Bootstrapping the out-of-sample predictions for
+    efficient and accurate cross-validation, Machine Learning 107, 1895-1922). This needs only the candidates'
+    out-of-fold predictions and no training, whereas nested cross-validation needs one search per fold.
 
     Parameters
     ----------
-    rated : (n,). predicted : (candidates, repeats, n), out of fold. groups : (n,) names of images that are drawn
-        together (copies of an image).
+    rated : (n,). predicted : (candidates, repeats, n), out of fold. groups : (n,) names; images with the same
+        name (copies of one image) are resampled together.
 
     >>> rng = np.random.default_rng(0)
-    >>> rated, noise = rng.normal(size=100), rng.normal(size=(200, 1, 100))  # 200 candidates that know nothing
+    >>> rated, noise = rng.normal(size=100), rng.normal(size=(200, 1, 100))  # 200 candidates of pure noise
     >>> best = max(np.corrcoef(rated, one[0])[0, 1] for one in noise)
     >>> round(float(best), 2), round(corrected("pearson", rated, noise)[0], 2)
     (0.22, -0.07)
@@ -50,5 +50,5 @@ def corrected(
 
 
 def _mean_over_repeats(metric: str, rated: Floats, predicted: Floats, weights: Floats) -> Floats:
-    """The metric of one candidate on every resample: predicted (repeats, n), weights (b, n) -> (b,)."""
+    """One candidate's metric on every resample: predicted (repeats, n), weights (b, n) -> (b,)."""
     return np.mean([resampled(metric, rated, repeat, weights) for repeat in predicted], axis=0)

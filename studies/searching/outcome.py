@@ -1,4 +1,4 @@
-"""What a search leaves behind: the best settings, a table of all regressors, and what mattered."""
+"""The results of a search: the best settings, a table of all regressors, and which parameters mattered."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from drexcache.studies.searching.trials import BEAT, ERROR, WORKER, finished
 
 FORMAT = 1  # of best.json
 TRIAL_COLUMNS = ["regressor", "trial", "state", "score", "blocks", "settings", "details"]  # of trials.csv
-ENOUGH = 10  # completed trials before importances say anything
+ENOUGH = 10  # completed trials needed before importances mean anything
 
 
 @dataclass(frozen=True)
 class Row:
-    """One regressor's best candidate; scores are of out-of-fold predictions.
+    """One regressor's best candidate, scored on its out-of-fold predictions.
 
-    nested, nested_low, nested_high : what "search, then take the best" is worth on new images (BBC-CV).
-    train_seconds : of one training on all images. predict_seconds : per 1,000 images. megabytes : of the model.
+    nested, nested_low, nested_high : the expected score of "search, then take the best" on new images (BBC-CV).
+    train_seconds : one training on all images. predict_seconds : per 1,000 images. megabytes : size of the model.
     """
 
     regressor: str
@@ -66,9 +66,12 @@ class Row:
 
 @dataclass
 class SearchResult:
-    """best : what best.json holds. rows : a line per regressor, the best first. importance : regressor -> parameter
-    -> share of the scores' variance that it explains. notes : what to know before believing the scores.
-    interrupted : the number of the signal that ended the search early, else 0."""
+    """What a search found.
+
+    best : the contents of best.json. rows : one per regressor, best first. importance : regressor -> parameter ->
+    share of the scores' variance that it explains. notes : caveats about the scores. interrupted : number of the
+    signal that ended the search early, else 0.
+    """
 
     best: dict[str, Any]
     rows: list[Row]
@@ -79,11 +82,11 @@ class SearchResult:
 
     @property
     def finished(self) -> int:
-        """Trials that are done, over all regressors."""
+        """The number of finished trials over all regressors."""
         return sum(row.trials for row in self.rows)
 
     def scores(self) -> list[dict[str, Any]]:
-        """Each regressor's best score, as `drexcache.studies.ledger` keeps it."""
+        """Each regressor's best score in the form that `drexcache.studies.ledger` records."""
         dataset = self.best["dataset"]
         return [
             {
@@ -96,7 +99,7 @@ class SearchResult:
         ]  # fmt: skip
 
     def markdown(self) -> str:
-        """The table of regressors, what mattered, and the notes."""
+        """The table of regressors, the parameter importances and the notes, as markdown."""
         headers = [
             "regressor", "trials (pruned, failed)", f"{self.best['metric']} [95% interval]",
             "nested estimate [95% interval]", "training s", "predicting s / 1,000", "MB", "blocks",
@@ -121,13 +124,13 @@ class SearchResult:
 def conclude(
     task: Task, pools: Sequence[Pool], folder: Path, notes: Sequence[str], *, interrupted: int = 0
 ) -> SearchResult:
-    """Look at what is finished, refit each regressor's best candidate once to time it, and write all files.
+    """Collect the finished trials, refit each regressor's best candidate once to time it, and write all files.
 
-    After an interruption nothing is refitted: there may be no time for it.
+    After an interruption nothing is refitted, because there may be no time.
 
     Raises
     ------
-    DrexcacheError : no trial succeeded; says the first reason.
+    DrexcacheError : no trial succeeded; gives the first reason.
     """
     found = [_Found(task, pool.space, pool.study, folder) for pool in pools]
     complete = [one for one in found if one.complete]
@@ -162,27 +165,27 @@ class _Found:
 
     @property
     def best(self) -> FrozenTrial:
-        """The completed trial with the best score, of equals the first."""
+        """The completed trial with the best score; the first of them if several tie."""
         return (max if higher_is_better(self.task.metric) else min)(self.complete, key=lambda trial: trial.values[0])
 
     @property
     def reasons(self) -> list[str]:
-        """Why trials failed."""
+        """Why trials failed, one reason per failed trial."""
         return [trial.user_attrs[ERROR] for trial in self.trials if ERROR in trial.user_attrs]
 
     @property
     def candidate(self) -> Candidate:
-        """The best one."""
+        """The candidate of the best trial."""
         return self.space.candidate(self.best.params)
 
     @cached_property
     def predictions(self) -> NDArray[np.float64]:
-        """(candidates, repeats, n) of the completed trials that have some in the folder; NaN where not held out."""
+        """Predictions (candidates, repeats, n) of the completed trials found in the folder; NaN where not held out."""
         kept = [held for trial in self.complete if (held := self.held_out(trial)) is not None]
         return np.array(kept, dtype=np.float64).reshape(-1, *self.task.folds.shape)
 
     def limits(self) -> tuple[float | None, float | None]:
-        """The best score's 95% interval, its ends' mean over the repeats; unknown without predictions."""
+        """The best score's 95% interval, averaged over the repeats; (None, None) without predictions."""
         predicted, y = self.held_out(self.best), self.task.matrix.y
         held = [] if predicted is None else [(y[np.isfinite(row)], row[np.isfinite(row)]) for row in predicted]
         ends = [interval(self.task.metric, rated, row) for rated, row in held]
@@ -190,7 +193,7 @@ class _Found:
         return (float(np.mean([e[0] for e in known])), float(np.mean([e[1] for e in known]))) if known else (None, None)
 
     def row(self, *, timed: bool = True) -> Row:
-        """Its line of the table."""
+        """The regressor's row of the table."""
         states = [trial.state for trial in self.trials]
         row = Row(self.space.regressor, len(states), states.count(TrialState.PRUNED), states.count(TrialState.FAIL))
         if not self.complete:
@@ -205,9 +208,9 @@ class _Found:
         )  # fmt: skip
 
     def importance(self) -> dict[str, float]:
-        """Share of the variance of the scores that each parameter explains (fANOVA: Hutter, Hoos & Leyton-Brown 2014).
+        """The share of the scores' variance that each parameter explains (fANOVA: Hutter, Hoos & Leyton-Brown 2014).
 
-        Empty where there are too few trials, or nothing that varies.
+        Empty if there are too few trials or nothing varies.
         """
         varied = [name for name in self.space.distributions if len({repr(t.params[name]) for t in self.complete}) > 1]
         if len(self.complete) < ENOUGH or not varied or np.ptp([trial.values[0] for trial in self.complete]) == 0:
@@ -216,7 +219,7 @@ class _Found:
         return {name.replace(BLOCK, "block "): share for name, share in shares.items()}
 
     def remarks(self) -> list[str]:
-        """What to know about its trials."""
+        """Notes on failed trials and on predictions that are not in the folder."""
         name, remarks = self.space.regressor, []
         if self.reasons:
             failed, some = len(self.reasons), len(self.trials)
@@ -229,7 +232,7 @@ class _Found:
         return remarks
 
     def trial_record(self, trial: FrozenTrial) -> tuple:
-        """A line of trials.csv."""
+        """One trial's line of trials.csv."""
         candidate = self.space.candidate(trial.params)
         details = {key: value for key, value in trial.user_attrs.items() if key not in (WORKER, BEAT)}
         return (
@@ -238,12 +241,12 @@ class _Found:
         )  # fmt: skip
 
     def held_out(self, trial: FrozenTrial) -> NDArray[np.float64] | None:
-        """(repeats, n) predictions of one trial, where the folder has them."""
+        """One trial's predictions (repeats, n), or None if they are not in the folder."""
         return read_predictions(self.folder, self.space.regressor, trial.number, self.task)
 
 
 def nested(task: Task, predictions: np.ndarray) -> tuple[float | None, float | None, float | None]:
-    """`optimism.corrected` on the images that were held out; unknown without predictions."""
+    """`optimism.corrected` on the images that were held out; (None, None, None) without predictions."""
     if not len(predictions):
         return None, None, None
     held = np.isfinite(predictions).all(axis=(0, 1))
@@ -252,7 +255,7 @@ def nested(task: Task, predictions: np.ndarray) -> tuple[float | None, float | N
 
 
 def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
-    """Seconds of a training on all images, of predicting 1,000, and the fitted model's megabytes."""
+    """Seconds to train on all images, seconds to predict 1,000 images, and the fitted model's size in megabytes."""
     X, y = task.features(candidate), task.matrix.y
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -269,7 +272,7 @@ def _cost(task: Task, candidate: Candidate) -> tuple[float, float, float]:
 
 
 def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
-    """What best.json holds; its nested estimate repeats the choice among all regressors."""
+    """The contents of best.json; its nested estimate repeats the choice among all regressors."""
     winner, matrix = complete[0], task.matrix
     estimate, *ends = nested(task, np.concatenate([one.predictions for one in complete]))
     return {
@@ -285,7 +288,7 @@ def _best(task: Task, complete: Sequence[_Found]) -> dict[str, Any]:
 
 
 def _write(result: SearchResult, found: Sequence[_Found]) -> None:
-    """results.md, results.csv, importance.csv, trials.csv, and best.json, which names what was written with it."""
+    """Write results.md, results.csv, importance.csv, trials.csv, and best.json, which holds the others' digests."""
     shares = [(name, *item) for name, own in result.importance.items() for item in own.items()]
     trials = [one.trial_record(trial) for one in found for trial in one.trials]
     texts = {
@@ -302,7 +305,7 @@ def _write(result: SearchResult, found: Sequence[_Found]) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """A context that one process at a time is in: those that share a search all write its results."""
+    """A context that only one process enters at a time: all processes of a shared search write its results."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks

@@ -1,4 +1,4 @@
-"""The trials of one regressor that are being trained: refilled as they finish, are pruned or fail."""
+"""The trials of one regressor that are in training, refilled as they finish, are pruned or fail."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from drexcache.studies.searching.space import SearchSpace
 from drexcache.studies.searching.task import Attempt, Task, advance
 from drexcache.studies.searching.trials import ERROR, claim, elsewhere, give_up
 
-KEEP = 20.0  # a trial goes on while it is in the best fifth of the completed ones at the same stage
-SURE = 100  # held-out images before a trial is judged
+KEEP = 20.0  # per cent: a trial continues while it is in the best fifth of the completed ones at the same stage
+SURE = 100  # held-out images needed before a trial is judged
 SECONDARY = ("pearson", "spearman", "rmse", "mae")
 
 
 def make_pruner(task: Task) -> PercentilePruner:
-    """Judges after every fold, by the pooled predictions so far: all candidates are compared on the same images.
+    """A pruner that judges after every fold, on the pooled predictions so far, so that candidates share their images.
 
-    Not after every epoch: under a one-cycle schedule, what a training is worth half-way tells little about its end
-    (benchmarks/results/early-scores.md).
+    It does not judge after every epoch: under a one-cycle schedule the score half-way through a training says little
+    about the final one (benchmarks/results/early-scores.md).
     """
     return PercentilePruner(KEEP, n_startup_trials=5, n_warmup_steps=_unjudged(task))
 
 
 def _unjudged(task: Task) -> int:
-    """Stages after which too few images have been held out to judge by."""
+    """The number of stages after which too few images have been held out to judge a trial."""
     return math.ceil(SURE / np.bincount(task.folds[0]).min()) - 1
 
 
 def stack_size(space: SearchSpace, task: Task) -> int:
-    """Trials that are trained together: 1, or with ``fit_many`` what stacks and threads take well."""
+    """The number of trials to train together: 1, or with ``fit_many`` one that suits the device."""
     if not hasattr(task.estimator(space.candidate(space.defaults(task.matrix))), "fit_many"):
         return 1
     return 32 if torch.cuda.is_available() else 8
@@ -49,9 +49,9 @@ def stack_size(space: SearchSpace, task: Task) -> int:
 
 @dataclass
 class Pool:
-    """Some trials of one study, each at a stage of its own.
+    """The trials of one study that this process is training, each at its own stage.
 
-    total : trials that the study shall have. size : trials that are trained at a time.
+    total : trials that the study will have in the end. size : trials to train at a time.
     """
 
     study: Study
@@ -63,7 +63,7 @@ class Pool:
     members: list[tuple[Trial, Attempt]] = field(default_factory=list)
 
     def refill(self) -> bool:
-        """Claim as many trials as there is room for; False where there is nothing to train."""
+        """Claim as many trials as there is room for; False if there is nothing to train."""
         while len(self.members) < self.size:
             trial = claim(self.study, self.space.distributions, self.total)
             if trial is None:
@@ -72,15 +72,15 @@ class Pool:
         return bool(self.members)
 
     def train(self) -> None:
-        """One stage of every member; nothing is written."""
+        """Train every member for one stage; writes nothing."""
         advance([attempt for _, attempt in self.members])
 
     def report(self) -> None:
-        """Write what the stage gave; members that are done, pruned or have failed make room."""
+        """Record the stage's results; drop the members that are done, pruned or failed."""
         self.members = [(trial, attempt) for trial, attempt in self.members if self.goes_on(trial, attempt)]
 
     def wait(self) -> bool:
-        """Whether others still work on this study; trials of dead processes are given up, to be claimed again."""
+        """Whether other processes still work on this study; gives up the trials of dead ones, to be claimed again."""
         alive, dead = elsewhere(self.study, [trial.number for trial, _ in self.members])
         for number in dead:
             give_up(self.study, number)
@@ -93,19 +93,19 @@ class Pool:
         self.members = []
 
     def goes_on(self, trial: Trial, attempt: Attempt) -> bool:
-        """Report the stage; finish the trial where it is over."""
+        """Record the stage and finish the trial if it is over; True if it continues."""
         try:
             state = self._report(trial, attempt)
             if state is None:
                 return True
             value = attempt.score(self.task.metric) if state is TrialState.COMPLETE else None
             self.study.tell(trial, value, state)
-        except (UpdateFinishedTrialError, ValueError):  # others took this process for dead and gave the trial up
+        except (UpdateFinishedTrialError, ValueError):  # another process thought this one dead and gave the trial up
             pass
         return False
 
     def _report(self, trial: Trial, attempt: Attempt) -> TrialState | None:
-        """The state in which the trial ends now, or None where it goes on."""
+        """The state in which the trial ends now, or None if it continues."""
         stage, last = len(attempt.fold_scores), len(self.task.stages)
         score = None if attempt.failure else attempt.score(self.task.metric)
         if attempt.failure or (stage == last and score is None):
@@ -114,7 +114,7 @@ class Pool:
             return TrialState.FAIL
         if score is not None:
             trial.report(score, stage - 1)
-        # asking the pruner reads all trials: not where it would say no without looking at them
+        # asking the pruner reads all trials, so skip it where the answer is certain to be no
         pruned = _unjudged(self.task) < stage < last and score is not None and trial.should_prune()
         if stage < last and not pruned:
             return None
@@ -125,7 +125,7 @@ class Pool:
         return TrialState.COMPLETE
 
     def _describe(self, trial: Trial, attempt: Attempt) -> None:
-        """What a dashboard shows beside the score."""
+        """Store what a dashboard shows beside the score."""
         trial.set_user_attr("fold scores", attempt.fold_scores)
         trial.set_user_attr("seconds", round(attempt.seconds, 3))
         for metric in SECONDARY:
@@ -137,7 +137,7 @@ class Pool:
 
 
 def save_predictions(folder: Path, regressor: str, number: int, predicted: np.ndarray) -> None:
-    """Keep a trial's held-out predictions (repeats, n): float32, NaN where nothing was held out."""
+    """Save a trial's held-out predictions (repeats, n) as float32, NaN where not held out."""
     write_file(
         predictions_path(folder, regressor, number),
         lambda file: np.save(file, predicted.astype(np.float32), allow_pickle=False),
@@ -145,11 +145,11 @@ def save_predictions(folder: Path, regressor: str, number: int, predicted: np.nd
 
 
 def read_predictions(folder: Path, regressor: str, number: int, task: Task) -> NDArray[np.float64] | None:
-    """A completed trial's held-out predictions (repeats, n); None where they are in another process's folder.
+    """A completed trial's held-out predictions (repeats, n); None if they are in another process's folder.
 
     Raises
     ------
-    DrexcacheError : they are not of this task.
+    DrexcacheError : the file holds something else, such as predictions for other images or folds.
     """
     path = predictions_path(folder, regressor, number)
     if not path.is_file():
@@ -172,5 +172,5 @@ def read_predictions(folder: Path, regressor: str, number: int, task: Task) -> N
 
 
 def predictions_path(folder: Path, regressor: str, number: int) -> Path:
-    """Where they lie."""
+    """The file that holds a trial's predictions."""
     return folder / "predictions" / f"{regressor}-{number:05}.npy"

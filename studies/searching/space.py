@@ -1,4 +1,4 @@
-"""What a search may choose: feature blocks and the settings of one regressor, as Optuna's distributions."""
+"""The search space of a regressor: feature blocks and settings, as Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.regressors import Choice, Range, is_import_path, make_regressor, search_space
 
-BLOCK = "block:"  # a block's parameter in a study: "block:dino" is True where the trial uses that block
+BLOCK = "block:"  # prefix of a block's parameter in a study: "block:dino" is True if the trial uses that block
 Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One regressor with the blocks it reads and its settings (the estimator's own parameter paths)."""
+    """One regressor with the blocks it reads and its settings (by the estimator's own parameter paths)."""
 
     regressor: str
     blocks: tuple[str, ...]
@@ -30,10 +30,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The candidates of one regressor.
+    """All candidates of one regressor.
 
     blocks : names to choose from; always : those that every candidate uses.
-    settings : parameter path -> what it may be. fixed : parameter path -> the value of every candidate.
+    settings : parameter path -> its allowed values. fixed : parameter path -> the value that all candidates share.
 
     >>> space = SearchSpace("ridge", ("dino", "effnet"), settings={"alpha": Range(1.0, 100.0, log=True)})
     >>> space.candidate({"block:dino": True, "block:effnet": False, "alpha": 3.0})
@@ -48,14 +48,14 @@ class SearchSpace:
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Parameter -> Optuna's distribution; every trial has every parameter."""
+        """Parameter -> Optuna distribution; every trial has every parameter."""
         free = [] if len(self.blocks) == 1 else [name for name in self.blocks if name not in self.always]
         either = CategoricalDistribution([True, False])
         return {BLOCK + name: either for name in free} | {key: _distribution(s) for key, s in self.settings.items()}
 
     @property
     def size(self) -> float:
-        """How many different candidates there are; infinite where a setting is a range of numbers."""
+        """The number of different candidates; infinite if a setting is a continuous range."""
         free = sum(key.startswith(BLOCK) for key in self.distributions)
         blocks = 2**free - (0 if self.always or not free else 1)
         return math.prod((_count(setting) for setting in self.settings.values()), start=float(blocks))
@@ -70,9 +70,9 @@ class SearchSpace:
         return any(params.get(BLOCK + name, True) for name in self.blocks)
 
     def defaults(self, matrix: FeatureMatrix) -> dict[str, Any]:
-        """Parameters of the first trial: all blocks, and the regressor's own settings.
+        """Parameters of the first trial: all blocks and the regressor's default settings.
 
-        A setting whose default is outside of the space starts in the middle of its range, or with its first value.
+        A setting whose default is outside the space starts in the middle of its range, or with its first choice.
         """
         own = make_regressor(self.regressor, matrix).get_params()
         params = {name: True for name in self.distributions if name.startswith(BLOCK)}
@@ -81,7 +81,7 @@ class SearchSpace:
         return params
 
     def describe(self) -> dict[str, str]:
-        """Parameter -> its range in words: what two studies must share to be one."""
+        """Parameter -> its range in words; runs that continue a study must agree on it."""
         words = {
             BLOCK + name: "always" if BLOCK + name not in self.distributions else "yes or no" for name in self.blocks
         }
@@ -89,11 +89,11 @@ class SearchSpace:
 
 
 def make_space(regressor: str, matrix: FeatureMatrix, narrowed: Mapping[str, Any] | None = None) -> SearchSpace:
-    """The space of a regressor on that matrix's blocks, narrowed by what `read_narrowed` gives.
+    """The search space of a regressor over the matrix's blocks, narrowed by the tables that `read_narrowed` returns.
 
     Raises
     ------
-    DrexcacheError : an unknown regressor (the nearest is named), an unknown block or setting, or one out of range.
+    DrexcacheError : an unknown regressor (names the nearest), block or setting, or a value out of range.
     """
     space = SearchSpace(regressor, tuple(matrix.blocks), settings=search_space(regressor))
     make_regressor(regressor, matrix)
@@ -115,16 +115,16 @@ def make_space(regressor: str, matrix: FeatureMatrix, narrowed: Mapping[str, Any
 
 
 def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = False) -> dict[str, Any]:
-    """A TOML file that narrows the space: a table per regressor, and one of blocks.
+    """Read a TOML file that narrows the search space: a table per regressor and a table "blocks".
 
     A setting is a value (``width = 256``), a list to choose from (``width = [128, 256]``) or a range
-    (``lr = {low = 1e-4, high = 1e-3}``); a block is true (always) or false (never). trust : whether a table may name an
-    import path, whose parameters can be anything, a folder to unpickle from among them.
+    (``lr = {low = 1e-4, high = 1e-3}``); a block is true (always used) or false (never). trust : whether a table may
+    name an import path, whose parameters can be anything, even a folder to unpickle from.
 
     Raises
     ------
-    DrexcacheError : no such file, not TOML, or a table that is neither "blocks" nor one of the regressors, or
-        names an import path without ``trust``.
+    DrexcacheError : no such file, not TOML, a table that is neither "blocks" nor one of the regressors, or an import
+        path without ``trust``.
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = 
 
 
 def _narrow(space: SearchSpace, key: str, wanted: Any, matrix: FeatureMatrix) -> SearchSpace:
-    """The space with one setting fixed, listed or given another range."""
+    """The space with one setting fixed, limited to a list, or given another range."""
     old = space.settings.get(key)
     others = {name: setting for name, setting in space.settings.items() if name != key}
     if isinstance(wanted, dict):
@@ -154,7 +154,7 @@ def _narrow(space: SearchSpace, key: str, wanted: Any, matrix: FeatureMatrix) ->
     else:
         values = wanted if isinstance(wanted, list) else [wanted]
         new = Choice(tuple(values))
-    for value in values:  # the regressor knows its settings and their limits
+    for value in values:  # the regressor checks its own settings and their limits
         make_regressor(space.regressor, matrix, settings={key: value})
     if len(values) == 1:
         return replace(space, settings=others, fixed={**space.fixed, key: values[0]})

@@ -26,20 +26,20 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from drexcache.errors import DrexcacheError
 
 JOURNAL = "trials.journal"
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # of a server that is gone, or refuses
-CONNECT = 10  # seconds in which a server must answer at first
-CALL = 30.0  # seconds in which a proxy must answer a call
-ATTEMPTS = 10  # to make the tables while other processes do the same
-NO_RIGHTS = "42501"  # PostgreSQL's code of "permission denied"
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # a server that is gone or refuses
+CONNECT = 10  # seconds for a server to answer the first time
+CALL = 30.0  # seconds for a proxy to answer a call
+ATTEMPTS = 10  # to create the tables while other processes try the same
+NO_RIGHTS = "42501"  # PostgreSQL's code for "permission denied"
 EXPECTED = ("NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT")  # what Optuna's client handles
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage at a URL, a database's or ``grpc://HOST:PORT``; by default a journal file in the folder.
+    """Open the storage at a URL (a database, or ``grpc://HOST:PORT``); by default a journal file in the folder.
 
     Raises
     ------
-    DrexcacheError : a storage that cannot be reached, or is none of Optuna's.
+    DrexcacheError : the storage cannot be reached, or Optuna does not know its kind.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = url or folder / JOURNAL
@@ -54,7 +54,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 @contextmanager
 def usable(place: str | Path) -> Iterator[None]:
-    """A context that turns the errors of a storage that is gone, or refuses, into one sentence."""
+    """A context that turns the errors of a storage that is gone or refuses into one sentence."""
     try:
         yield
     except STORAGE_ERRORS as error:
@@ -62,7 +62,7 @@ def usable(place: str | Path) -> Iterator[None]:
 
 
 def without_password(url: str) -> str:
-    """A URL to show: without the secret of ``postgresql://user:secret@host/db`` or of ``...?password=secret``."""
+    """The URL without the password of ``postgresql://user:secret@host/db`` or ``...?password=secret``, for display."""
     scheme, found, rest = re.sub(r"([?&]\w*password)=[^&]*", r"\1", url).partition("://")
     if not found or "@" not in rest:
         return scheme + found + rest
@@ -71,12 +71,12 @@ def without_password(url: str) -> str:
 
 
 def _open_journal(path: Path) -> JournalStorage:
-    """The trials in a file, which Optuna replays line by line without checking it."""
+    """Open the trials in a journal file, which Optuna replays line by line without checking it."""
     journal = _Journal(path)
     lines = path.read_bytes().count(b"\n")
     try:
         storage = JournalStorage(journal)
-        if journal.line < lines:  # Optuna passes over a last line that is no JSON, until another follows
+        if journal.line < lines:  # Optuna skips a last line that is not JSON until another line follows it
             raise ValueError
         return storage
     except StorageInternalError:
@@ -89,9 +89,9 @@ def _open_journal(path: Path) -> JournalStorage:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, synced once per finished trial and not once per line (some 20 a trial).
+    """Optuna's journal, synced once per finished trial rather than once per line (some 20 per trial).
 
-    The lock is the kernel's: a killed process lets go of it at once, where Optuna's own makes others wait for 30 s.
+    It uses the kernel's file lock, which a killed process releases at once; Optuna's own makes others wait 30 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,18 +99,18 @@ class _Journal(JournalFileBackend):
         self.path, self.line = path, 0
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """The records after so many."""
-        with _told():
+        """Yield the records after the first ``log_number_from``."""
+        with _disk_errors():
             for self.line, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
                 yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append one line per record; what finishes a trial is on the disk when this returns."""
+        """Append one line per record; a record that finishes a trial is on the disk when this returns."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with _told(), self.path.open("r+b", buffering=0) as file:
+        with _disk_errors(), self.path.open("r+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: Optuna makes do with a symbolic link
+            except OSError:  # a file system without locks: Optuna falls back to a symbolic link
                 super().append_logs(logs)
                 return
             _drop_half_line(file)
@@ -121,8 +121,8 @@ class _Journal(JournalFileBackend):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A context in which a disk that is full, read-only or gone is a storage that refuses."""
+def _disk_errors() -> Iterator[None]:
+    """A context that reports a disk that is full, read-only or gone as an error of the storage."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def _told() -> Iterator[None]:
 
 
 def _drop_half_line(file: BinaryIO) -> None:
-    """Go to the end of the last whole line: after half a one, as a full disk leaves it, nothing would be readable."""
+    """Cut off an incomplete last line, as a full disk leaves it, so that lines appended after it stay readable."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     if file.read(1) not in (b"", b"\n"):
@@ -139,7 +139,7 @@ def _drop_half_line(file: BinaryIO) -> None:
 
 
 def _open_database(url: str) -> RDBStorage:
-    """The storage in a database; PostgreSQL is spoken to by psycopg, and must answer within `CONNECT` seconds."""
+    """Open the storage in a database; PostgreSQL goes through psycopg and must answer within `CONNECT` seconds."""
     place = make_url(url)
     if place.drivername == "postgresql":
         place = place.set(drivername="postgresql+psycopg")
@@ -151,7 +151,7 @@ def _open_database(url: str) -> RDBStorage:
         except (IntegrityError, ProgrammingError) as error:
             if attempt == ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) == NO_RIGHTS:
                 raise
-            time.sleep(random.uniform(0, 0.5))  # another process is making the tables
+            time.sleep(random.uniform(0, 0.5))  # another process is creating the tables
         except ImportError as error:
             needs = "pip install 'drexcache[postgres]'" if "psycopg" in place.drivername else "install its driver"
             raise ImportError(f"the Python package for {place.drivername} is missing: {needs}") from error
@@ -159,7 +159,7 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def _open_proxy(url: str) -> GrpcStorageProxy:
-    """The storage behind a proxy, grpc://HOST:PORT, that `optuna.storages.run_grpc_proxy_server` serves."""
+    """Open the storage behind grpc://HOST:PORT, served by `optuna.storages.run_grpc_proxy_server`."""
     place = urlsplit(url)
     if not place.hostname or not place.port:
         raise ValueError("a proxy is given as grpc://HOST:PORT")
@@ -176,7 +176,7 @@ def _open_proxy(url: str) -> GrpcStorageProxy:
 
 
 class _Proxy(GrpcStorageProxy):
-    """Optuna's own client waits without limit and raises gRPC's errors; this one has a deadline and raises Optuna's."""
+    """Optuna's client with a deadline, raising Optuna's errors; the original waits forever and raises gRPC's."""
 
     def _setup(self) -> None:
         super()._setup()
@@ -185,7 +185,7 @@ class _Proxy(GrpcStorageProxy):
 
 
 def _limited(procedure: Callable[..., Any]) -> Callable[[Any], Any]:
-    """A procedure of the proxy with a deadline."""
+    """The proxy's procedure with a deadline."""
     from grpc import RpcError
 
     def call(request: Any) -> Any:
@@ -200,7 +200,7 @@ def _limited(procedure: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 def _unusable(place: str | Path, error: BaseException) -> DrexcacheError:
-    """What a storage says is wrong, in one line, and what to do about missing rights."""
+    """An error that says in one line what the storage complains about, and what to do about missing rights."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None and hasattr(error.__cause__, "orig"):
         error = error.__cause__
     said = getattr(error, "orig", None) or error  # SQLAlchemy adds the statement and a link

@@ -1,4 +1,4 @@
-"""search: which settings and which feature blocks make each regressor best, by images it was not trained on."""
+"""search: find the settings and feature blocks with which each regressor predicts unseen images best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drexcache.studies.searching.task import Task, make_task
 from drexcache.studies.searching.trials import Direction, SpaceSampler, counted, finished, kept_alive, open_study
 
 ProgressCall = Callable[[int, int, str], None]
-LOOK = 1.0  # seconds between two looks at what all processes have done: each costs a database some ten queries
+LOOK = 1.0  # seconds between two counts of what all processes have done; each costs a database some ten queries
 
 
 def search(
@@ -38,30 +38,30 @@ def search(
     repeats: int = 1, holdout: bool = False, metric: str = "pearson", seed: int = 42, storage: str | None = None,
     study: str | None = None, narrowed: Mapping[str, Any] | None = None, progress: ProgressCall | None = None,
 ) -> SearchResult:  # fmt: skip
-    """Search the settings and blocks of every regressor and write what was found into a folder.
+    """Search the settings and blocks of every regressor and write the results into a folder.
 
-    Every image of the matrix is used for training or for choosing: give the training rows only, such as
-    ``matrix.where("split", "train")``. A candidate's score is that of its out-of-fold predictions. Each regressor
-    has an Optuna study of its own, "NAME/REGRESSOR", and an equal share of the trials: a study that all shared
-    would soon stop trying the weaker ones, and their best would be no fair comparison.
+    Every image of the matrix is used for training or for choosing, so pass the training rows only, such as
+    ``matrix.where("split", "train")``. A candidate is scored on its out-of-fold predictions. Each regressor has an
+    Optuna study of its own, "NAME/REGRESSOR", and an equal share of the trials: a single study would soon stop
+    trying the weaker regressors, and comparing their best would not be fair.
 
     Parameters
     ----------
-    matrix : rated images to train on. regressors : names. out : folder; the same one again continues.
-    total_trials : in all, over all regressors and runs, those of earlier runs included.
+    matrix : rated images to train on. regressors : names. out : folder; an existing one is continued.
+    total_trials : over all regressors and runs, including the trials of earlier runs.
     folds, repeats : k-fold, repeated with other folds. holdout : hold out the first fold only.
-    metric : what to search by. seed : of the regressors and of the search.
+    metric : what to optimise. seed : of the regressors and of the search.
     storage : the URL of a database, as Optuna takes it, or of its proxy, ``grpc://HOST:PORT``; any number of processes
         may share it. Default: a journal file in the folder.
     study : its name; default: the dataset's. narrowed : see `drexcache.studies.searching.space.read_narrowed`.
-    progress : called with (trials done, trials in all, what comes next).
+    progress : called with (trials done, total trials, what comes next).
 
     Raises
     ------
     DrexcacheError : an unknown regressor, setting or metric, a storage that cannot be used, a study made for
-        something else (what differs), fewer trials than are done, a folder of another search, or no trial that
-        succeeded (the first reason).
-    Stopped : Ctrl-C or SIGTERM before a trial was finished; later, the result says that it was interrupted.
+        something else (says what differs), fewer trials than are already done, a folder that belongs to another
+        search, or no trial that succeeded (gives the first reason).
+    Stopped : Ctrl-C or SIGTERM before any trial was finished; after that, the result says that it was interrupted.
 
     >>> import tempfile
     >>> X = np.random.default_rng(0).normal(size=(40, 3)).astype("f4")
@@ -94,9 +94,9 @@ def search(
 
 
 def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> list[int]:
-    """Trials of each regressor, those that are done included: one more to who has fewest, until there are ``total``.
+    """The number of trials per regressor, including those already done, as even as possible; they add up to ``total``.
 
-    No regressor gets more than it has candidates.
+    No regressor gets more trials than it has candidates.
 
     >>> from drexcache.regressors import Choice, Range
     >>> endless = SearchSpace("svr", ("dino",), settings={"C": Range(0.1, 10.0)})
@@ -113,9 +113,9 @@ def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> li
 
 
 def _require_one_search(folder: Path, name: str, studies: Sequence[str]) -> None:
-    """Refuse a folder that keeps the results of a search of another name: they would be overwritten."""
+    """Refuse a folder with the results of a search of another name, which would be overwritten."""
     known = list(studies)
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no best.json, or one that will be written again
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no best.json, or a broken one that will be replaced
         known.append(json.loads((folder / "best.json").read_bytes())["study"])
     others = {one.rpartition("/")[0] for one in known if isinstance(one, str)} - {name}
     if others:
@@ -125,7 +125,7 @@ def _require_one_search(folder: Path, name: str, studies: Sequence[str]) -> None
 def _pools(
     task: Task, spaces: Sequence[SearchSpace], storage: BaseStorage, name: str, total: int, folder: Path
 ) -> list[Pool]:
-    """A study for every space and its share of the trials; sampler and pruner are set explicitly and with a seed."""
+    """A pool for every space, with its study, its share of the trials, and a seeded sampler and pruner."""
     direction: Direction = "maximize" if higher_is_better(task.metric) else "minimize"
     studies = [
         open_study(storage, f"{name}/{space.regressor}", direction, _made_for(task, space), space) for space in spaces
@@ -146,7 +146,7 @@ def _pools(
 
 
 def _made_for(task: Task, space: SearchSpace) -> dict[str, Any]:
-    """What two runs must share to be one search."""
+    """What two runs must have in common to belong to one search."""
     matrix = task.matrix
     return {
         "dataset": matrix.dataset, "target": matrix.target, "images": len(matrix), "rows": _digest(matrix),
@@ -157,9 +157,9 @@ def _made_for(task: Task, space: SearchSpace) -> dict[str, Any]:
 
 
 class Interruption:
-    """A context in which Ctrl-C or SIGTERM sets ``asked``, or raises KeyboardInterrupt where that is allowed.
+    """A context in which Ctrl-C or SIGTERM sets ``asked``, and raises KeyboardInterrupt only inside ``allowed()``.
 
-    So a training stops at once, and every write is finished first. asked : the number of the signal, else 0.
+    So training stops at once, but a write is always finished. asked : the number of the signal, else 0.
 
     >>> with Interruption() as interruption:
     ...     signal.raise_signal(signal.SIGINT)
@@ -179,12 +179,12 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            if handler is not None:  # one that Python did not set
+            if handler is not None:  # None: a handler that was not set from Python
                 signal.signal(number, handler)
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Here a signal may cut."""
+        """A context that a signal may interrupt."""
         self._allowed = True
         try:
             if self.asked:
@@ -200,11 +200,11 @@ class Interruption:
 
 
 def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCall | None) -> None:
-    """Step every pool in turn until all have their trials, waiting for what other processes still work on."""
+    """Advance every pool in turn until all have their trials, waiting for those that other processes work on."""
     total, look = sum(pool.total for pool in pools), 0.0
     try:
         for pool in pools:
-            pool.wait()  # what dead processes left
+            pool.wait()  # gives up the trials that dead processes left behind
         while not interruption.asked:
             worked = False
             for pool in pools:
@@ -217,7 +217,7 @@ def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCa
                     pool.report()
                     worked = True
             if not worked:
-                waiting = [pool.wait() for pool in pools]  # of every pool, so that all orphans are given up
+                waiting = [pool.wait() for pool in pools]  # every pool, so that all orphans are given up
                 if not any(waiting):
                     break
                 time.sleep(0.5)
@@ -225,7 +225,7 @@ def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCa
         pass
     except STORAGE_ERRORS:
         for pool in pools:
-            pool.members = []  # nobody to give them up to: other processes will miss this one's signs of life
+            pool.members = []  # the storage cannot be told; other processes will notice the missing heartbeat
         raise
     finally:
         for pool in pools:
@@ -239,7 +239,7 @@ def _label(pool: Pool) -> str:
 
 
 def _digest(matrix: FeatureMatrix) -> str:
-    """SHA-256 over the images and their ratings, whatever their order."""
+    """SHA-256 over the images and their ratings, regardless of their order."""
     lines = sorted(
         f"{image}\t{rating!r}" for image, rating in zip(matrix.ids, np.asarray(matrix.y).tolist(), strict=True)
     )

@@ -1,6 +1,6 @@
-"""What a candidate is worth: trained on the other folds, scored on images it has not seen.
+"""Scoring a candidate by cross-validation: trained on the other folds, scored on images it has not seen.
 
-A search sees training images only (`training_rows`), and near-duplicates share a fold.
+A search sees only training images (`training_rows`), and near-duplicates share a fold.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from drexcache.regressors import make_regressor
 from drexcache.studies.evaluation import hash_folds, split_rows, splitting_column
 from drexcache.studies.searching.space import Candidate
 
-ALL = "none"  # the split that stands for all images
+ALL = "none"  # the value of --split that means all images
 Stage = tuple[int, int]  # repeat, fold
-# what a training may raise for settings that do not suit the data; anything else is a bug and is shown
+# what training may raise when settings do not suit the data; anything else is a bug and is not caught
 FAILURES = (ValueError, ArithmeticError, MemoryError, RuntimeError, DrexcacheError)
 
 
 def training_rows(matrix: FeatureMatrix, split: str | None, where: str) -> FeatureMatrix:
-    """The images that the column ``split`` calls "train", in a matrix of their own; all of them for "none".
+    """A matrix of the images that the column ``split`` calls "train", or of all images if ``split`` is "none".
 
     Raises
     ------
-    DrexcacheError : no column is named although there is one that tells training from test images, so that what
-        is chosen would be chosen on the test images too.
+    DrexcacheError : no column was given although the matrix has one that tells training from test images; the
+        search would make its choice on test images too.
 
     >>> import numpy as np
     >>> matrix = FeatureMatrix(
@@ -59,11 +59,11 @@ def training_rows(matrix: FeatureMatrix, split: str | None, where: str) -> Featu
 
 @dataclass(frozen=True)
 class Task:
-    """Training rows, and which of them are held out when.
+    """Training rows and their division into folds.
 
-    matrix : n rated images, none of which any test will use. folds : (repeats, n) ints.
-    same : (n,) names that copies and near-copies of an image share; they share their folds.
-    held : the folds that are held out; with only the first, it is an inner split.
+    matrix : n rated images, none of them used by any test. folds : (repeats, n) ints.
+    same : (n,) names; copies and near-copies of an image share a name and thus a fold.
+    held : how many folds are held out in turn; 1 makes it a single inner split.
     """
 
     matrix: FeatureMatrix
@@ -75,22 +75,22 @@ class Task:
 
     @property
     def stages(self) -> list[Stage]:
-        """Trainings of one candidate, in order."""
+        """The trainings of one candidate, in order."""
         return [(repeat, fold) for repeat in range(len(self.folds)) for fold in range(self.held)]
 
     def rows(self, stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Positions of the images to train on and of those held out."""
+        """Row numbers of the images to train on and of those held out."""
         repeat, fold = stage
         out = self.folds[repeat] == fold
         return np.flatnonzero(~out), np.flatnonzero(out)
 
     def estimator(self, candidate: Candidate) -> Any:
-        """The candidate's unfitted estimator, made for all of X: a fusion head knows its blocks' columns itself."""
+        """The candidate's unfitted estimator; a fusion head is built for the full X and picks its blocks' columns."""
         named = replace(self.matrix, blocks={name: self.matrix.blocks[name] for name in candidate.blocks})
         return make_regressor(candidate.regressor, named, self.seed, candidate.settings)
 
     def features(self, candidate: Candidate) -> NDArray[np.float32]:
-        """What the candidate's estimator takes: all of X where it has arms, else its blocks' columns."""
+        """The features that the candidate's estimator takes: the full X if it has arms, else its blocks' columns."""
         every = len(candidate.blocks) == len(self.matrix.blocks)
         if every or hasattr(self.estimator(candidate), "arms"):
             return self.matrix.X
@@ -100,7 +100,7 @@ class Task:
 def make_task(
     matrix: FeatureMatrix, same: Sequence[str], *, folds: int, repeats: int, holdout: bool, metric: str, seed: int
 ) -> Task:
-    """The task on a matrix of training rows; ``same`` (n,) names images that must share a fold.
+    """The task on a matrix of training rows; images with the same name in ``same`` (n,) share a fold.
 
     The folds are those of `drexcache.studies.evaluate`, except that near-duplicates stay together.
     """
@@ -109,7 +109,7 @@ def make_task(
 
 
 class Attempt:
-    """How far one candidate is: predictions (repeats, n), NaN where not yet held out, and a score per stage."""
+    """One candidate's progress: predictions (repeats, n), NaN where not yet held out, and a score per stage."""
 
     def __init__(self, task: Task, candidate: Candidate) -> None:
         self.task, self.candidate = task, candidate
@@ -120,15 +120,15 @@ class Attempt:
 
     @property
     def rows(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Positions of the images to train on next, and of those held out."""
+        """Row numbers of the images to train on next, and of those held out."""
         return self.task.rows(self.task.stages[len(self.fold_scores)])
 
     def add(self, predicted: Any, seconds: float) -> None:
-        """What the next stage predicted for its held-out images.
+        """Add the next stage's predictions for its held-out images.
 
         Raises
         ------
-        ValueError : predictions that are not finite.
+        ValueError : a prediction is not finite.
         """
         values = np.asarray(predicted, dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all():
@@ -140,9 +140,9 @@ class Attempt:
         self.fold_scores.append(None if constant else METRICS[self.task.metric](self.task.matrix.y[rows], values))
 
     def scores(self, metric: str) -> list[float | None]:
-        """The metric of each repeat's held-out predictions so far, None where it is undefined.
+        """The metric of each repeat's held-out predictions so far; None where it is undefined.
 
-        Predictions that are constant in every fold have no correlation, although the folds' constants differ.
+        Predictions that are constant within every fold have no correlation, even if the constants differ.
         """
         if metric in ("pearson", "spearman", "kendall") and all(score is None for score in self.fold_scores):
             return [None]
@@ -150,19 +150,19 @@ class Attempt:
         return [METRICS[metric](rated, row) for rated, row in held if len(row) >= 3]
 
     def score(self, metric: str) -> float | None:
-        """Mean over the repeats; None where the metric is undefined."""
+        """The metric's mean over the repeats; None if it is undefined for any."""
         values = self.scores(metric)
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def advance(attempts: Sequence[Attempt]) -> None:
-    """Train every attempt, all of one task and one regressor, for its next stage; together where it can."""
+    """Train every attempt (one task, one regressor) for its next stage, together if the regressor can."""
     try:
         if len(attempts) > 1:  # the regressor has fit_many
             _advance_together(attempts)
             return
-    except FAILURES:  # one of them: which one shows when each is trained alone
+    except FAILURES:  # train each alone to find out which one failed
         pass
     for attempt in attempts:
         try:
@@ -189,6 +189,6 @@ def _advance_one(attempt: Attempt) -> None:
     X = task.features(attempt.candidate)
     started = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # its score says whether it went far enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the score shows whether it converged well enough
         estimator = task.estimator(attempt.candidate).fit(X[train], task.matrix.y[train])
     attempt.add(estimator.predict(X[held]), time.perf_counter() - started)

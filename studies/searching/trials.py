@@ -1,7 +1,7 @@
 """The trials of a study: proposed, claimed by one process each, kept alive, and given up when their process is gone.
 
-Optuna's own heartbeat works inside ``Study.optimize`` and for databases only, its ``MaxTrialsCallback`` lets several
-processes overshoot, and its sampler's random state is not kept; these are the three things done here instead.
+This does three things that Optuna does not: its heartbeat works only inside ``Study.optimize`` and on databases, its
+``MaxTrialsCallback`` lets several processes overshoot, and it does not store its sampler's random state.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from drexcache.studies.searching.space import SearchSpace
 Direction = Literal["minimize", "maximize"]
 MADE_FOR, ERROR = "made for", "error"  # user attributes: of a study, of a trial whose candidate could not be trained
 WORKER, BEAT = "worker", "last sign of life"  # user attributes of a running trial
-EVERY, GRACE = 20.0, 120.0  # seconds between two signs of life, and without one until a process is taken for dead
-UNSIGNED = timedelta(
-    seconds=15
-)  # the same for a trial that was never signed: its process died within milliseconds of making it
+EVERY, GRACE = 20.0, 120.0  # seconds between two heartbeats, and without one before a process is presumed dead
+UNSIGNED = timedelta(seconds=15)  # grace for a trial without a heartbeat: its process died just after creating it
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ELSEWHERE = "search as before, or choose another folder"
 ATTEMPTS = 50  # to propose a candidate that is allowed and new
@@ -48,18 +46,18 @@ def open_study(
     storage: BaseStorage, name: str, direction: Direction, made_for: Mapping[str, Any],
     space: SearchSpace,
 ) -> Study:  # fmt: skip
-    """The study of that name, new or old.
+    """Create the study of that name, or load the one that exists.
 
     Raises
     ------
-    DrexcacheError : it was made for something else, and what differs; or it holds what no search writes.
+    DrexcacheError : it was made for something else (says what differs), or holds something that no search writes.
     """
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     if [one.name for one in study.directions] != [direction.upper()]:
         raise DrexcacheError(f"the study {name} was made to {study.directions[0].name.lower()} its score; {ELSEWHERE}")
     if MADE_FOR not in study.user_attrs:
         study.set_user_attr(MADE_FOR, dict(made_for))
-    # read again: another process may have been quicker
+    # read it back: another process may have been quicker
     lines = _differences(study.user_attrs[MADE_FOR], made_for)
     if lines:
         raise DrexcacheError(
@@ -72,7 +70,7 @@ def open_study(
 
 
 def _is_sound(trial: FrozenTrial, space: SearchSpace) -> bool:
-    """Whether all that is read of a trial is what a search writes: a journal may be damaged, or a stranger's."""
+    """Whether everything read from a trial is what a search writes: a journal may be damaged, or a stranger's."""
     attributes, distributions = trial.user_attrs, space.distributions
     proposed = _proposed(trial)
     numbers = [*(trial.values or []), *trial.intermediate_values.values()]
@@ -92,7 +90,7 @@ def _is_sound(trial: FrozenTrial, space: SearchSpace) -> bool:
 
 
 def _proposed(trial: FrozenTrial) -> Any:
-    """All parameters of a trial, those included that are only on their way: the samplers' own attributes hold them."""
+    """All parameters of a trial, including those proposed but not yet set, which the sampler keeps in attributes."""
     relative = [value for key, value in sorted(trial.system_attrs.items()) if key.startswith("tpe:relative_params")]
     try:
         return {**json.loads("".join(relative) or "{}"), **trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -112,10 +110,10 @@ def _is_number(value: Any) -> bool:
 
 
 def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) -> Trial | None:
-    """A new running trial of this process, or None where the study has its total.
+    """A new running trial of this process, or None if the study has its total.
 
-    Exact with any number of processes, because the storage gives every trial a number of its own: a trial counts
-    only if fewer than ``total`` trials with lower numbers do, whatever the others see at that moment.
+    The total is exact with any number of processes: the storage numbers the trials uniquely, and a trial counts
+    only if fewer than ``total`` trials with lower numbers do, whatever the other processes see at that moment.
     """
     while counted(study) < total:
         trial = study.ask(distributions)
@@ -126,7 +124,7 @@ def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) 
         try:
             trial.set_user_attr(WORKER, _this_process())
             trial.set_user_attr(BEAT, time.time())
-        except UpdateFinishedTrialError:  # others took this process for dead, and the trial is theirs to replace
+        except UpdateFinishedTrialError:  # another process thought this one dead, and will replace the trial
             continue
         return trial
     return None
@@ -146,28 +144,28 @@ def is_void(trial: FrozenTrial) -> bool:
 
 
 def counted(study: Study) -> int:
-    """Trials that count towards the total: all but those that were given up."""
+    """The number of trials that count towards the total: all but those that were given up."""
     return sum(not is_void(trial) for trial in study.get_trials(deepcopy=False))
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """Trials that have a result: a score, a reason for being pruned, or a reason for having failed."""
+    """The trials that have a result: completed, pruned, or failed for a reason."""
     return [trial for trial in study.get_trials(deepcopy=False, states=DONE) if not is_void(trial)]
 
 
 @contextmanager
 def kept_alive(running: Callable[[], Sequence[Trial]]) -> Iterator[None]:
-    """Sign the trials that ``running`` lists, again and again, while the context lasts."""
+    """A context during which the trials that ``running`` lists get regular heartbeats."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(EVERY):
             for trial in running():
-                if over.is_set():  # a storage that hangs takes its time for each sign
+                if over.is_set():  # each write to a hanging storage takes a while
                     return
                 try:
                     trial.set_user_attr(BEAT, time.time())
-                except (OptunaError, OSError, RuntimeError):  # it has just ended, or the storage is away for a moment
+                except (OptunaError, OSError, RuntimeError):  # the trial just ended, or the storage is briefly away
                     continue
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -180,7 +178,7 @@ def kept_alive(running: Callable[[], Sequence[Trial]]) -> Iterator[None]:
 
 
 def elsewhere(study: Study, mine: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Numbers of the running trials that are not mine: (of living processes, of dead ones)."""
+    """Numbers of the running trials that are not mine, as (those of live processes, those of dead ones)."""
     alive: list[int] = []
     dead: list[int] = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -190,7 +188,7 @@ def elsewhere(study: Study, mine: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def _is_orphan(trial: FrozenTrial) -> bool:
-    """Its process is gone from this machine, or has given no sign for too long."""
+    """Whether the trial's process is gone from this machine, or has sent no heartbeat for too long."""
     host, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
     if host == socket.gethostname() and not _exists(int(process)):
         return True
@@ -214,11 +212,10 @@ def _exists(process: int) -> bool:
 
 
 class SpaceSampler(BaseSampler):
-    """Optuna's TPE, seeded anew for every trial, so that a continued study goes on as if never cut.
+    """Optuna's TPE, reseeded for every trial, so that a resumed study continues as if never interrupted.
 
-    The seed comes from the study's seed and the trial's number, which the storage gives to one process only: any
-    number of processes may share a study. Candidates without a block, and those that were tried before, are drawn
-    again.
+    The seed comes from the study's seed and the trial's number, which is unique, so any number of processes can
+    share a study. Candidates without a block, and those already tried, are redrawn.
 
     defaults : parameters of the first trial. seed : of the study.
     """
@@ -227,7 +224,7 @@ class SpaceSampler(BaseSampler):
         self.space, self.defaults, self.seed = space, defaults, seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All of it: every trial has every parameter."""
+        """The whole space: every trial has every parameter."""
         return self.space.distributions
 
     def sample_relative(
@@ -252,16 +249,16 @@ class SpaceSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never needed: `sample_relative` gives every parameter."""
+        """Never called: `sample_relative` gives every parameter."""
         raise AssertionError(f"{param_name} is no parameter of the space")
 
     def seed_of(self, number: int) -> int:
-        """Of that trial's generator."""
+        """The seed of the trial with that number."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{number}".encode()).digest()[:4])
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What differs, key by key, as "key: old -> new"."""
+    """The differences, key by key, as "key: old -> new"."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
     keys = dict.fromkeys([*old, *new])
