@@ -8,5 +8,5 @@ The public names, loaded when first used so that ``import drexcache`` stays fast
 
 import lazy_loader
 
-# It also sees to it that ``drexcache.regressors`` is the function, not the room of that name.
+# This also makes ``drexcache.regressors`` the function, not the subpackage of that name.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Where tensors are computed: what "auto" means, decided in one place."""
+"""The choice of a device: what "auto" means on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def resolve_device(name: str, *, float64: bool = False) -> torch.device:
     """The device that "auto" (CUDA, then MPS, then CPU) or a torch device name stands for.
 
-    float64 : whether it must have double precision, which Apple's MPS has not: it is then the CPU instead.
+    float64 : whether double precision is needed; Apple's MPS does not have it and is then replaced by the CPU.
 
     Raises
     ------
-    DrexcacheError : a device that this machine does not have.
+    DrexcacheError : this machine does not have the device.
 
     >>> resolve_device("cpu")
     device(type='cpu')

@@ -1,11 +1,11 @@
-"""The one exception that drexcache raises for what a user can mend, and words that messages share."""
+"""The exception for whatever a user can fix, and phrases that several messages share."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class DrexcacheError(Exception):
-    """One clear sentence: which file, which key, what was expected, what was found, what to do.
+    """An error that the user can fix, in one clear sentence: which file, which key, expected, found, what to do.
 
     >>> raise DrexcacheError("ratings.csv: column 'score' not found; it has: file, rating")
     Traceback (most recent call last):
@@ -14,7 +14,7 @@ class DrexcacheError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the work; ``number`` is the signal's."""
+    """Ctrl-C or SIGTERM ended the work; ``number`` is the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:
-    """The end of a message about an unknown name: the most similar known one, and up to 40 of those to be ``shown``.
+    """The end of a message about an unknown name: the most similar known one, and up to 40 of the names in ``shown``.
 
     >>> nearest("svm_r", ["ridge", "svr"])
     'did you mean svr? there are: ridge, svr'
@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None)
 
 
 def some(names: Iterable[str]) -> str:
-    """The first three, and dots where there are more.
+    """The first three names, followed by dots if there are more.
 
     >>> some("abcd")
     'a, b, c, ...'
@@ -49,7 +49,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def counted(names: Sequence[str]) -> str:
-    """How many, and the first three.
+    """The number of names, and the first three.
 
     >>> counted(["a.jpg", "b.jpg"])
     '2 (a.jpg, b.jpg)'
@@ -58,7 +58,7 @@ def counted(names: Sequence[str]) -> str:
 
 
 def with_guesses(message: object, guesses: Iterable[str]) -> str:
-    """A message followed by what was guessed on the way, which may be the cause.
+    """The message followed by the guesses made before it, one of which may be the cause.
 
     >>> with_guesses("r.csv: no ratings", ["r.csv: guessed image names from column 'file'"])
     "r.csv: no ratings (guessed image names from column 'file')"

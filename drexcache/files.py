@@ -1,4 +1,4 @@
-"""Outputs that are old or new, never half: written under another name, synced, then renamed into place."""
+"""Outputs that are old or new, never half-written: written under another name, synced, then renamed into place."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import BinaryIO
 
 from drexcache.errors import DrexcacheError
 
-Content = str | bytes | Callable[[BinaryIO], object]  # a function writes the content into the file that it is given
+Content = str | bytes | Callable[[BinaryIO], object]  # a function writes the content into the file it is given
 
 
 def write_file(path: str | Path, content: Content) -> None:
-    """Write one file whole, or leave what stands there; text is written as UTF-8, missing folders are made.
+    """Write one file completely, or leave the old one untouched; text is UTF-8, missing folders are created.
 
     Raises
     ------
-    DrexcacheError : it cannot be written, and why.
+    DrexcacheError : the file cannot be written (says why).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -35,14 +35,14 @@ def write_file(path: str | Path, content: Content) -> None:
 
 
 def write_files(contents: Mapping[str | Path, Content]) -> None:
-    """Write files that belong together: every one is on the disk before the first takes its name.
+    """Write files that belong together: all are on the disk before the first is renamed.
 
-    A process killed between two renames still leaves new files beside old ones. Files that make no sense mixed should
-    therefore each hold the same `run_id`, which their reader compares.
+    A process killed between two renames still leaves new files beside old ones. Files that must not be mixed should
+    therefore all hold the same `run_id`, for their reader to compare.
 
     Raises
     ------
-    DrexcacheError : one cannot be written; none is replaced unless the renaming itself fails.
+    DrexcacheError : a file cannot be written; then none is replaced, unless it was the renaming that failed.
     """
     with ExitStack() as stack:
         opened = [(path, stack.enter_context(_opened(Path(path)))) for path in contents]
@@ -59,7 +59,7 @@ def write_files(contents: Mapping[str | Path, Content]) -> None:
 
 
 def run_id(*contents: bytes) -> str:
-    """A short name for what one run wrote, the same for the same contents.
+    """A short digest of what one run wrote; equal contents give equal digests.
 
     >>> run_id(b"scores", b"predictions")
     '1b9c82b49144'
@@ -69,7 +69,7 @@ def run_id(*contents: bytes) -> str:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Turn an OSError into the sentence that this path cannot be written, and why."""
+    """A context that turns an OSError into the sentence that this path cannot be written, and why."""
     try:
         yield
     except OSError as error:
@@ -97,16 +97,16 @@ def _fill(file: BinaryIO, content: Content) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
-    """NAME.new beside ``path``, removed at the end unless it was renamed, and the name that it is to take.
+    """Open NAME.new beside ``path``, removed at the end unless it was renamed; yields it and its final name.
 
-    A killed process leaves it behind, and the next one that writes NAME overwrites it. A device or a pipe is opened
-    itself and needs no other name.
+    A killed process leaves NAME.new behind, and the next one that writes NAME overwrites it. A device or a pipe is
+    opened itself, with None for the final name.
     """
     if path.exists() and not path.is_file():
         with naming(path), path.open("wb") as device:
             yield device, None
         return
-    final = path.resolve()  # a link stays a link
+    final = path.resolve()  # so that a link stays a link
     with naming(path):
         final.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(final.with_name(f"{final.name}.new"), path)
@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
 
 
 def _locked(fresh: Path, path: Path) -> BinaryIO:
-    """An empty file of that name, which no other process writes into."""
+    """Open an empty file of that name, locked against other processes."""
     while True:
         file = open(fresh, "r+b", opener=_create)  # noqa: SIM115
         try:
@@ -151,7 +151,7 @@ def _is(file: BinaryIO, path: Path) -> bool:
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data`` to an open file from byte ``offset`` on."""
+    """Write all of ``data`` to an open file, starting at byte ``offset``."""
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -159,12 +159,12 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Return when what was written to an open file is on the disk."""
+    """Wait until what was written to an open file is on the disk."""
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Take the room for a file of ``size`` bytes now, where the file system can do so."""
+    """Allocate ``size`` bytes for a file now, if the file system can."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:

@@ -1,7 +1,7 @@
-"""How well predictions agree with ratings: six signed metrics and the interval of each.
+"""How well predictions agree with ratings: six metrics and their confidence intervals.
 
-Every metric takes ``rated`` and ``predicted``, both (n,) floats, and says None where it is undefined (a
-correlation with constant values), never NaN. Fewer than 3 images, or a value that is not finite, is a
+Every metric takes ``rated`` and ``predicted``, both (n,) floats, and returns None where it is undefined (a
+correlation with constant values), never NaN. Fewer than 3 images, or a value that is not finite, raises
 DrexcacheError.
 """
 
@@ -17,7 +17,7 @@ from scipy import special
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
 from drexcache.errors import DrexcacheError
 
-MIN_IMAGES = 10  # fewer say next to nothing about a correlation
+MIN_IMAGES = 10  # fewer tell next to nothing about a correlation
 CORRELATIONS = ("pearson", "spearman", "kendall")
 
 
@@ -33,21 +33,21 @@ def pearson(rated: ArrayLike, predicted: ArrayLike) -> float | None:
 
 
 def spearman(rated: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Spearman's rho (SRCC): Pearson's r of the ranks, ties sharing their mean rank; signed."""
-    from scipy import stats  # which takes ten times as long to import as the rest
+    """Spearman's rho (SRCC), signed: Pearson's r of the ranks, where ties share their mean rank."""
+    from scipy import stats  # takes ten times as long to import as the rest
 
     return _correlation(lambda a, b: stats.spearmanr(a, b).statistic, rated, predicted)
 
 
 def kendall(rated: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Kendall's tau-b (KRCC): concordant minus discordant pairs, corrected for ties; signed."""
+    """Kendall's tau-b (KRCC), signed: concordant minus discordant pairs, corrected for ties."""
     from scipy import stats
 
     return _correlation(lambda a, b: stats.kendalltau(a, b).statistic, rated, predicted)
 
 
 def rmse(rated: ArrayLike, predicted: ArrayLike) -> float:
-    """Root of the mean squared error, in the unit of the ratings given.
+    """Root mean squared error, in the unit of the ratings.
 
     >>> rmse([0, 0, 0, 0], [1, 1, 1, 1])
     1.0
@@ -56,12 +56,12 @@ def rmse(rated: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def mae(rated: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean absolute error, in the unit of the ratings given."""
+    """Mean absolute error, in the unit of the ratings."""
     return _mean_loss("mae", rated, predicted)
 
 
 def rmae(rated: ArrayLike, predicted: ArrayLike) -> float:
-    """Root of the mean absolute error: what the DReX paper (arXiv 2511.16991) reports as "RMAE"."""
+    """Root of the mean absolute error, which the DReX paper (arXiv 2511.16991) reports as "RMAE"."""
     return math.sqrt(_mean_loss("rmae", rated, predicted))
 
 
@@ -76,16 +76,16 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float | None]] = {
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether more of it is better: true of the correlations, false of the errors."""
+    """Whether a higher value is better: True for the correlations, False for the errors."""
     return metric in CORRELATIONS
 
 
 def checked(rated: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as float64 (n,).
+    """Both arrays as float64 (n,).
 
     Raises
     ------
-    DrexcacheError : lengths that differ, fewer than 3 images, a value that is not finite.
+    DrexcacheError : the lengths differ, there are fewer than 3 images, or a value is not finite.
     """
     rated, predicted = (np.asarray(values, dtype=np.float64) for values in (rated, predicted))
     if rated.ndim != 1 or rated.shape != predicted.shape:
@@ -108,12 +108,12 @@ def interval(
     seed: int = 0,
     n_boot: int = 2000,
 ) -> tuple[float | None, float | None]:
-    """The metric's confidence interval (low, high); (None, None) where the metric is undefined.
+    """The metric's confidence interval (low, high), or (None, None) if the metric is undefined.
 
-    Correlations: Fisher's z, exact for bivariate normal values and on the wide side for ratings spread
-    evenly. Errors: the bootstrap over images, its spread taken on the logarithm. With `groups`, (n,) names of
-    clusters of images (at least 2, better 20): the bootstrap over whole groups, for every metric, on atanh or
-    the logarithm.
+    Correlations: Fisher's z, exact for bivariate normal values and rather wide for evenly spread ratings.
+    Errors: the bootstrap over images, on the logarithmic scale. With `groups`, (n,) names of clusters of images
+    (at least 2, better 20): the bootstrap over whole groups for every metric, on the atanh scale for correlations
+    and the logarithmic scale for errors.
 
     >>> low, high = interval("pearson", [0, 1, 2, 3, 4], [0, 1, 2, 4, 3])
     >>> round(low, 3), round(high, 3)
@@ -132,19 +132,19 @@ def interval(
     with np.errstate(divide="ignore"):
         centre, values = scale(value), scale(values)
     if not np.isfinite(centre):
-        return value, value  # perfect on every image: no resample is any worse
+        return value, value  # perfect on every image, and so on every resample
     reach = special.stdtrit(units - 1, (1 + level) / 2) * standard_error(values, units)
     return float(back(centre - reach)), float(back(centre + reach))
 
 
 def fisher_interval(metric: str, r: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """tanh(atanh(r) -+ z * s), s^2 the variance of atanh(r):
+    """The interval of a correlation, tanh(atanh(r) -+ z * s), where s^2 is the variance of atanh(r):
 
     "pearson": 1 / (n - 3) (Fisher 1921, Metron 1);
     "spearman": (1 + r^2 / 2) / (n - 3) (Bonett & Wright 2000, Psychometrika 65, 23-28);
     "kendall": 0.437 / (n - 4) (Fieller, Hartley & Pearson 1957, Biometrika 44, 470-481).
 
-    Too few images for the formula give (-1, 1).
+    With too few images for the formula it is (-1, 1).
 
     >>> [round(limit, 4) for limit in fisher_interval("pearson", 0.958, 2880)]
     [0.9549, 0.9609]

@@ -1,4 +1,4 @@
-"""Recipes: what is computed from an image, as data a person can read, and the fingerprint of it."""
+"""Recipes: what is computed from an image, as data a person can read, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 
 from drexcache.errors import DrexcacheError, nearest
 
-# Raised when our own code starts to compute other numbers from the same recipe and weights.
+# Increased whenever our own code starts to compute different numbers from the same recipe and weights.
 NUMERICS = 1
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -36,9 +36,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Tap:
-    """One reading of a backbone: a layer (a module's name in timm) and how its output is pooled to a vector.
+    """A layer of a backbone (a module's name in timm) and how its output is pooled into a vector.
 
-    ``dim`` is the vector's length, where the recipe states it; extraction checks it.
+    ``dim`` is the vector's length if the recipe states it; extraction checks it.
     """
 
     layer: Text
@@ -54,9 +54,9 @@ Taps = Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
 class Block:
     """One backbone at one input size, with its taps; a block of the cache.
 
-    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1], and the model's own (as
-    timm states them) where they are None: extraction fills them in. The backbone ``classic`` stands for the hand-made
-    cues: its taps name the cues, and it has no weights and no size.
+    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1]. If they are None,
+    extraction fills in the model's own, as timm states them. The backbone ``classic`` stands for the hand-made cues:
+    its taps name the cues, and it has no weights and no size.
     """
 
     name: Text
@@ -80,14 +80,14 @@ class Block:
 
     @property
     def dim(self) -> int | None:
-        """Length of the block's feature vector, None where a tap does not state its own."""
+        """The length of the block's feature vector, or None if a tap does not state its own."""
         dims = [tap.dim for tap in self.taps]
         return None if None in dims else sum(d for d in dims if d is not None)
 
     def spec(self) -> dict[str, Any]:
-        """All that changes a number, apart from the weights' values, as plain JSON types."""
+        """Every field that affects the features, except the weights' values, as plain JSON types."""
         spec = asdict(self)
-        for label in ("name", "tag", "licence"):  # about the block; the weights' hash stands for the tag
+        for label in ("name", "tag", "licence"):  # mere labels; the weights' hash stands for the tag
             del spec[label]
         spec["taps"] = [{"name": tap.name, "layer": tap.layer, "pool": tap.pool} for tap in self.taps]
         if self.is_classic:
@@ -104,7 +104,7 @@ Blocks = Annotated[tuple[Block, ...], msgspec.Meta(min_length=1)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Named blocks, and where their weights come from unless the user says otherwise.
+    """Named blocks, and where their weights come from by default.
 
     >>> r = recipe("drex")
     >>> [(b.name, b.backbone, b.size, b.dim) for b in r.blocks]
@@ -119,12 +119,12 @@ class Recipe:
 
     @property
     def dim(self) -> int | None:
-        """Length of an image's whole feature vector, where all taps state theirs."""
+        """The length of an image's whole feature vector, or None if a tap does not state its own."""
         dims = [block.dim for block in self.blocks]
         return None if None in dims else sum(d for d in dims if d is not None)
 
     def with_options(self, **options: Any) -> Recipe:
-        """The same recipe with ``precision``, ``alpha`` or ``exif`` changed in every block it applies to, if not None.
+        """The same recipe with ``precision``, ``alpha`` or ``exif`` changed in every block; None changes nothing.
 
         >>> {b.precision for b in recipe("drex").with_options(precision="bf16").blocks}
         {'bf16'}
@@ -150,12 +150,12 @@ class Recipe:
         return replace(self, blocks=blocks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `recipe_from_dict` reads them back."""
+        """The recipe as plain JSON types; `recipe_from_dict` reads them back."""
         return json.loads(json.dumps(asdict(self)))
 
 
 def fingerprint_of(fields: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the fields as JSON with sorted keys and no blanks, in UTF-8."""
+    """SHA-256 (hex) of the fields as UTF-8 JSON with sorted keys and no spaces."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -175,7 +175,7 @@ def recipe(name: str | Path) -> Recipe:
 
     Raises
     ------
-    DrexcacheError : no such recipe or file, or a field that is wrong (the message names file and key).
+    DrexcacheError : no such recipe or file, or a field that is wrong (names file and key).
     """
     if str(name) in recipe_names():
         file = resources.files("drexcache.recipe_files") / f"{name}.toml"
@@ -190,11 +190,11 @@ def recipe(name: str | Path) -> Recipe:
 
 
 def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from plain fields, each checked; ``where`` names their origin in errors.
+    """The recipe with these fields, each checked; ``where`` names their origin in errors.
 
     Raises
     ------
-    DrexcacheError : a field that is unknown, missing or wrong; the message names block, tap, key and what was found.
+    DrexcacheError : a field is unknown, missing or wrong (names block, tap, key and what was found).
     """
     fields = _completed(fields, Recipe, where)
     try:
@@ -218,9 +218,9 @@ def _parse(text: str, where: str) -> Recipe:
 
 
 def _completed(fields: Any, kind: type, where: str) -> Any:
-    """The fields with what a person may leave out of a file filled in; unknown ones are refused."""
+    """The fields with the defaults of those that a file may leave out; unknown ones are refused."""
     if not isinstance(fields, Mapping):
-        return fields  # refused with the rest, by its type
+        return fields  # msgspec will refuse its type
     names = [field.name for field in dataclasses.fields(kind)]
     if unknown := [key for key in fields if key not in names]:
         raise DrexcacheError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(names)}")
@@ -234,7 +234,7 @@ def _completed(fields: Any, kind: type, where: str) -> Any:
 
 
 def _explained(problem: str, fields: Any, where: str) -> str:
-    """msgspec's "PROBLEM - at `$.blocks[0].size`" as a sentence that names block, tap, key and the value found."""
+    """Turn msgspec's "PROBLEM - at `$.blocks[0].size`" into a sentence that names block, tap, key and value."""
     problem, _, path = problem.partition(" - at `$")
     key = ""
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):

@@ -1,4 +1,4 @@
-"""The table of scores, and the one way to show it in a terminal, markdown, LaTeX and a report."""
+"""The table of scores, and the one way to show it: in a terminal, in markdown, in LaTeX and in the report."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The tables that a person reads of a ScoreTable: the chosen metric with its intervals first."""
+"""The tables that summarise a ScoreTable for a reader, starting with the chosen metric and its intervals."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CELL = ["kind", "train", "test"]
 
 
 def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
-    """The tables to look at; numbers are means over seeds and repeats, and so are the ends of their intervals.
+    """The summary tables; scores and the ends of their intervals are means over seeds and repeats.
 
-    Each where there is something to show: inside the datasets (a line per dataset, a column per regressor; the
-    other way round where there are more regressors), train -> test for each regressor, all metrics, groups,
+    Tables without content are left out: scores within each dataset (a line per dataset and a column per regressor,
+    or the other way round if there are more regressors), train -> test for each regressor, all metrics, groups, and
     shares of the noise ceiling.
 
     Raises
@@ -46,12 +46,12 @@ def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
 
 
 def mean_entry(means: pd.DataFrame) -> Entry | str:
-    """The one score of these lines of `ScoreTable.means` (of several: their mean); "" where there is no line."""
+    """The score of these rows of `ScoreTable.means` (their mean if there are several); "" if there are none."""
     return score_entry(*means[LIMITS].mean(skipna=False)) if len(means) else ""
 
 
 def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
-    """In-domain scores, datasets against regressors."""
+    """The scores within each dataset: datasets by regressors."""
     if means.empty:
         return []
     how = " and ".join(INSIDE[kind] for kind in means.kind.unique())
@@ -65,7 +65,7 @@ def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
 
 
 def _matrix(means: pd.DataFrame, metric: str) -> list[Table]:
-    """One regressor: a line per training set, a column per test set; nothing where it stayed inside its datasets."""
+    """One regressor's table: a line per training set, a column per test set; none if it has no cross-dataset score."""
     if means.kind.isin(list(INSIDE)).all():
         return []
     tests, left_out = list(means.test.unique()), means.kind == "leave-one-out"
@@ -105,7 +105,7 @@ def _groups(chosen: pd.DataFrame, metric: str) -> list[Table]:
 
 
 def _shares(means: pd.DataFrame) -> list[Table]:
-    """Pearson's r as a share of the noise ceiling, a line per cell with one, a column per regressor."""
+    """Pearson's r as a share of the noise ceiling: a line per cell that has one, a column per regressor."""
     regressors, body = list(means.regressor.unique()), []
     for (kind, train, test), own in means.groupby(CELL, sort=False):
         shares = {row.regressor: _share(row.value, row.low, row.high, row.ceiling) for row in own.itertuples()}
@@ -124,12 +124,12 @@ def _share(value: float, low: float, high: float, ceiling: float) -> str:
 
 
 def _along(means: pd.DataFrame, column: str, names: list[str]) -> list[Entry | str]:
-    """The score for each name of that column."""
+    """The score for each name in that column."""
     return [mean_entry(means[means[column] == name]) for name in names]
 
 
 def _raw_and_calibrated(means: pd.DataFrame) -> str:
-    """A score and, in brackets, the calibrated one; nothing where the metric was not measured."""
+    """A score with the calibrated one in brackets; "" if the metric was not measured."""
     if means.empty:
         return ""
     raw, fitted = (means[means.calibrated == flag].value.mean(skipna=False) for flag in (False, True))
@@ -141,6 +141,6 @@ def _headline(metric: str) -> str:
 
 
 def _runs(means: pd.DataFrame) -> str:
-    """How many runs a mean is over, where there are several."""
+    """The end of a title: how many runs the means are over, or "" for one."""
     several = [f"{n} {what}" for what in ("seeds", "repeats") if (n := means[what].max()) > 1]
     return f", mean over {' x '.join(several)}" if several else ""

@@ -1,4 +1,4 @@
-"""CSV files of records: a data frame out, and in again with every cell checked."""
+"""CSV files of records: written line by line, and read into a data frame with every cell checked."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def write_records(path: str | Path, columns: Sequence[str], records: Iterable[Se
 def read_records(
     path: str | Path, columns: Mapping[str, type], optional: Mapping[str, type] | None = None
 ) -> pd.DataFrame:
-    """The columns of a CSV file as what they should be, indexed by the number of the line in the file.
+    """Read a CSV file into a data frame of typed columns, indexed by line number in the file.
 
-    columns : name -> str, int, float or bool, which each of its cells must be. optional : those whose cells may be
-    empty (NaN, None), by name or pattern ("attention_*"); one that is named only here may be absent. All others are
-    texts.
+    columns : name -> the type of its cells (str, int, float or bool). optional : the same for columns whose cells may
+    be empty (NaN, None), by name or pattern ("attention_*"); a column listed only here may be missing. All other
+    columns are text.
 
     Raises
     ------
-    DrexcacheError : no such file, no CSV, a missing column, or a cell that is not what it should be, by its line.
+    DrexcacheError : no such file, not a CSV, a missing column, or a cell of the wrong type (names its line).
     """
     import pandas as pd
 
@@ -55,7 +55,7 @@ def read_records(
 
 
 def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
-    """The header, and the cells of each line by its number; a line that ends early has empty cells."""
+    """The header, and line number -> cells; a short line is filled up with empty cells."""
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -75,11 +75,11 @@ def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int
 
 
 def _converted(text: str, kind: type, place: tuple[str | Path, int, str]) -> float | bool:
-    """The cell's text as a finite number, a whole number, or True or False."""
+    """The cell's text converted to a finite number, a whole number, or True or False."""
     if kind is bool and text in ("True", "False"):
         return text == "True"
     try:
-        value = float(text.replace("_", "?"))  # which Python would take for a separator of thousands
+        value = float(text.replace("_", "?"))  # Python accepts "_" as a thousands separator; we do not
     except ValueError:
         value = float("nan")
     if kind is float and abs(value) < float("inf"):

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one regressor, trained here and tested there.
+    """One metric of one regressor, trained on one dataset and tested on the same or another.
 
     kind : "in-domain" (out-of-fold predictions, pooled over folds), "split" (the dataset's own train and
-        test), "cross" (another dataset) or "leave-one-out" (all datasets but the tested one).
-    seed, repeat : the regressor's seed, and which division into folds.
-    group : the images it is about; "" for all.
-    calibrated : an error after a linear calibration (see drexcache.studies.evaluation.scoring).
-    value, low, high : the metric with its 95% interval, None where it is undefined (constant predictions).
-    n : number of images; seconds : time of training; note : what to know before believing the row.
-    ceiling : the highest Pearson's r to be expected of these images' ratings, where their reliability is known.
+        test), "cross" (another dataset) or "leave-one-out" (trained on all datasets but the tested one).
+    seed, repeat : the regressor's seed, and the number of the division into folds.
+    group : the group of images scored; "" for all.
+    calibrated : whether this is an error after linear calibration (see drexcache.studies.evaluation.scoring).
+    value, low, high : the metric with its 95% interval, None where undefined (constant predictions).
+    n : number of images; seconds : training time; note : a caveat about the row.
+    ceiling : the highest Pearson's r that these ratings allow, if their reliability is known.
     """
 
     regressor: str
@@ -56,7 +56,7 @@ TYPES: dict[str, type] = {
 }  # fmt: skip
 OPTIONAL: dict[str, type] = {"value": float, "low": float, "high": float, "seconds": float, "ceiling": float}
 COLUMNS = [field.name for field in fields(Score)]
-WHAT = ["regressor", "kind", "train", "test", "group", "metric", "calibrated"]  # what a mean over runs is of
+WHAT = ["regressor", "kind", "train", "test", "group", "metric", "calibrated"]  # rows that agree here are averaged
 
 
 @dataclass
@@ -75,7 +75,7 @@ class ScoreTable:
 
     @property
     def notes(self) -> list[str]:
-        """What to know before believing the scores, each note once."""
+        """Caveats about the scores, each note once."""
         parts = (note for row in self.rows for note in row.note.split(NOTE_ENDS) if note)
         return list(dict.fromkeys(parts))
 
@@ -85,7 +85,7 @@ class ScoreTable:
         return ScoreTable([row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())])
 
     def to_pandas(self) -> pd.DataFrame:
-        """A line per score, a column per field of `Score`; what is undefined or not known is NaN."""
+        """A data frame with a row per score and a column per field of `Score`; undefined or unknown values are NaN."""
         import pandas as pd
 
         frame = pd.DataFrame([astuple(row) for row in self.rows], columns=COLUMNS)
@@ -93,7 +93,7 @@ class ScoreTable:
 
     @classmethod
     def from_pandas(cls, frame: pd.DataFrame) -> ScoreTable:
-        """The scores of a frame as `to_pandas` gives it; the columns note, seconds and ceiling may be missing.
+        """The table from a frame as `to_pandas` returns it; the columns note, seconds and ceiling may be missing.
 
         Raises
         ------
@@ -109,9 +109,9 @@ class ScoreTable:
     def means(self) -> pd.DataFrame:
         """The scores averaged over their runs (seeds and repeats), in order of appearance.
 
-        A line per regressor, kind, train, test, group, metric and calibrated: value, low and high are NaN where any run
-        has none. The runs share their images, so that the ends of their intervals do not come closer together by
-        averaging. n and ceiling are the first run's, seconds the mean, seeds and repeats how many there are.
+        A row per regressor, kind, train, test, group, metric and calibrated; value, low and high are NaN if any run has
+        none. The runs share their images, so averaging does not narrow the intervals. n and ceiling are the first
+        run's, seconds is the mean, and seeds, repeats and runs are counts.
         """
         groups = self.to_pandas().groupby(WHAT, sort=False)
         means = groups[LIMITS].mean()
@@ -123,31 +123,31 @@ class ScoreTable:
         )  # fmt: skip
 
     def to_csv(self, path: str | Path) -> None:
-        """Write one line per score; numbers keep every digit, an undefined one is an empty cell."""
+        """Write one line per score; numbers keep every digit, undefined values are empty cells."""
         write_records(path, COLUMNS, [astuple(row) for row in self.rows])
 
     @classmethod
     def read_csv(cls, path: str | Path) -> ScoreTable:
-        """The table that `to_csv` wrote.
+        """Read a table that `to_csv` wrote.
 
         Raises
         ------
-        DrexcacheError : no such file, a missing column, or a cell that is not what its column holds.
+        DrexcacheError : no such file, a missing column, or a cell of the wrong type.
         """
         required = {name: OPTIONAL.get(name) or TYPES[name] for name in COLUMNS if name != "ceiling"}
         return cls.from_pandas(read_records(path, required, OPTIONAL))
 
     def markdown(self, metric: str = "pearson") -> str:
-        """The table to look at, in GitHub's markdown: `metric` first, with its intervals."""
+        """The summary tables in GitHub's markdown, starting with `metric` and its intervals."""
         return render(score_tables(self, metric), self.notes)
 
     def latex(self, metric: str = "pearson") -> str:
-        """The same tables for a paper, with booktabs."""
+        """The same tables in LaTeX, with booktabs."""
         return render(score_tables(self, metric), self.notes, "latex")
 
 
 def told_apart(files: Mapping[str, Sequence[Record]]) -> list[Record]:
-    """The scores (or runs) of several files as one list; a regressor of two files is named "label: regressor".
+    """Join the scores (or runs) of several files; a regressor found in more than one is named "label: regressor".
 
     >>> row = Score("ridge", "art", "art", "in-domain", 42, 0, "", "pearson", False, 0.5, 0.3, 0.7, 60)
     >>> [one.regressor for one in told_apart({"a.csv": [row], "b.csv": [row, replace(row, regressor="svr")]})]

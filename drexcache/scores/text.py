@@ -1,4 +1,4 @@
-"""How scores read: one number, one train -> test label, one table for terminal, markdown, LaTeX and the report."""
+"""Formatting of scores: numbers, train -> test labels, and tables for terminal, markdown, LaTeX and the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ESCAPES = str.maketrans({
 
 
 def number(value: float | None, digits: int = 3, *, sign: bool = False, missing: str = "") -> str:
-    """A number as every table and sentence shows it; no sign on a zero.
+    """Format a number the way every table and sentence shows it; zero has no sign.
 
     >>> number(0.25), number(-0.0001), number(-0.25, 2), number(0.25, sign=True), number(None, missing="–")
     ('0.250', '0.000', '-0.25', '+0.250', '–')
@@ -43,7 +43,7 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False, missing:
 
 
 def p_text(p: float | None) -> str:
-    """A p-value, "" where there is none.
+    """Format a p-value; "" for None.
 
     >>> p_text(0.0004), p_text(0.0312)
     ('< 0.001', '0.031')
@@ -52,7 +52,7 @@ def p_text(p: float | None) -> str:
 
 
 def score_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A score with its interval.
+    """Format a score with its interval.
 
     >>> score_text(0.8821, 0.8472, 0.9101), score_text(None)
     ('0.882 [0.847, 0.910]', 'undefined (constant predictions)')
@@ -61,7 +61,7 @@ def score_text(value: float | None, low: float | None = None, high: float | None
 
 
 def several(n: int, one: str, more: str) -> str:
-    """A count with its words.
+    """A count followed by the singular or plural words.
 
     >>> several(1, "image is a copy", "images are copies"), several(1200, "image is a copy", "images are copies")
     ('1 image is a copy', '1,200 images are copies')
@@ -70,7 +70,7 @@ def several(n: int, one: str, more: str) -> str:
 
 
 def train_to_test(train: str, test: str, kind: str = "") -> str:
-    """Where a score is from: the dataset, with the kind of score where that is given, or "train → test".
+    """The label of a score's data: "train → test", or the one dataset, with the kind of score if given.
 
     >>> train_to_test("art", "maps", "cross"), train_to_test("art", "art", "in-domain"), train_to_test("art", "art")
     ('art → maps', 'art (in-domain)', 'art')
@@ -82,10 +82,10 @@ def train_to_test(train: str, test: str, kind: str = "") -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a table.
+    """One cell of a table.
 
-    text : what to read. value : the number behind it (or the text), to sort and export by; None comes last.
-    low, high, interval : the ends of its interval and how they read. faint : whether it is within noise.
+    text : as displayed. value : the number behind it (or the text), for sorting and export; None sorts last.
+    low, high, interval : the ends of its interval, and the interval as displayed. faint : whether it is within noise.
     """
 
     text: str
@@ -103,7 +103,7 @@ def score_entry(
     value: float | None, low: float | None = None, high: float | None = None, *, sign: bool = False,
     missing: str = UNDEFINED,
 ) -> Entry:  # fmt: skip
-    """A score and its interval as an entry of a table."""
+    """The table entry of a score and its interval."""
     if value is None or math.isnan(value):
         return Entry(missing)
     if low is None or high is None or math.isnan(low + high):
@@ -116,7 +116,7 @@ def score_entry(
 class Table:
     """Entries, or plain texts, under headers.
 
-    title : in markdown, the part that matters most in bold; may be empty. name : of its files, where it is exported.
+    title : markdown, may be empty. name : the base name of its files when exported.
     """
 
     title: str
@@ -125,7 +125,7 @@ class Table:
     name: str = ""
 
     def to_pandas(self) -> pd.DataFrame:
-        """The numbers with every digit; the ends of intervals stand in columns of their own.
+        """A data frame of the numbers with every digit; the ends of intervals have columns of their own.
 
         >>> Table("", ["set", "r"], [["art", score_entry(0.5, 0.25, 0.75)]]).to_pandas().iloc[0].to_dict()
         {'set': 'art', 'r': 0.5, 'r low': 0.25, 'r high': 0.75}
@@ -143,7 +143,7 @@ class Table:
 
 
 def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "markdown") -> str:
-    """The tables one below the other, then the notes: a list in markdown, comments in LaTeX.
+    """Render the tables one below the other, then the notes: a list in markdown, comments in LaTeX.
 
     LaTeX needs the package booktabs.
 
@@ -173,7 +173,7 @@ def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "mark
 
 
 def true_minus(entry: Entry) -> Entry:
-    """The entry with minus signs in its numbers, as print and the report have them, instead of hyphens."""
+    """The entry with typographic minus signs instead of hyphens, for LaTeX and the report."""
     if not isinstance(entry.value, float):
         return entry
     return replace(entry, text=entry.text.replace("-", "−"), interval=entry.interval.replace("-", "−"))
@@ -190,7 +190,7 @@ def _latex(table: Table) -> str:
     lines = (table.headers, *table.body)
     headers, *body = [[_one_line(one if isinstance(one, str) else true_minus(one)) for one in line] for line in lines]
     text = tabulate(body, headers=headers, tablefmt="latex_booktabs", disable_numparse=True)
-    text = text.translate(_MATH)  # tabulate has escaped the rest
+    text = text.translate(_MATH)  # tabulate has already escaped the rest
     caption = table.title.replace("**", "").translate(_ESCAPES).translate(_MATH)
     return "\n".join(["\\begin{table}", *([f"\\caption{{{caption}}}"] if caption else []), text, "\\end{table}"])
 
