@@ -129,10 +129,10 @@ def make_model(folder: Path, out: Path, count: int) -> dict[str, Any]:
 def decode_only(folder: Path, out: Path, count: int, workers: int) -> dict[str, Any]:
     """Reading, hashing, decoding and both resizes, without a model."""
     table = read_images(folder, ratings=False)
-    files, rows = table.files, np.arange(min(count, len(table)))
+    rows = np.arange(min(count, len(table)))
     extractors = load_extractors(recipe("drex").blocks, "random", torch.device("cpu"), said, engine_cpu="torch")
     started = time.perf_counter()
-    for _ in read_ahead(files, rows, list(extractors.values()), workers, 2 * workers + 8):
+    for _ in read_ahead(table, rows, list(extractors.values()), workers, 2 * workers + 8):
         pass
     return {"seconds": (time.perf_counter() - started) / len(rows)}
 

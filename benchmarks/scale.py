@@ -49,7 +49,7 @@ def decode_seconds(chosen: Recipe, folder: Path) -> float:
     table = read_images(folder, ratings=False)
     extractors = load_extractors(chosen.blocks, "random", torch.device("cpu"), lambda line: None)
     started = time.perf_counter()
-    for _ in read_ahead(table.files, np.arange(len(table)), list(extractors.values()), 1, 8):
+    for _ in read_ahead(table, np.arange(len(table)), list(extractors.values()), 1, 8):
         pass
     return (time.perf_counter() - started) / len(table)
 

@@ -17,13 +17,16 @@ from typing import Any
 
 import click
 
-from drexcache.errors import DrexcacheError, Stopped
+from drexcache.errors import DrexcacheError, Stopped, about
 
 STATUSES = (
     "Exit status: 0 done; 1 not done, and one sentence says why (also: images that failed, caches that differ or are "
     "damaged); 2 wrong options; 130 after Ctrl-C, 143 after SIGTERM."
 )
 STOPPED = "stopped; what was finished is kept, and no file is half written. Run the same command again."
+
+MOST_WARNINGS = 20  # about images, of one kind
+_warned: dict[str, int] = {}  # kind of warning -> how often it came
 
 # Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
 COMMANDS = {
@@ -52,7 +55,8 @@ class OneSentence(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"
+        warnings.formatwarning = _warning_line
+        warnings.filterwarnings("always", module=r"PIL\.")  # of each image, not only of the first
         for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8, terminals that know only ASCII
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -69,6 +73,17 @@ class OneSentence(click.Group):
         except OSError as error:  # a disk that is full, read-only or gone where no command expects it
             place = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{place}{error.strerror or error}") from error
+
+
+def _warning_line(message: Warning | str, *_: object) -> str:
+    """One line that starts with the image it is about; "" once the same has been said of MOST_WARNINGS images."""
+    text, image = " ".join(str(message).split()), about()
+    kind = text[:20]  # numbers that differ come later
+    _warned[kind] = _warned.get(kind, 0) + 1
+    if image and _warned[kind] > MOST_WARNINGS:
+        more = _warned[kind] == MOST_WARNINGS + 1
+        return f"{image}: {text}; of further images this is not said\n" if more else ""
+    return f"{image}: {text}\n" if image else f"Warning: {text}\n"
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from drexcache.cli.options import (
     regressors_option,
     repeats_option,
     seeds_option,
-    step_bar,
     target_option,
 )
+from drexcache.progress import step_bar
 
 
 @click.command("ablate")

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import command_line, device_option, step_bar
+from drexcache.cli.options import command_line, device_option
+from drexcache.progress import step_bar
 
 IMAGES_PER_SET = 60
 SETS = ("shapes", "leaves", "pages")

@@ -16,8 +16,8 @@ from drexcache.cli.options import (
     metric_option,
     repeats_option,
     seeds_option,
-    step_bar,
 )
+from drexcache.progress import step_bar
 
 if TYPE_CHECKING:
     from drexcache.cache import FeatureMatrix

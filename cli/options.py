@@ -1,10 +1,9 @@
-"""What several commands share: options, the bar of a long run, and the command line as it was typed."""
+"""What several commands share: options, and the command line as it was typed."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -80,21 +79,6 @@ def rater_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(RATER_OPTIONS):
         command = option(command)
     return command
-
-
-@contextmanager
-def step_bar(name: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A callback (steps done, steps in all, what comes next) that draws a bar on stderr."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit=unit, disable=None, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int, label: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(label, refresh=False)
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def command_line() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import command_line, step_bar
+from drexcache.cli.options import command_line
+from drexcache.progress import step_bar
 
 
 @click.command("report")

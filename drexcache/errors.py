@@ -1,7 +1,11 @@
 """The exception for whatever a user can fix, and phrases that several messages share."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+_about = threading.local()  # in each thread: what its warnings are about
 
 
 class DrexcacheError(Exception):
@@ -19,6 +23,26 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = int(number)
+
+
+@contextmanager
+def warnings_about(name: str) -> Iterator[None]:
+    """A context in which what libraries warn of in this thread is about that image or file, as `about` then says."""
+    before, _about.name = about(), name
+    try:
+        yield
+    finally:
+        _about.name = before
+
+
+def about() -> str:
+    """What this thread's warnings are about, "" where nobody said.
+
+    >>> with warnings_about("a.tif"):
+    ...     print(about())
+    a.tif
+    """
+    return getattr(_about, "name", "")
 
 
 def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:

@@ -31,7 +31,7 @@ class Cues:
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
         """The cues (d,) of one image."""
-        return torch.from_numpy(classic_cues(np.asarray(rgb), [tap.layer for tap in self.block.taps]))
+        return torch.from_numpy(_cues(Picture(rgb), [tap.layer for tap in self.block.taps]))
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The images' cues (B, d)."""
@@ -62,7 +62,13 @@ def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:
     unknown = [name for name in names if name not in CUES]
     if unknown:
         raise DrexcacheError(f"no classic cue named {', '.join(unknown)}; there are: {', '.join(CUES)}")
-    picture = Picture(rgb)
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise ValueError(f"expected a non-empty uint8 image (H, W, 3), found {rgb.dtype} {rgb.shape}")
+    return _cues(Picture(Image.fromarray(np.ascontiguousarray(rgb))), names)
+
+
+def _cues(picture: Picture, names: Sequence[str]) -> np.ndarray:
+    """float32 (len(names),)"""
     return np.array([CUES[name](picture) for name in names], np.float32)
 
 
@@ -75,16 +81,14 @@ class Picture:
 
     Parameters
     ----------
-    rgb : uint8 (H, W, 3).
+    rgb : of any size; not kept, nor copied at that size.
 
-    >>> Picture(np.zeros((300, 600, 3), np.uint8)).grey.shape
+    >>> Picture(Image.new("RGB", (600, 300))).grey.shape
     (256, 512)
     """
 
-    def __init__(self, rgb: np.ndarray) -> None:
-        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
-            raise ValueError(f"expected a non-empty uint8 image (H, W, 3), found {rgb.dtype} {rgb.shape}")
-        self.image = _resized(Image.fromarray(np.ascontiguousarray(rgb)), SIDE)
+    def __init__(self, rgb: Image.Image) -> None:
+        self.image = _resized(rgb, SIDE)
         self.small = _resized(self.image, SIDE // 2)
 
     @cached_property

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from drexcache.cache import FeatureCache, StoredBlock, partial_paths
-from drexcache.datasets import ImageTable
+from drexcache.datasets import ImageFile, ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
 from drexcache.features.loading import check_reach, load_extractors
@@ -26,6 +26,8 @@ from drexcache.features.planning import (
 )
 from drexcache.recipes import Block, Recipe
 
+SAMPLE = 9  # images that are timed
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -34,7 +36,7 @@ class Forecast:
     Attributes
     ----------
     images : in the table. missing : block -> rows to compute. bytes : size of the finished cache.
-    seconds : estimate from one image timed here, None where nothing is missing or the image could not be read.
+    seconds : estimate from a few images timed here, of all sizes; None where nothing is missing or none could be read.
     trouble : why the run would fail, a sentence each: weights out of reach, another recipe, removed images.
     unchecked : blocks of the cache whose weights are not on this machine, and so are not compared with the cache's.
     """
@@ -50,7 +52,7 @@ class Forecast:
         """For people."""
         found = [f"dry run, nothing is written: {self.images} images"]
         found += [f"block {name}: {count} of {self.images} rows to compute" for name, count in self.missing.items()]
-        time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by one image timed here"
+        time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by a few images timed here"
         found.append(f"time: {time_ if any(self.missing.values()) else 'none'}; size: {self.bytes / 1e6:,.1f} MB")
         if self.unchecked:
             found.append(f"weights of {', '.join(self.unchecked)}: not compared with the cache's, they are not here")
@@ -136,21 +138,51 @@ def _seconds(
     table: ImageTable, extractors: Mapping[str, Extractor], missing: Mapping[str, np.ndarray], workers: int,
     on_cpu: bool,
 ) -> float | None:  # fmt: skip
-    """Going by the first missing image: on a CPU decoding and the models share the cores, beside a GPU they do not."""
+    """On a CPU decoding and the models share the cores, beside a GPU they do not."""
     needed = [one for name, one in extractors.items() if missing[name].any()]
     if not needed:
         return None
-    row = int(np.flatnonzero(np.any([missing[one.block.name] for one in needed], axis=0))[0])
-    started = time.perf_counter()
-    image = read_image(table.files[row], row, needed)
-    decoding = (time.perf_counter() - started) / workers * max(int(missing[one.block.name].sum()) for one in needed)
-    if image.failure:
+    rows = np.flatnonzero(np.any([missing[one.block.name] for one in needed], axis=0))
+    sizes = np.array([_size(table.files[row]) for row in rows])
+    # of each of SAMPLE groups of files, from small to large, the middle one; the first is read once to warm up
+    order = np.argsort(sizes, kind="stable")
+    places = order[((np.arange(SAMPLE) + 0.5) / SAMPLE * len(rows)).astype(int)]
+    timed, image = [], None
+    for place in [places[0], *dict.fromkeys(places.tolist())]:
+        started = time.perf_counter()
+        read = read_image(table, int(rows[place]), needed)
+        if not read.failure:
+            timed.append((sizes[place], time.perf_counter() - started))
+            image = read
+    if image is None:
         return None
+    decoding = _of_all(sizes, timed[1:] or timed) / min(workers, default_workers())
     model = 0.0
     for one in needed:
-        batch = [image.inputs[one.block.name]] * (1 if on_cpu else one.batch)
-        model += int(missing[one.block.name].sum()) * _seconds_of_a_batch(one, batch) / len(batch)
+        count = int(missing[one.block.name].sum())
+        batch = [image.inputs[one.block.name]] * min(one.batch, count)
+        model += count * _seconds_of_a_batch(one, batch) / len(batch)
     return decoding + model if on_cpu else max(decoding, model)
+
+
+def _size(file: ImageFile) -> int:
+    """In bytes, 0 where it cannot be told."""
+    try:
+        return file.stat()[0]
+    except OSError:
+        return 0
+
+
+def _of_all(sizes: np.ndarray, timed: Sequence[tuple[float, float]]) -> float:
+    """Seconds for files of these sizes, going by the size and the seconds of some: so much each, and so much a byte.
+
+    >>> _of_all(np.array([100, 200, 600]), [(100, 2.0), (200, 3.0)])
+    12.0
+    """
+    size, seconds = np.array(timed).T
+    a_byte = float(np.cov(size, seconds, ddof=0)[0, 1] / np.var(size)) if np.ptp(size) else 0.0
+    a_byte = min(max(a_byte, 0.0), float(seconds.mean() / max(size.mean(), 1)))  # neither part is below nothing
+    return round(float(len(sizes) * (seconds.mean() + a_byte * (np.mean(sizes) - size.mean()))), 6)
 
 
 def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[torch.Tensor]) -> float:

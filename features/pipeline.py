@@ -20,15 +20,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from drexcache.cache import CacheWriter, StoredBlock
-from drexcache.datasets import ImageFile, ImageTable
-from drexcache.errors import DrexcacheError
-from drexcache.features.pixels import Decode, UnreadableImage, decode_rgb
+from drexcache.datasets import Decode, ImageTable, UnreadableImage, decoded
+from drexcache.errors import DrexcacheError, warnings_about
+from drexcache.progress import step_bar
 from drexcache.recipes import Block
-
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 class Extractor(Protocol):
@@ -125,24 +122,24 @@ def _batches(
 ) -> Iterator[list[ReadImage]]:
     """Readable images in batches, with a progress bar; unreadable ones are written down as failed."""
     extractors = list(job.extractors.values())
-    images = read_ahead(job.table.files, rows, extractors, job.workers, 2 * job.batch_size + job.workers)
+    images = read_ahead(job.table, rows, extractors, job.workers, 2 * job.batch_size + job.workers)
     batch: list[ReadImage] = []
-    failed = 0
-    with tqdm(total=len(rows), unit="image", desc="extract", disable=None, dynamic_ncols=True, bar_format=BAR) as bar:
+    done = failed = 0
+    with step_bar("extract", "image") as show:
         while True:
             with job.meter("decode"):
                 image = next(images, None)
             if image is not None and image.failure:
                 failed += 1
+                done += 1
                 behind.submit(partial(_write_failure, image, missing, writer))
-                bar.update()
             elif image is not None:
                 batch.append(image)
             if len(batch) == job.batch_size or (image is None and batch):
                 yield batch
-                bar.set_postfix_str(f"{failed} failed, bound by {job.meter.bottleneck()}", refresh=False)
-                bar.update(len(batch))
+                done += len(batch)
                 batch = []
+                show(done, len(rows), f"{failed} failed, bound by {job.meter.bottleneck()}")
             if image is None:
                 return
 
@@ -212,9 +209,9 @@ class ReadImage:
     failure: str = ""
 
 
-def read_image(file: ImageFile, row: int, extractors: Sequence[Extractor]) -> ReadImage:
+def read_image(table: ImageTable, row: int, extractors: Sequence[Extractor]) -> ReadImage:
     """Hash and decode one file once, and make each block's input from it."""
-    image = ReadImage(row)
+    image, file = ReadImage(row), table.files[row]
     decodings = [(Decode(one.block.alpha, one.block.exif), one) for one in extractors]
     try:
         before = file.stat()
@@ -222,9 +219,10 @@ def read_image(file: ImageFile, row: int, extractors: Sequence[Extractor]) -> Re
         if file.stat() == before:  # else it changed while it was read: the next run reads it again
             image.stat = before
         image.sha256 = hashlib.sha256(data).digest()
-        for decode in dict(decodings):
-            rgb = decode_rgb(data, decode)
-            image.inputs |= {one.block.name: one.prepare(rgb) for how, one in decodings if how == decode}
+        with warnings_about(table.ids[row]):
+            for decode in dict(decodings):
+                with decoded(data, decode) as rgb:
+                    image.inputs |= {one.block.name: one.prepare(rgb) for how, one in decodings if how == decode}
     except UnreadableImage as error:
         image.failure = str(error)
     except OSError as error:
@@ -239,7 +237,7 @@ def default_workers() -> int:
 
 
 def read_ahead(
-    files: Sequence[ImageFile], rows: np.ndarray, extractors: Sequence[Extractor], workers: int, ahead: int
+    table: ImageTable, rows: np.ndarray, extractors: Sequence[Extractor], workers: int, ahead: int
 ) -> Iterator[ReadImage]:
     """The images of these rows, in order, read by ``workers`` threads at most ``ahead`` images before the consumer."""
     waiting: deque[Future[ReadImage]] = deque()
@@ -249,7 +247,7 @@ def read_ahead(
     try:
         while True:
             while len(waiting) < ahead and (row := next(remaining, None)) is not None:
-                waiting.append(pool.submit(read_image, files[row], row, extractors))
+                waiting.append(pool.submit(read_image, table, row, extractors))
             if not waiting:
                 return
             yield waiting.popleft().result()

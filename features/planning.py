@@ -148,7 +148,7 @@ def current_files(
             if now == tuple(old_stats[at]) and not rehash:
                 hashes[row], stats[row] = old_hashes[at], now
             else:
-                read = read_image(table.files[row], row, ())
+                read = read_image(table, row, ())
                 hashes[row], stats[row] = np.frombuffer(read.sha256, "u1"), read.stat
     return hashes, stats
 
@@ -170,7 +170,7 @@ def probe(
         others = [entry for entry in block.provenance if entry != new]
         if not others or not len(done):
             continue
-        image = read_image(table.files[done[0]], int(done[0]), [extractors[name]])
+        image = read_image(table, int(done[0]), [extractors[name]])
         if image.failure:
             continue
         again = extractors[name]([image.inputs[name]])[0].cpu().numpy()

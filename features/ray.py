@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from drexcache.cache import open_cache
 from drexcache.datasets import ImageFile, ImageTable
@@ -28,6 +27,7 @@ from drexcache.errors import DrexcacheError
 from drexcache.features.extraction import Summary
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.pipeline import Extractor
+from drexcache.progress import step_bar
 from drexcache.recipes import Block, Recipe
 
 IMAGES_PER_SHARD = 512
@@ -217,8 +217,8 @@ def _silent(_line: str) -> None:
 
 def _wait(ray: Any, tasks: dict[Any, int], total: int) -> int:
     """Until every task is done, with a bar of images; the sum of their results. A user's mistake ends the work."""
-    waiting, computed = list(tasks), 0
-    with tqdm(total=total, unit="image", desc="extract on Ray", disable=None, dynamic_ncols=True) as bar:
+    waiting, computed, shown = list(tasks), 0, 0
+    with step_bar("extract on Ray", "image") as show:
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1)
             try:
@@ -235,5 +235,6 @@ def _wait(ray: Any, tasks: dict[Any, int], total: int) -> int:
                     f"the cluster lost a task {TRIES} times ({str(error).splitlines()[0]}); finished shards are kept; "
                     "run the same command again"
                 ) from error
-            bar.update(sum(tasks[task] for task in done))
+            shown += sum(tasks[task] for task in done)
+            show(shown, total, "")
     return computed

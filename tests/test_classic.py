@@ -187,7 +187,7 @@ def test_lab_of_known_colours() -> None:
     }
     for rgb, lab in known.items():
         image = np.full((8, 8, 3), rgb, np.uint8)
-        assert Picture(image).lab[:, 0, 0] == pytest.approx(lab, abs=0.1)
+        assert Picture(Image.fromarray(image)).lab[:, 0, 0] == pytest.approx(lab, abs=0.1)
 
 
 @pytest.mark.parametrize("name", GROW_WITH_CLUTTER)

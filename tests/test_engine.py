@@ -44,8 +44,8 @@ def test_one_decode_for_all_blocks_and_one_forward_pass_for_all_taps(
 ) -> None:
     """Counted inside the models, by torch's own hooks: flip is the one thing that takes a second pass."""
     passes: dict[str, int] = {}
-    decoded: list[int] = []
-    build, decode = Backbone.__init__, pipeline.decode_rgb
+    read: list[int] = []
+    build, decoded = Backbone.__init__, pipeline.decoded
 
     def counting(self: Backbone, *args: object, **options: object) -> None:
         build(self, *args, **options)  # type: ignore[arg-type]
@@ -58,10 +58,10 @@ def test_one_decode_for_all_blocks_and_one_forward_pass_for_all_taps(
         first.register_forward_hook(count)
 
     monkeypatch.setattr(Backbone, "__init__", counting)
-    monkeypatch.setattr(pipeline, "decode_rgb", lambda data, how: decoded.append(1) or decode(data, how))
+    monkeypatch.setattr(pipeline, "decoded", lambda data, how: read.append(1) or decoded(data, how))
     extract(read_images(pictures), two_sizes_and_many_taps(), tmp_path / "c.h5", batch_size=6, say=quiet)
     assert passes == {"vit": 40, "resnet32": 20, "resnet48": 20}
-    assert len(decoded) == 20
+    assert len(read) == 20
     assert list(open_cache(tmp_path / "c.h5").blocks) == ["resnet32", "resnet48", "vit"]
 
 

@@ -23,6 +23,7 @@ HOMES["cli"] = "drexcache.cli"
 ROOMS = [
     "drexcache.errors",
     "drexcache.files",
+    "drexcache.progress",
     "drexcache.devices",
     "drexcache.recipes",
     "drexcache.bootstrap",
@@ -189,7 +190,7 @@ def test_no_pickle_and_no_unsafe_load() -> None:
 # predictions to a score. CONTRIBUTING.md walks through it.
 SPINE_BY_ROOM = {
     "drexcache": ("recipes", "metrics"),
-    "drexcache.datasets": ("table", "files", "ratings", "matching"),
+    "drexcache.datasets": ("table", "files", "decoding", "ratings", "matching"),
     "drexcache.features": ("extraction", "planning", "pipeline", "pixels", "backbone"),
     "drexcache.cache": ("format", "storage", "writer", "reader", "matrix"),
     "drexcache.fusion": ("head", "plan", "step", "training", "estimator"),

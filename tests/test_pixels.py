@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
+from drexcache.datasets import Decode, UnreadableImage, decode_rgb
 from drexcache.errors import DrexcacheError
 from drexcache.features import pixels
-from drexcache.features.pixels import Decode, UnreadableImage, decode_rgb, normalise, to_pixels
+from drexcache.features.pixels import normalise, to_pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 REFERENCE, WHITE = Decode(), Decode(alpha="white")

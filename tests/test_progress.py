@@ -2,9 +2,20 @@
 
 import time
 
+import numpy as np
 import pytest
 
-from drexcache.cli import progress
+from drexcache import progress
+from drexcache.fusion import AttentionFusionRegressor
+
+
+def told(capsys: pytest.CaptureFixture[str], word: str) -> str:
+    """The latest line on stderr once a line has that word."""
+    until, text = time.monotonic() + 20, ""
+    while word not in text and time.monotonic() < until:
+        time.sleep(0.01)
+        text += capsys.readouterr().err
+    return text.splitlines()[-1]
 
 
 def test_a_log_gets_lines_while_a_step_goes_on(
@@ -13,14 +24,29 @@ def test_a_log_gets_lines_while_a_step_goes_on(
     monkeypatch.setattr(progress, "MINUTE", 0.05)
     with progress.step_bar("evaluate", "training") as show:
         show(3, 12, "svr, art → maps")
-        until = time.monotonic() + 20
-        while "svr" not in (text := capsys.readouterr().err) and time.monotonic() < until:
-            time.sleep(0.01)
-    line = text.splitlines()[-1]
-    assert line.startswith("evaluate: training 4 of 12 (svr, art → maps), 0 minutes gone, about ")
+        assert told(capsys, "svr") == "evaluate: training 4 of 12 (svr, art → maps), 0 minutes gone"
+
+
+def test_what_is_left_goes_by_the_latest_steps() -> None:
+    """Of 1,000 images the first 200 took four times as long as the others, after five minutes of getting ready."""
+    pace = progress.Pace("image", started=0)
+    for done in range(8, 1001, 8):
+        pace.note(300 + 4 * min(done, 200) + max(done - 200, 0), done, 1000, "0 failed")
+        if done == 800:  # 1,700 seconds gone; 200 images of a second each are left
+            assert pace.line(1700) == "image 801 of 1,000 (0 failed), 28 minutes gone, about 3 left"
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.step_bar("evaluate", "training") as show:
         show(0, 2, "ridge")
     assert capsys.readouterr().err == ""
+
+
+def test_a_fusion_head_in_training_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "MINUTE", 0.01)
+    rng = np.random.default_rng(0)
+    head = AttentionFusionRegressor(arms={"a": slice(0, 300), "b": slice(300, 600)}, epochs=40, verbose=True)
+    head.fit(rng.normal(size=(400, 600)).astype("f4"), rng.random(400))
+    assert "fusion: step " in capsys.readouterr().err

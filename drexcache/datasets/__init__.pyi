@@ -1,4 +1,8 @@
 from .columns import Columns as Columns
+from .decoding import Decode as Decode
+from .decoding import UnreadableImage as UnreadableImage
+from .decoding import decode_rgb as decode_rgb
+from .decoding import decoded as decoded
 from .files import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .files import ImageFile as ImageFile
 from .files import is_url as is_url

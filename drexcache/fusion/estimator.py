@@ -151,7 +151,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     seeds : heads to train, from random_state, random_state + 10,000, ...; their mean is predicted.
     random_state : seed of the initial weights, the shuffles and the dropout.
     device : "cpu", "cuda", "mps", or "auto" for the best there is.
-    verbose : whether to show a progress bar in a terminal.
+    verbose : whether to show a progress bar, or a line a minute where there is no terminal.
 
     Attributes
     ----------

@@ -1,9 +1,9 @@
-"""Early stopping: the averaged weights' loss on rows kept aside, after every epoch, and the best weights."""
+"""Watching a training: its progress, and early stopping by the averaged weights' loss on rows kept aside."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from drexcache.fusion.head import fuse, parameter_shapes, parameter_views, project
-from drexcache.fusion.plan import Design, HeadSettings, Plan
+from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan
 from drexcache.fusion.rows import Inputs
 from drexcache.fusion.scales import DatasetScales
 from drexcache.metrics import pearson
+from drexcache.progress import step_bar
 
 
 class Validation:
@@ -75,3 +76,17 @@ def inner_split(n: int, rows: np.ndarray | None, fraction: float, seed: int) -> 
     count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
     mixed = np.random.default_rng(seed).permutation(len(rows))
     return rows[np.sort(mixed[count:])], rows[np.sort(mixed[:count])]
+
+
+def shown_steps(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:
+    """The steps, with a bar, or a line a minute, of the first head's epoch, loss and validation."""
+    per_epoch, label = int(plan.steps[0, 1]), "epoch 1"
+    with step_bar("fusion", "step") as show:
+        for t in range(len(losses)):
+            if t and t % per_epoch == 0:
+                shown = {"loss": float(losses[t - per_epoch : t, 0].mean())}
+                shown |= {key: value for key, value in (validation.log[0] or [{}])[-1].items() if value is not None}
+                label = ", ".join([f"epoch {t // per_epoch + 1}", *(f"{key} {x:.4f}" for key, x in shown.items())])
+            if t % SPAN == 0:
+                show(t, len(losses), label)
+            yield t

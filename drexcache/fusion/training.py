@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from drexcache.fusion.head import Shapes, parameter_shapes, parameter_views
 from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion.rows import Inputs, Scaling, TrainingData
 from drexcache.fusion.scales import DatasetScales
 from drexcache.fusion.step import make_step
-from drexcache.fusion.stopping import Validation
+from drexcache.fusion.stopping import Validation, shown_steps
 
 LogRow = dict[str, float | None]
 
@@ -58,7 +57,7 @@ def train_stack(
     step = make_step(flat, ema, heads, plan, design, inputs.batch(0), threads)
     losses = torch.zeros(len(plan.lr), len(heads), device=data.y.device)  # (T, K)
 
-    for t in _progress(losses, plan, validation) if verbose else range(len(losses)):
+    for t in shown_steps(losses, plan, validation) if verbose else range(len(losses)):
         if stop.is_set():
             raise CancelledError
         if t % SPAN == 0:
@@ -84,20 +83,6 @@ def huber(scores: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     clamped = error.clamp(-1, 1)
     d = weight * clamped
     return (d * (error - 0.5 * clamped)).sum(1), d
-
-
-def _progress(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:
-    """The steps, with a bar of the first head's epoch, loss and validation; none where there is no terminal."""
-    bar = tqdm(total=len(losses), disable=None, unit="step", leave=False)
-    per_epoch = int(plan.steps[0, 1])
-    with bar:
-        for t in range(len(losses)):
-            if t and t % per_epoch == 0:
-                shown = {"loss": float(losses[t - per_epoch : t, 0].mean())}
-                shown |= {key: value for key, value in (validation.log[0] or [{}])[-1].items() if value is not None}
-                bar.set_postfix({"epoch": t // per_epoch, **{key: f"{value:.4f}" for key, value in shown.items()}})
-            yield t
-            bar.update()
 
 
 def _result(

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows, rated_rows_of
 from drexcache.errors import DrexcacheError
+from drexcache.progress import step_bar
 from drexcache.regressors.model import Model
 from drexcache.regressors.named import is_made_of, make_regressor
 from drexcache.regressors.saving import refuse_unsavable
@@ -87,7 +88,12 @@ def _fit(
         refuse_unsavable(estimator)
     try:
         with threadpool_limits(1 if rows <= FEW_ROWS and not has_epochs else None):
-            fit()
+            if has_epochs:
+                fit()
+            else:
+                with step_bar("train", "training") as show:
+                    show(0, 1, regressor)
+                    fit()
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:

@@ -22,7 +22,7 @@ from scipy.special import betainccinv
 
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ImageFile, is_url, read_images
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, warnings_about
 from drexcache.scores import several
 
 # Inside 3 categories of SAVOIAS (598 images, recipe offline) the cosine between different images reaches 0.73. Of 48 of
@@ -80,10 +80,16 @@ class Looks:
             try:
                 data = self.files[key].read()
                 unchanged = self.hashes.get(key) in (None, hashlib.sha256(data).hexdigest())
-                self.views[key] = _views(Image.open(io.BytesIO(data)).convert("L")) if unchanged else None
+                with warnings_about(key[1]):
+                    self.views[key] = _views(_grey(Image.open(io.BytesIO(data)))) if unchanged else None
             except (KeyError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 self.views[key] = None
         return self.views[key]
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """With all levels that it has: Pillow's own way from 16 bits to 8 makes most of them white."""
+    return image.convert("F" if image.mode.startswith("I") else "L")
 
 
 def _views(picture: Image.Image, side: int = 24) -> NDArray[np.float32]:

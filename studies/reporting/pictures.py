@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from drexcache.datasets import ImageFile, read_images
-from drexcache.errors import DrexcacheError, some
+from drexcache.datasets import Decode, ImageFile, UnreadableImage, decode_rgb, read_images
+from drexcache.errors import DrexcacheError, some, warnings_about
 
 Key = tuple[str, str]  # dataset, image id
 BYTES_IN_ALL = 6_000_000  # of WebP: two thirds of the 10 MB that base64 makes of it, with room for the figures
@@ -79,8 +79,9 @@ def thumbnails(files: Mapping[Key, ImageFile], hashes: Mapping[Key, str]) -> tup
             data = file.read()
             if key in hashes and hashlib.sha256(data).hexdigest() != hashes[key]:
                 return key, "", "not the file that the features were computed from"
-            return key, _thumbnail(data, side, limit), ""
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            with warnings_about(key[1]):
+                return key, _thumbnail(data, side, limit), ""
+        except (OSError, ValueError, SyntaxError, UnreadableImage, Image.DecompressionBombError) as error:
             return key, "", f"cannot be read ({error})"
 
     with ThreadPoolExecutor() as pool:
@@ -129,10 +130,8 @@ def _thumbnail(data: bytes, side: int, limit: int) -> str:
     """The picture as people see it, turned as EXIF says, in at most about ``limit`` bytes."""
     with Image.open(io.BytesIO(data)) as image:
         image.draft("RGB", (2 * side, 2 * side))  # of a JPEG, only as many coefficients as needed
-        if image.mode.startswith("I;16"):
-            picture = image.point(lambda value: value / 256).convert("L").convert("RGB")
-        else:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+        deep = image.mode.startswith("I")
+        picture = decode_rgb(data, Decode(exif="apply")) if deep else ImageOps.exif_transpose(image).convert("RGB")
     picture.thumbnail((side, side))
     for quality in (75, 50, 25, 5):
         buffer = io.BytesIO()
