@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import block_option, command_line, folds_option, regressors_option, step_bar, target_option
+from drexcache.cli.options import block_option, command_line, folds_option, regressors_option, target_option
 from drexcache.progress import step_bar
 
 
