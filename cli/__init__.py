@@ -26,7 +26,7 @@ STATUSES = (
 STOPPED = "stopped; what was finished is kept, and no file is half written. Run the same command again."
 
 MOST_WARNINGS = 20  # about images, of one kind
-_warned: dict[str, int] = {}  # kind of warning -> how often it came
+_warned: dict[str, dict[str, None]] = {}  # kind of warning -> the images that it was about
 
 # Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
 COMMANDS = {
@@ -76,14 +76,15 @@ class OneSentence(click.Group):
 
 
 def _warning_line(message: Warning | str, *_: object) -> str:
-    """One line that starts with the image it is about; "" once the same has been said of MOST_WARNINGS images."""
+    """One line that starts with its image, once; "" after the same has been said of MOST_WARNINGS images."""
     text, image = " ".join(str(message).split()), about()
-    kind = text[:20]  # numbers that differ come later
-    _warned[kind] = _warned.get(kind, 0) + 1
-    if image and _warned[kind] > MOST_WARNINGS:
-        more = _warned[kind] == MOST_WARNINGS + 1
-        return f"{image}: {text}; of further images this is not said\n" if more else ""
-    return f"{image}: {text}\n" if image else f"Warning: {text}\n"
+    if not image:
+        return f"Warning: {text}\n"
+    images = _warned.setdefault(text[:20], {})  # numbers that differ come later
+    if image in images or len(images) > MOST_WARNINGS:
+        return ""
+    images[image] = None
+    return f"{image}: {text}{'; such warnings end here' if len(images) > MOST_WARNINGS else ''}\n"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Cues:
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
         """The cues (d,) of one image."""
-        return torch.from_numpy(_cues(Picture(rgb), [tap.layer for tap in self.block.taps]))
+        return torch.from_numpy(cues_of(Picture(rgb), [tap.layer for tap in self.block.taps]))
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The images' cues (B, d)."""
@@ -64,11 +64,11 @@ def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:
         raise DrexcacheError(f"no classic cue named {', '.join(unknown)}; there are: {', '.join(CUES)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ValueError(f"expected a non-empty uint8 image (H, W, 3), found {rgb.dtype} {rgb.shape}")
-    return _cues(Picture(Image.fromarray(np.ascontiguousarray(rgb))), names)
+    return cues_of(Picture(Image.fromarray(np.ascontiguousarray(rgb))), names)
 
 
-def _cues(picture: Picture, names: Sequence[str]) -> np.ndarray:
-    """float32 (len(names),)"""
+def cues_of(picture: Picture, names: Sequence[str]) -> np.ndarray:
+    """The named cues of a picture, float32 (len(names),)."""
     return np.array([CUES[name](picture) for name in names], np.float32)
 
 

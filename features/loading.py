@@ -124,7 +124,7 @@ def load_extractors(
 
     keep : whether models that are converted for OpenVINO are kept on the disk.
     """
-    if device.type == "cpu":
+    if device.type == "cpu" and not all(block.is_classic for block in blocks):  # the cues take little, and give it back
         keep_freed_memory()
     found: dict[str, Extractor] = {}
     for given in blocks:

@@ -207,7 +207,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     """A folder of small pictures, cues that cost nothing, a commit after every batch."""
-    monkeypatch.setattr(cue_files, "classic_cues", cheap_cues)
+    monkeypatch.setattr(cue_files, "cues_of", cheap_cues)
     monkeypatch.setattr(writer, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr(planning, "version", lambda package: "1.0")  # slow to find out
     draw(tmp_path / "pictures", IMAGES)
