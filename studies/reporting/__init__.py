@@ -1,4 +1,4 @@
-"""Score files as one HTML page that opens without a network, and as figures and tables for a paper."""
+"""Reports: score files as one self-contained HTML page, and as figures and tables for a paper."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The commands that would make a cache again, as far as the cache tells."""
+"""The commands that would recreate a cache, as far as the cache itself reveals them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drexcache.recipes import Block, Recipe, recipe, recipe_names
 
 
 def extract_commands(cache: FeatureCache) -> list[str]:
-    """An extract command per recipe; IMAGES, RATINGS, WEIGHTS and RECIPE.toml stand for what a cache does not hold."""
+    """An extract command per recipe; IMAGES, RATINGS, WEIGHTS and RECIPE.toml are placeholders for the user's paths."""
     start = ["drexcache", "extract", "IMAGES", "--dataset", cache.dataset, "-o", str(cache.path)]
     targets = [_target_options(target) for target in cache.targets.values()]
     ratings = ["--ratings", "RATINGS", *targets[0]] if targets else []
@@ -37,7 +37,7 @@ def _target_options(target: Target) -> list[str]:
 
 
 def _options(block: Block) -> tuple[tuple[str, str], ...]:
-    """What extract's options can change of a recipe's block."""
+    """The settings of a block that options of extract can change."""
     names = ("alpha", "exif") if block.is_classic else ("precision", "alpha", "exif")
     return tuple((name, getattr(block, name)) for name in names)
 
@@ -47,7 +47,7 @@ def _varied(name: str, options: Sequence[tuple[str, str]]) -> tuple[Block, ...]:
 
 
 def _same(block: Block, stored: Sequence[StoredBlock]) -> StoredBlock | None:
-    """The stored block that has this definition, under whatever name."""
+    """The stored block with this definition, whatever its name."""
     wanted = (block.tag, block.spec())
     return next((one for one in stored if (one.definition.tag, one.definition.spec()) == wanted), None)
 
@@ -57,7 +57,7 @@ def _holds_whole(stored: Sequence[StoredBlock], whole: Recipe) -> bool:
 
 
 def _recipe_options(name: str, options: Sequence[tuple[str, str]], found: dict[str, StoredBlock]) -> list[str]:
-    """--recipe and what differs from its defaults."""
+    """--recipe and the options that differ from its defaults."""
     plain = recipe(name)
     words = ["--recipe", name]
     if len(found) < len(plain.blocks):

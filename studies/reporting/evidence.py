@@ -1,4 +1,4 @@
-"""What a report is about: score files with their predictions, checked, joined and averaged over runs."""
+"""The material of a report: score files with their predictions, checked, joined and averaged over runs."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ CELL = ["kind", "train", "test"]
 
 @dataclass(frozen=True)
 class Scale:
-    """What a dataset's ratings are given on, such as 1 to 7. least, most : the ratings of the least and the most of
-    what is rated; least is the higher number where a lower rating means more."""
+    """The scale of a dataset's ratings, such as 1 to 7.
+
+    least, most : the ratings that mean least and most of what is rated; least is the higher number if lower ratings
+    mean more.
+    """
 
     least: float = 0.0
     most: float = 1.0
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The lower and the higher number."""
+        """The lower and the higher end."""
         return min(self.least, self.most), max(self.least, self.most)
 
     @property
     def digits(self) -> int:
-        """After the point, of a rating: two where the scale is 1 wide, none where it is 1,000 wide.
+        """The decimals to show of a rating: two on a scale of width 1, none on one of width 1,000.
 
         >>> Scale(0, 1).digits, Scale(1, 7).digits, Scale(0, 100).digits
         (2, 2, 1)
@@ -47,7 +50,7 @@ class Scale:
         return 2 if high - low < 20 else 1 if high - low < 500 else 0
 
     def of(self, unit: Floats) -> Floats:
-        """Values on [0, 1] as they are on this scale.
+        """Convert values on [0, 1] to this scale.
 
         >>> Scale(5, 1).of(np.array([0.0, 0.75]))
         array([5., 2.])
@@ -57,14 +60,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Result:
-    """One regressor in one cell: predictions averaged over its runs (seeds, repeats), n images.
+    """One regressor's predictions for the n images of one cell, averaged over its runs (seeds, repeats).
 
     ids, group : as in `drexcache.studies.evaluation.Run`. rated, predicted : (n,) on `scale`.
     spread : (n,) standard deviation of an image's predictions over the runs, or None with one run.
-    attention : arm -> (n,) weights, each fold's on the common average; fold_averages : arm -> lowest and highest
-    average weight of a fold's model.
-    metric : what value, low and high are about, mean over the runs; None where it is undefined.
-    ceiling : the highest Pearson's r that the raters' agreement allows, where it is known and the metric is that.
+    attention : arm -> (n,) weights, each fold shifted to the common average; fold_averages : arm -> lowest and
+    highest average weight of any fold's model.
+    metric : its name; value, low, high : its mean over the runs and the interval, None if undefined.
+    ceiling : the highest Pearson's r that the raters' agreement allows, if known and the metric is Pearson's r.
     """
 
     regressor: str
@@ -92,22 +95,22 @@ class Result:
 
     @property
     def inside(self) -> bool:
-        """Whether it was trained on images of the tested dataset."""
+        """Whether the regressor was trained on images of the tested dataset."""
         return self.kind in INSIDE
 
     @property
     def title(self) -> str:
-        """The dataset, or "train → test"."""
+        """The dataset's name, or "train → test"."""
         return train_to_test(self.train, self.test)
 
     @property
     def score(self) -> str:
-        """The value with its interval, in words where it is undefined."""
+        """The value with its interval, or words if it is undefined."""
         return score_text(self.value, self.low, self.high)
 
     @property
     def share(self) -> str:
-        """The value as a share of the noise ceiling, in words; "" where that is not known."""
+        """The value as a share of the noise ceiling, in words; "" if the ceiling is unknown."""
         if self.value is None or self.ceiling is None:
             return ""
         return f"{self.value / self.ceiling:.0%} of the noise ceiling, {self.ceiling:.3f}"
@@ -118,7 +121,7 @@ class Result:
         return self.predicted - self.rated
 
     def on(self, scale: Scale) -> Result:
-        """The same result, so far on 0 to 1, on that scale."""
+        """This result, which is on 0 to 1, converted to the given scale."""
         return replace(
             self,
             rated=scale.of(self.rated),
@@ -130,7 +133,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the score files hold. means : of the scores over their runs. files : label -> path of the scores."""
+    """Everything in the score files. means : the scores averaged over runs. files : label -> path of the scores."""
 
     scores: ScoreTable
     means: pd.DataFrame
@@ -153,12 +156,12 @@ class Evidence:
 
     @property
     def image_numbers(self) -> dict[tuple[str, str], int]:
-        """(dataset, id) -> number of every image of `images`, from 0."""
+        """(dataset, id) -> the image's number in the order of `images`, from 0."""
         keys = ((dataset, image) for dataset, ids in self.images.items() for image in ids)
         return {key: number for number, key in enumerate(keys)}
 
     def on(self, scales: Mapping[str, Scale]) -> Evidence:
-        """The same with the ratings of these datasets on their own scales."""
+        """The same evidence with the ratings of these datasets on their own scales."""
         return replace(self, results=[result.on(scales.get(result.test, result.scale)) for result in self.results])
 
     def of(self, regressor: str) -> list[Result]:
@@ -166,18 +169,18 @@ class Evidence:
         return [result for result in self.results if result.regressor == regressor]
 
     def home(self, regressor: str) -> list[Result]:
-        """Those trained on the tested dataset; where there are none, all."""
+        """The regressor's results on the dataset it was trained on; if there are none, all its results."""
         own = self.of(regressor)
         return [result for result in own if result.inside] or own
 
 
 def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
-    """Read score files and the predictions beside them; a regressor of two files gets the file's name.
+    """Read score files and the predictions beside them; a regressor in more than one file gets the file's name.
 
     Raises
     ------
-    DrexcacheError : a file that is missing or not what it should be, scores and predictions that do not belong
-        together, an unknown metric, a cell with fewer than 10 images.
+    DrexcacheError : a missing or invalid file, scores and predictions that do not belong together, an unknown
+        metric, or a cell with fewer than 10 images.
     """
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
@@ -211,7 +214,7 @@ def _predictions(path: Path) -> Predictions:
 
 
 def _check_pair(label: str, table: ScoreTable, predictions: Predictions) -> None:
-    """Every score has its predictions, gives what they give, and the other way round."""
+    """Check that every score has predictions, every prediction a score, and that the two agree."""
     if not table.rows:
         raise DrexcacheError(f"{label}: holds no scores")
     apart = f"the scores and {predictions_beside(label).name} do not belong together"
@@ -241,7 +244,7 @@ def _key(one: Run | Score) -> tuple[str, str, str, str, int, int]:
 def _renamed(
     tables: Mapping[str, ScoreTable], predictions: Mapping[str, Predictions], joined: Predictions
 ) -> ScoreTable:
-    """All rows, their regressors called as in the joined predictions."""
+    """All rows, with the regressors named as in the joined predictions."""
     runs = ((label, run.regressor) for label, one in predictions.items() for run in one.runs)
     names = dict(zip(runs, (run.regressor for run in joined.runs), strict=True))
     rows = [
@@ -251,7 +254,7 @@ def _renamed(
 
 
 def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
-    """The runs of one regressor and cell, averaged over the images that all of them predict; mean : of their scores."""
+    """Average the runs of one regressor and cell on the images that all of them predict; mean : of their scores."""
     first = runs[0]
     common = set(first.ids).intersection(*(run.ids for run in runs))
     ids = [image for image in first.ids if image in common]
@@ -261,7 +264,7 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         orders.append([place[image] for image in ids])
     predicted = np.stack([run.predicted[order] for run, order in zip(runs, orders, strict=True)])  # (runs, n)
     arms = [arm for arm in first.attention if all(arm in run.attention for run in runs)]
-    averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in arms}  # of each run (n,)
+    averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in arms}  # (n,) per run
     attention = {
         arm: np.mean(
             [
@@ -294,6 +297,6 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
 
 
 def _fold_averages(run: Run, arm: str) -> Floats:
-    """(n,) the average weight over the images that the same fold's model predicted."""
+    """For each image, the average weight over the images that the same fold's model predicted: (n,)."""
     weights, (_, fold) = run.attention[arm], np.unique(run.fold, return_inverse=True)
     return np.asarray((np.bincount(fold, weights) / np.bincount(fold))[fold], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The figures of a report, one matplotlib Figure each, drawn once for the page and for papers."""
+"""The figures of a report, drawn once with matplotlib for both the page and papers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 SYMBOLS = {"pearson": "r", "spearman": "ρ", "kendall": "τ", "rmse": "RMSE", "mae": "MAE", "rmae": "RMAE"}
-# The light theme; on a page these become the theme's variables, see drexcache.studies.reporting.svg.
+# The light theme; on the page these become CSS variables, see drexcache.studies.reporting.svg.
 PAPER, INK, MUTED, GRID = "#ffffff", "#1c2128", "#646d78", "#dfe3e8"
-# Okabe & Ito (2008), told apart by colour-blind readers too; without yellow, which is hard to see on white.
+# Okabe & Ito (2008), distinguishable for colour-blind readers; without yellow, which is hard to see on white.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 ON_LIGHT, ON_DARK = "#000000", "#fefefe"  # text on a coloured cell, the same in every theme
 MAX_GROUPS, MAX_SETTINGS = 20, 12
@@ -43,7 +43,7 @@ STYLE: Any = {  # matplotlib types every key by name
 
 @dataclass
 class Points:
-    """Points that stand for images: where they are in axes, and whose rows of which result they are."""
+    """Points that stand for images: their position in the axes, and the rows of the result that they show."""
 
     axes: Axes
     x: Floats
@@ -56,8 +56,8 @@ class Points:
 class Figure:
     """A drawn figure. alt : what it shows, in words. kind : "matrix", "scatter", "residuals", "attention" or "search".
 
-    owner : the regressor, or the search's folder. home : whether the owner was trained on the tested dataset, or
-    never was on any. name : its file's name without ending, and its id on the page.
+    owner : the regressor, or the search's folder. home : whether it shows one of the owner's `Evidence.home` results.
+    name : the file name without extension, and the id on the page.
     """
 
     kind: str
@@ -104,19 +104,19 @@ def draw_figures(evidence: Evidence, searches: Sequence[Search] = ()) -> list[Fi
 
 
 def _name(figure: Figure, result: Result | None, taken: set[str]) -> str:
-    """A new name of letters, digits and dashes only, whatever the regressor is called."""
+    """An unused name of letters, digits and dashes only, whatever the regressor is called."""
     where = [] if result is None else [result.test] if result.inside else [result.train, "to", result.test]
     parts = [re.sub("[^A-Za-z0-9]+", "-", part).strip("-")[:30] for part in (figure.kind, figure.owner, *where)]
     stem = "-".join(part for part in parts if part)
     numbered = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
-    name = next(name for name in numbered if name.lower() not in taken)  # also on disks that ignore case
+    name = next(name for name in numbered if name.lower() not in taken)  # some file systems ignore case
     taken.add(name.lower())
     return name
 
 
 @contextmanager
 def style(**more: Any) -> Iterator[None]:
-    """The report's style, whatever the user's own matplotlib settings are; for drawing and for saving.
+    """A context with the report's style, whatever the user's own matplotlib settings; for drawing and saving.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def style(**more: Any) -> Iterator[None]:
 
 
 def scatter(result: Result) -> Figure:
-    """Predicted against rated with the identity, and the calibration line with its 95% intervals.
+    """Predicted against rated, with the identity line, and the calibration line with its 95% intervals.
 
     The calibration line is the mean rating of images with a given prediction (least squares of rated on
     predicted); the narrow band is the interval of that mean, the wide one holds 95% of the images.
@@ -164,9 +164,9 @@ def scatter(result: Result) -> Figure:
 
 
 def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, float]) -> Figure:
-    """Train sets (rows) against test sets (columns), each cell its value and interval on a colour of cividis.
+    """Train sets (rows) by test sets (columns), each cell showing its value and interval on a cividis colour.
 
-    limits : values of the scale's ends, shared by the figures of one report.
+    limits : the values at the ends of the colour scale, shared by all heat maps of a report.
     """
     from matplotlib import colormaps
 
@@ -192,7 +192,7 @@ def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, flo
 
 
 def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: tuple[float, ...] | None) -> None:
-    """One cell: value and interval on its colour; without one where the value is undefined."""
+    """Draw one cell: value and interval on its colour, or "undefined" on grey."""
     from matplotlib.patches import Rectangle
 
     on_cell = INK if colour is None else ON_LIGHT if _is_light(colour) else ON_DARK
@@ -209,7 +209,7 @@ def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: tuple[float, ...
 
 
 def residuals(result: Result) -> Figure:
-    """Predicted minus rated by group, the groups with the most images first; mean with its 95% interval."""
+    """Predicted minus rated by group, largest group first; mean with its 95% interval."""
     group = np.asarray(result.group, dtype=str)
     names, counts = np.unique(group, return_counts=True)
     chosen = names[np.argsort(-counts, kind="stable")][:MAX_GROUPS].tolist()
@@ -231,10 +231,10 @@ def residuals(result: Result) -> Figure:
 
 
 def attention(result: Result) -> Figure:
-    """How much weight each image gives to each arm; median and quartiles.
+    """The weight that each image gives to each arm, with median and quartiles.
 
-    The model of every fold has an average weight of its own, by chance; the points are on the common average, so that
-    what differs among them is the images.
+    Every fold's model has a different average weight by chance. The points are shifted to the common average, so that
+    they show only differences between images.
     """
     canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.attention))
     quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.attention.values()]
@@ -255,7 +255,7 @@ def _strips(
     axes: Axes, values: Mapping[str, Floats], summaries: Sequence[Sequence[float]], colours: Sequence[str],
     result: Result, rows: Mapping[str, np.ndarray], labels: Sequence[str],
 ) -> list[Points]:  # fmt: skip
-    """A line of points per name, spread by their density, under (low, centre, high) of each."""
+    """Draw a line of points per name, spread by density, with (low, centre, high) of each on top."""
     axes.grid(True, axis="x")
     points = []
     for line, (name, own) in enumerate(values.items()):
@@ -280,7 +280,7 @@ def history(search: Search, regressor: str) -> Figure:
     axes.grid(True, axis="y")
     axes.scatter(numbers, scores, s=12, color=SERIES[0], alpha=0.6, linewidths=0)
     axes.step(numbers, best, where="post", color=SERIES[1], linewidth=1.6)
-    low, high = np.quantile(scores, (0.05, 0.95))  # a few hopeless trials would press all others into a line
+    low, high = np.quantile(scores, (0.05, 0.95))  # a few hopeless trials would squeeze all others into a line
     worst, top = (low, scores.max()) if higher_is_better(search.metric) else (scores.min(), high)
     margin = 0.08 * (top - worst) or 0.01
     axes.set(ylim=(worst - margin, top + margin), xlabel="trial", ylabel=SYMBOLS[search.metric])
@@ -291,7 +291,7 @@ def history(search: Search, regressor: str) -> Figure:
 
 
 def importances(search: Search, regressor: str) -> Figure:
-    """How much of the variance of a search's scores each setting explains, the largest first."""
+    """The share of the variance of a search's scores that each setting explains, largest first."""
     shares = sorted(search.importance[regressor].items(), key=lambda item: -item[1])[:MAX_SETTINGS]
     canvas, axes = _canvas(3.4, 0.7 + 0.28 * len(shares))
     values = [share for _, share in shares]
@@ -310,8 +310,8 @@ def importances(search: Search, regressor: str) -> Figure:
 class Band:
     """A least-squares line of rated on predicted with 95% intervals, (k,) each.
 
-    at : predictions. line : mean rating there. mean, single : how far the interval of that mean, and of a
-    single image's rating, reach from it.
+    at : predictions. line : mean rating there. mean, single : half-width of the interval of that mean, and of a
+    single image's rating.
     """
 
     at: Floats
@@ -321,10 +321,10 @@ class Band:
 
 
 def calibration_band(rated: Floats, predicted: Floats, steps: int = 40) -> Band | None:
-    """The calibration line over the range of the predictions; None where these are constant.
+    """The calibration line over the range of the predictions; None if they are constant.
 
-    Intervals of simple linear regression with Student's t, as in Draper & Smith (1998), Applied Regression
-    Analysis, 3rd ed., sections 1.4 and 3.1.
+    The intervals are those of simple linear regression with Student's t (Draper & Smith 1998, Applied Regression
+    Analysis, 3rd ed., sections 1.4 and 3.1).
 
     >>> band = calibration_band(np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 4, 6]))
     >>> band.line[[0, -1]].tolist(), round(float(band.mean.max()), 6)
@@ -337,14 +337,14 @@ def calibration_band(rated: Floats, predicted: Floats, steps: int = 40) -> Band 
     square = ((predicted - predicted.mean()) ** 2).sum()
     at = np.linspace(predicted.min(), predicted.max(), steps)
     variance = 1 / n + (at - predicted.mean()) ** 2 / square
-    reach = stats.t.ppf(0.975, n - 2) * fit.stderr * square**0.5  # Student's t times the residuals' deviation
+    reach = stats.t.ppf(0.975, n - 2) * fit.stderr * square**0.5  # Student's t times the residual standard deviation
     return Band(at, fit.intercept + fit.slope * at, reach * np.sqrt(variance), reach * np.sqrt(1 + variance))
 
 
 def spread_out(values: Floats) -> Floats:
     """Offsets (n,) on [-1, 1] that show where values are dense: a violin made of points.
 
-    The places inside the violin follow the golden ratio's multiples, which are even and the same every time.
+    Inside the violin the points follow multiples of the golden ratio, which are even and reproducible.
 
     >>> spread_out(np.array([1.0, 1.0])).round(2).tolist()
     [-1.0, 0.24]
@@ -359,10 +359,10 @@ def spread_out(values: Floats) -> Floats:
 
 
 def _canvas(width: float, height: float, at: tuple[float, float, float, float] | None = None) -> tuple[Canvas, Axes]:
-    """A figure without the state of pyplot; in inches, 72 dots each as in SVG.
+    """A figure and its axes, made without pyplot's global state; sizes in inches of 72 dots, as in SVG.
 
-    at : left, bottom, width and height of the axes, as shares; by default what the labels leave, which takes
-    twice the time to draw.
+    at : left, bottom, width and height of the axes, as fractions; by default fitted around the labels, which takes
+    twice as long to draw.
     """
     from matplotlib.figure import Figure as Canvas
 
@@ -371,7 +371,7 @@ def _canvas(width: float, height: float, at: tuple[float, float, float, float] |
 
 
 def _short(text: str, limit: int) -> str:
-    """A name that fits, without characters that no font shows.
+    """The text cut to ``limit`` characters, with unprintable ones replaced.
 
     >>> _short("a very long name of a dataset", 12)
     'a very long…'
@@ -381,6 +381,6 @@ def _short(text: str, limit: int) -> str:
 
 
 def _is_light(colour: Sequence[float]) -> bool:
-    """Whether black is easier to read on it than white (W3C's relative luminance above 0.18)."""
+    """Whether black is easier to read than white on this colour (W3C relative luminance above 0.18)."""
     linear = [((part + 0.055) / 1.055) ** 2.4 if part > 0.04 else part / 12.92 for part in colour[:3]]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) > 0.18

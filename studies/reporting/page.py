@@ -1,4 +1,4 @@
-"""report: score files as one HTML page that opens without a network, and the same figures and tables as files."""
+"""report: score files as one self-contained HTML page, and the same figures and tables as files."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def report(
     with_thumbnails: bool = True, export: str | Path | None = None, export_figures: Sequence[str] = (),
     command: str = "", progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
-    """Write one self-contained HTML file about the scores; a sentence on each thing that is left out, and why.
+    """Write one self-contained HTML file about the scores; returns a sentence on each thing left out, and why.
 
     Parameters
     ----------
     scores : files that `evaluate` wrote, each with its predictions beside it. out : the page to write.
-    metric : to compare by. match : compare only the images that all regressors predicted, where they differ.
-    images : where the pictures lie: folders or zips named like their datasets, "NAME=PATH", or a folder of folders.
-    caches : that the scores come from, for recipes and fingerprints; default: those the ledger names.
+    metric : to compare by. match : if the regressors predicted different images, compare only those they share.
+    images : the images' folders or zips: named like their datasets, "NAME=PATH", or a folder of such folders.
+    caches : those that the scores come from, for recipes and fingerprints; default: those the ledger names.
     studies : folders that `search` wrote. with_thumbnails : False leaves the pictures out.
     export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX. export_figures : names of
-    the regressors whose figures are exported, or "all"; default: of the one that the page shows first. The figures of
+    the regressors whose figures are exported, or "all"; default: the one that the page shows first. The figures of
     train -> test and of searches are always exported.
-    command : that makes the report, to be shown in it.
-    progress : called with (steps done, steps in all, what comes next).
+    command : the command that makes the report, to be shown on the page.
+    progress : called with (steps done, total steps, what comes next).
 
     Raises
     ------
     DrexcacheError : matplotlib or Jinja2 is not installed, scores that cannot be read or do not belong to their
-        predictions, different images without `match`, fewer than 10 images, images or caches that do not fit.
+        predictions, different images without `match`, fewer than 10 images, or images or caches that do not fit.
     """
     evidence = read_evidence(scores, metric)
     comparison = _compared(evidence, metric, match)
@@ -94,7 +94,7 @@ def report(
 
 
 def _watched(figures: Sequence[Figure], progress: Progress | None, steps: int, done: int = 0) -> Iterator[Figure]:
-    """The figures, each told to whoever watches."""
+    """Yield the figures, reporting progress."""
     for step, figure in enumerate(figures, done):
         if progress:
             progress(step, steps, figure.name)
@@ -109,14 +109,15 @@ def _pictures(images: Sequence[str], evidence: Evidence, origin: Provenance) -> 
 
 
 def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
-    """Every two regressors, each kind of cell for itself, those inside the datasets first.
+    """Compare every two regressors, one kind of cell at a time, cells within a dataset first.
 
-    Differences across datasets are many and answer another question: p inside is not corrected for their number.
+    Comparisons across datasets are many and answer another question, so the p of those within a dataset are not
+    corrected for their number.
     """
     pairs, notes = [], []
     for kind in sorted({result.kind for result in evidence.results}, key=lambda kind: (kind not in INSIDE, kind)):
         cells = [result.cell for result in evidence.results if result.kind == kind]
-        if len(set(cells)) < len(cells):  # elsewhere there is one regressor in every cell
+        if len(set(cells)) < len(cells):  # otherwise every cell has a single regressor
             found = compare(evidence.predictions, metric, kind=kind, match=match)
             pairs += found.pairs
             notes += found.notes
@@ -124,7 +125,7 @@ def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
 
 
 def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Evidence, leader: str) -> list[Figure]:
-    """Those of the chosen regressors, or else of the leader; train -> test and searches in any case."""
+    """The figures of the chosen regressors, or else of the leader; always those of train -> test and searches."""
     unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
     if unknown:
         known = ", ".join(evidence.regressors)
@@ -136,14 +137,15 @@ def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Eviden
 def page_data(
     evidence: Evidence, figures: Sequence[Figure], places: Mapping[str, Sequence[Places]], pictures: Mapping[Key, str]
 ) -> dict[str, Any]:
-    """What the page's script needs: every image once, every result once; figures hold places and numbers of rows.
+    """The data for the page's script: every image and every result once, and the points of every figure.
 
-    places : name of a figure -> where its points are, as `inline_svg` says. pictures : thumbnails as data URIs.
-    Gives images, [id, dataset, rated, thumbnail or ""] each; results, of each the images' numbers, predictions, spread
-    over runs (or None), attention by arm and digits to show; panels, name of a figure -> its points.
+    places : name of a figure -> coordinates of its points, from `inline_svg`. pictures : thumbnails as data URIs.
+    Returns images, each [id, dataset, rated, thumbnail or ""]; results, each with the images' numbers, predictions,
+    spread over runs (or None), attention by arm and digits to show; panels, name of a figure -> its points, which
+    refer to rows of a result.
     """
     rated: dict[Key, float] = {}
-    for result in reversed(evidence.results):  # the first to name an image says its rating
+    for result in reversed(evidence.results):  # an image's rating is that of the first result that has it
         rated |= {(result.test, image): value for image, value in zip(result.ids, result.rated.tolist(), strict=True)}
     numbers = evidence.image_numbers
     place_of = {id(result): place for place, result in enumerate(evidence.results)}
@@ -188,7 +190,7 @@ class Shown:
 
 
 def gallery(result: Result, numbers: Mapping[Key, int]) -> tuple[list[Shown], list[Shown]]:
-    """The worst-predicted images, worst first, and the best-predicted, best first; none stands in both."""
+    """The worst-predicted images, worst first, and the best-predicted, best first; no image is in both."""
     order = np.argsort(-np.abs(result.residual), kind="stable").tolist()
     shown = min(SHOWN, len(order) // 2)
     worst, best = (
@@ -208,12 +210,12 @@ def gallery(result: Result, numbers: Mapping[Key, int]) -> tuple[list[Shown], li
 
 
 def _printed(value: float, digits: int = 3, *, sign: bool = False) -> str:
-    """A number with a true minus."""
+    """A number with a typographic minus sign."""
     return number(value, digits, sign=sign).replace("-", "−")
 
 
 def _render(*, data: Mapping[str, Any], svg: Mapping[str, str], **content: Any) -> str:
-    """The page as text."""
+    """Render the page."""
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
@@ -223,11 +225,11 @@ def _render(*, data: Mapping[str, Any], svg: Mapping[str, str], **content: Any) 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file("report.html.j2")).render(
         svg={name: Markup(text) for name, text in svg.items()},  # matplotlib escapes its texts
-        # JSON that cannot end the element that it stands in.
+        # "<" is escaped so that the JSON cannot close its own <script> element
         data=Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")),
         style=Markup(_file("report.css")),
         script=Markup(script),
-        # As Content-Security-Policy wants it: only this script may run on the page.
+        # for the Content-Security-Policy: only this script may run on the page
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **content,
     )

@@ -1,4 +1,4 @@
-"""The pictures of a report: where the images lie, and small copies of them."""
+"""The pictures of a report: finding the image files, and making thumbnails of them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from drexcache.datasets import Decode, ImageFile, UnreadableImage, decode_rgb, r
 from drexcache.errors import DrexcacheError, some, warnings_about
 
 Key = tuple[str, str]  # dataset, image id
-BYTES_IN_ALL = 6_000_000  # of WebP: two thirds of the 10 MB that base64 makes of it, with room for the figures
+BYTES_IN_ALL = 6_000_000  # of WebP: 8 MB in base64, which with the figures keeps the page below 10 MB
 LARGEST, SMALLEST = 240, 48  # pixels of the longer side
 
 
 def find_images(sources: Sequence[str], images: Mapping[str, Sequence[str]]) -> tuple[dict[Key, ImageFile], list[str]]:
-    """Where the images lie, and a note per dataset of which some or all are missing.
+    """Find the image files; also returns a note for each dataset with missing images.
 
     sources : each a folder or zip named like its dataset, "NAME=PATH", or a folder of folders named like the
-    datasets. images : dataset -> ids that the report is about.
+    datasets. images : dataset -> ids of the images in the report.
 
     Raises
     ------
-    DrexcacheError : a source that is not there, fits no dataset, or holds none of its images.
+    DrexcacheError : a source that does not exist, fits no dataset, or holds none of its images.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -65,8 +65,8 @@ def find_images(sources: Sequence[str], images: Mapping[str, Sequence[str]]) -> 
 def thumbnails(files: Mapping[Key, ImageFile], hashes: Mapping[Key, str]) -> tuple[dict[Key, str], list[str]]:
     """Each image as a small WebP in a data URI, and notes on those left out.
 
-    The more images, the smaller: all together take about 6 MB at most, for up to 10,000 images. An image whose
-    bytes are not those that the features were computed from (hashes: SHA-256, where known) is left out.
+    The more images, the smaller: up to 10,000 images take at most about 6 MB together. An image whose bytes are
+    not those that the features were computed from (hashes: SHA-256, if known) is left out.
     """
     if not files:
         return {}, []
@@ -104,7 +104,7 @@ def _left_out(failures: Iterable[tuple[Key, str]]) -> list[str]:
 
 
 def _folders(source: str, datasets: Sequence[str]) -> dict[str, Path]:
-    """dataset -> folder or zip, of one --images."""
+    """Dataset -> folder or zip, from one value of --images."""
     name, _, after = source.partition("=")
     if after and not Path(source).exists():
         if name not in datasets:
@@ -127,9 +127,9 @@ def _folders(source: str, datasets: Sequence[str]) -> dict[str, Path]:
 
 
 def _thumbnail(data: bytes, side: int, limit: int) -> str:
-    """The picture as people see it, turned as EXIF says, in at most about ``limit`` bytes."""
+    """A thumbnail as a data URI, rotated according to EXIF, in at most about ``limit`` bytes."""
     with Image.open(io.BytesIO(data)) as image:
-        image.draft("RGB", (2 * side, 2 * side))  # of a JPEG, only as many coefficients as needed
+        image.draft("RGB", (2 * side, 2 * side))  # decodes a JPEG at reduced size
         deep = image.mode.startswith("I")
         picture = decode_rgb(data, Decode(exif="apply")) if deep else ImageOps.exif_transpose(image).convert("RGB")
     picture.thumbnail((side, side))

@@ -27,10 +27,13 @@ BLOCK_HEADERS = ["block", "datasets", "backbone", "pixels", "taps", "weights", "
 
 @dataclass
 class Provenance:
-    """files : [path, SHA-256, when written]. runs : entries of the ledger. blocks : a line per block, heads in
-    `BLOCK_HEADERS`. hashes : of the image files that the features were computed from. versions : of packages now.
-    commands : from images to report. scales : dataset -> what its ratings are given on, where that is known.
-    notes : what is not known."""
+    """The origin of a report's numbers.
+
+    files : (path, SHA-256, time written). runs : entries of the ledger. blocks : a row per block under
+    `BLOCK_HEADERS`. hashes : of the image files that the features were computed from. versions : of the packages
+    installed now. commands : from images to report. scales : dataset -> the scale of its ratings, if known.
+    notes : what could not be found out.
+    """
 
     files: list[tuple[str, str, str]]
     runs: list[dict[str, Any]]
@@ -43,16 +46,16 @@ class Provenance:
 
 
 def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -> Provenance:
-    """Look up what is known of these score files.
+    """Look up the origin of these score files.
 
-    The ledger beside each tells the command and the caches; caches that it names are read if they are still
-    there and still hold the same features. Caches given by the user must fit.
+    The ledger beside each file names the command and the caches. A cache that it names is read if it still exists
+    and still holds the same features; a cache given by the user must fit.
 
-    caches : paths given by the user. command : the one that makes the report.
+    caches : paths given by the user. command : the command that makes the report.
 
     Raises
     ------
-    DrexcacheError : a given cache that cannot be read, or of another dataset or other images.
+    DrexcacheError : a given cache cannot be read, or holds another dataset or other images.
     """
     scores, images = list(evidence.files.values()), evidence.images
     found = {path: _run_of(path) for path in scores}
@@ -97,7 +100,7 @@ def _file(path: Path) -> tuple[str, str, str]:
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:
-    """The latest run in the ledger beside it that wrote this file."""
+    """The latest run that wrote this file, from the ledger beside it."""
     beside = path.parent / ledger.NAME
     entries = ledger.read(beside)[0] if beside.is_file() else []
     fits = (entry for entry in entries if path.name in [Path(str(file)).name for file in entry.get("files", [])])
@@ -118,7 +121,7 @@ def _given(path: str | Path, images: Mapping[str, Sequence[str]]) -> FeatureCach
 
 
 def _of_ledger(entry: Mapping[str, Any], beside: Path) -> tuple[FeatureCache | None, str]:
-    """The cache that a run names, as seen from here or from its ledger; where it is gone, None and a note."""
+    """The cache that a run names, relative to here or to its ledger; or None and a note if it is gone or changed."""
     path = Path(str(entry.get("path", "")))
     place = next((place for place in (path, beside / path) if place.is_file()), None)
     if place is None:
@@ -133,7 +136,7 @@ def _of_ledger(entry: Mapping[str, Any], beside: Path) -> tuple[FeatureCache | N
 
 
 def _differences(cache: FeatureCache, entry: Mapping[str, Any]) -> list[str]:
-    """What was evaluated and is not in the cache."""
+    """A sentence on each block that was evaluated but is not in the cache."""
     known = {block.fingerprint for block in cache.blocks.values()}
     return [
         f"{cache.path}: has no block {name} with fingerprint {fingerprint[:12]}, which {entry['dataset']} was "
@@ -144,7 +147,7 @@ def _differences(cache: FeatureCache, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _scale(cache: FeatureCache, evidence: Evidence) -> Scale | None:
-    """What the evaluated ratings were given on: of the cache's target that has these values; None where none has."""
+    """The scale of the evaluated ratings, from the cache's target with the same values; None if no target has them."""
     result = next(result for result in evidence.results if result.test == cache.dataset)
     row = {image: row for row, image in enumerate(cache.ids)}
     rows = [row[image] for image in result.ids if image in row]
@@ -156,7 +159,7 @@ def _scale(cache: FeatureCache, evidence: Evidence) -> Scale | None:
 
 
 def _blocks(caches: Sequence[FeatureCache]) -> list[list[str]]:
-    """A line per block and fingerprint, with all the datasets that have it."""
+    """A row per block fingerprint, with all datasets that have it."""
     homes: dict[str, list[str]] = {}
     blocks: dict[str, StoredBlock] = {}
     for cache in caches:

@@ -1,4 +1,4 @@
-"""What a search left in its folder: its regressors' best candidates, its trials, what mattered."""
+"""The results of a search, read from its folder: best candidates, trials and parameter importances."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ TABLES = ("results.csv", "trials.csv", "importance.csv")
 
 @dataclass(frozen=True)
 class Search:
-    """metric : that was searched for. trials : regressor -> (number, score) of the complete ones, in order.
-    importance : regressor -> parameter -> share of the scores' variance. rows : texts under `HEADERS`."""
+    """The results of one search.
+
+    metric : the one optimised. trials : regressor -> (number, score) of the complete trials, in order.
+    importance : regressor -> parameter -> share of the scores' variance. rows : texts under `HEADERS`.
+    """
 
     folder: Path
     dataset: str
@@ -30,11 +33,11 @@ class Search:
 
 
 def read_search(folder: str | Path) -> Search:
-    """Read best.json, results.csv, trials.csv and importance.csv of a search's folder.
+    """Read best.json, results.csv, trials.csv and importance.csv from a search's folder.
 
     Raises
     ------
-    DrexcacheError : no such folder, or a file of it that is missing or not what it should be.
+    DrexcacheError : no such folder, or a file in it that is missing or invalid.
     """
     folder = Path(folder)
     if not (folder / "best.json").is_file():
@@ -69,7 +72,7 @@ def _best(path: Path) -> dict[str, Any]:
 
 
 def _require_one_run(folder: Path, written: Any) -> None:
-    """Refuse tables that another run wrote than the one that wrote best.json, as a kill between the two leaves them."""
+    """Refuse tables from another run than best.json, as a kill between the two can leave them."""
     for name in TABLES if isinstance(written, dict) else ():
         if (folder / name).is_file() and run_id((folder / name).read_bytes()) != written.get(name):
             raise DrexcacheError(
@@ -78,7 +81,7 @@ def _require_one_run(folder: Path, written: Any) -> None:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """A line per regressor, the best first."""
+    """One row per regressor, best first."""
     texts = dict.fromkeys(["regressor", "trials", "pruned", "failed", "blocks", "settings"], str)
     scores = dict.fromkeys(["score", "low", "high", "nested", "nested_low", "nested_high"], float)
     return [
@@ -93,7 +96,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _settings(path: Path, line: int, text: str) -> str:
-    """ "C 2.18, gamma 5.1e-05" of the JSON in the table."""
+    """Format the JSON in the table as "C 2.18, gamma 5.1e-05"."""
     try:
         found = json.loads(text) if text else {}
     except ValueError:

@@ -1,4 +1,4 @@
-"""A report's first words: which regressor, how sure, and what to know before believing it."""
+"""The summary that opens a report: which regressor is best, how certain that is, and how it transfers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from drexcache.studies.comparison import ALPHA, Comparison, Pair
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result
 from drexcache.studies.reporting.figures import SYMBOLS
 
-MOST_NAMED = 3  # in a sentence; all stand in the tables
+MOST_NAMED = 3  # regressors in a sentence; the tables list all
 
 
 @dataclass(frozen=True)
 class Summary:
-    """headline : one sentence. sentences : one per dataset and one on transfer. leader : regressor to show first."""
+    """headline : one sentence. sentences : one per dataset, then the others. leader : the regressor to show first."""
 
     headline: str
     sentences: list[str]
@@ -25,10 +25,10 @@ class Summary:
 
 
 def summarise(evidence: Evidence, comparison: Comparison) -> Summary:
-    """Say what the verdicts amount to; nothing here is decided by anything but the verdicts of `compare`.
+    """Put the verdicts of `compare` into words; nothing is called better without such a verdict.
 
-    The headline is about the scores inside the datasets; where there are none, about all. The leader has no verdict
-    against it and the best mean value; it is only called better where a verdict says so.
+    The headline is about the scores within the datasets, or about all scores if there are none within. The leader is
+    the regressor with the best mean among those that no verdict calls worse.
     """
     means = _means(evidence)
     pairs = [pair for pair in comparison.pairs if pair.kind in INSIDE] or comparison.pairs
@@ -54,7 +54,7 @@ def summarise(evidence: Evidence, comparison: Comparison) -> Summary:
 
 
 def leaders(evidence: Evidence) -> list[Result]:
-    """The best result inside each dataset; where there are none, the best of each cell."""
+    """The best result within each dataset, or the best of each cell if there are none within."""
     cells: dict[tuple[str, str, str], list[Result]] = {}
     for result in _headline_results(evidence):
         cells.setdefault(result.cell, []).append(result)
@@ -66,7 +66,7 @@ def _headline_results(evidence: Evidence) -> list[Result]:
 
 
 def _means(evidence: Evidence) -> dict[str, float]:
-    """Regressor -> mean value, best first; those without one last."""
+    """Regressor -> mean value, best first; regressors without a value last."""
     values: dict[str, list[float]] = {name: [] for name in evidence.regressors}
     for result in _headline_results(evidence):
         values[result.regressor] += [] if result.value is None else [result.value]
@@ -89,7 +89,7 @@ def _undefined(pair: Pair) -> list[str]:
 
 
 def _alone(evidence: Evidence, name: str) -> str:
-    """The only one that has a value, or the only one."""
+    """The headline for a regressor without a rival: the only one, or the only one with a value."""
     results = [result for result in _headline_results(evidence) if result.regressor == name]
     if len(results) == 1:
         said = f"{_quoted(name)} predicts the ratings of {results[0].title} with {_of(results[0])}"
@@ -103,7 +103,7 @@ def _alone(evidence: Evidence, name: str) -> str:
 
 
 def _led(unbeaten: Sequence[str], beaten: Sequence[str], tested: Sequence[Pair]) -> str:
-    """Whom the verdicts single out, of a few."""
+    """The headline for a few regressors: those that no verdict calls worse."""
     if not beaten:
         return f"Nothing separates {_and(unbeaten)}: every difference is within noise."
     if len(unbeaten) > 1:
@@ -118,7 +118,7 @@ def _led(unbeaten: Sequence[str], beaten: Sequence[str], tested: Sequence[Pair])
 def _of_many(
     leader: str, in_play: Sequence[str], means: dict[str, float], tested: Sequence[Pair], evidence: Evidence
 ) -> str:
-    """The leader of a crowd, such as an ablation's, and how many others it leaves behind."""
+    """The headline for many regressors, such as an ablation's: the leader and how many it beats."""
     behind = {_loser(pair) for pair in _of_pairs(tested, leader)} - {None}
     left = len(in_play) - 1 - len(behind)
     better = f"better than {len(behind)} of the {len(in_play) - 1} others" if behind else "better than none for certain"
@@ -126,7 +126,7 @@ def _of_many(
 
 
 def _mixed(leader: str, means: dict[str, float], tested: Sequence[Pair], evidence: Evidence) -> str:
-    """Nobody is unbeaten: who is best on average, and who beats it where."""
+    """The headline if every regressor loses somewhere: which has the best mean, and which one beats it where."""
     lost = [pair for pair in _of_pairs(tested, leader) if _loser(pair) == leader]
     rival = lost[0].second if lost[0].first == leader else lost[0].first
     more = f" and in {len(lost) - 1} more comparisons" if len(lost) > 1 else ""
@@ -165,7 +165,7 @@ def _inside(evidence: Evidence, test: str) -> list[Result]:
 
 
 def _dataset(evidence: Evidence, test: str, ranked: Sequence[str], pairs: Sequence[Pair]) -> str:
-    """The best inside one dataset and what is known about each of the others."""
+    """The best regressor within one dataset, and the verdict on each of the others."""
     results = sorted(_inside(evidence, test), key=lambda one: ranked.index(one.regressor))
     first = _best(results)
     told = [f"{_quoted(first.regressor)}, {_of(first)}"]
@@ -189,7 +189,7 @@ def _verdict(pair: Pair, leader: str) -> str:
 
 
 def _transfer(evidence: Evidence, leader: str) -> list[str]:
-    """How much of the leader's score is left on datasets it was not trained on."""
+    """How the leader scores on datasets it was not trained on, compared with its own."""
     own = [result for result in evidence.of(leader) if result.value is not None]
     home = {result.test: result.value for result in own if result.inside and result.value is not None}
     matched = [
@@ -240,7 +240,7 @@ def _of(result: Result) -> str:
 
 
 def _and(names: Sequence[str]) -> str:
-    """Names in a sentence; of many, the first.
+    """Join names for a sentence; of many, only the first is named.
 
     >>> _and(["ridge", "svr, only dino"]), _and("abcde")
     ('ridge and “svr, only dino”', 'a and 4 others')
@@ -255,5 +255,5 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """The name, in quotation marks where it would fall apart in a sentence."""
+    """The name, in quotation marks if it has a comma or colon that would break the sentence."""
     return f"“{name}”" if "," in name or ":" in name else name

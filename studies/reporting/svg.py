@@ -1,4 +1,4 @@
-"""A figure as SVG inside a page, in the page's colours, and as files for a paper."""
+"""Saving a figure: as SVG inside the page, in the page's colours, and as files for a paper."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FONT = re.compile(r"font:\s*(bold\s+|700\s+)?([\d.]+)px[^;]*")
 
 
 def inline_svg(figure: Figure) -> tuple[str, list[Places]]:
-    """The figure as an ``<svg>`` element, and where its points are in it.
+    """The figure as an ``<svg>`` element, and the coordinates of its points.
 
-    Colours become ``var(--ink)`` and the like, text stays text, ids are unique to the figure. The second part
-    has for each of `figure.points` x and y, (k,) lists in the SVG's own coordinates.
+    Colours become ``var(--ink)`` and the like, text stays text, ids are unique to the figure. The coordinates are
+    a dict for each of `figure.points`: lists x and y, (k,), in the SVG's own units.
     """
     root = ElementTree.fromstring(_saved(figure, "svg", **{"svg.fonttype": "none"}))
     height = float(root.attrib["viewBox"].split()[3])
@@ -36,14 +36,14 @@ def inline_svg(figure: Figure) -> tuple[str, list[Places]]:
     del root.attrib["width"], root.attrib["height"]
     root.attrib.update({"role": "img", "aria-label": figure.alt})
     places = []
-    for points in figure.points:  # known now that the figure has been drawn
+    for points in figure.points:  # positions are known only after drawing
         at = np.asarray(points.axes.transData.transform(np.column_stack([points.x, points.y])))  # y upwards
         places.append({"x": np.round(at[:, 0], 1).tolist(), "y": np.round(height - at[:, 1], 1).tolist()})
     return ElementTree.tostring(root, encoding="unicode"), places
 
 
 def save_figure(figure: Figure, folder: Path) -> None:
-    """Write it as PNG (200 dots per inch) and as SVG with text as outlines.
+    """Write the figure as PNG (200 dpi) and as SVG with text as outlines.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def save_figure(figure: Figure, folder: Path) -> None:
 def _saved(figure: Figure, ending: str, **options: Any) -> bytes:
     buffer, vector = io.BytesIO(), ending == "svg"
     with style(**options, **{"svg.hashsalt": figure.name}), warnings.catch_warnings():
-        # A name in a script that matplotlib's own font lacks; in the page, the reader's fonts show it.
+        # matplotlib's own font may lack a name's script; on the page the reader's fonts show it
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         metadata = {"Date": None} if vector else {}
         figure.canvas.savefig(buffer, format=ending, dpi=72 if vector else 200, metadata=metadata)
@@ -64,7 +64,7 @@ def _saved(figure: Figure, ending: str, **options: Any) -> bytes:
 
 
 def _clean(root: ElementTree.Element, prefix: str) -> None:
-    """Names without namespaces, ids with a prefix, colours as variables, short numbers; nothing about matplotlib."""
+    """Strip namespaces and matplotlib's metadata, prefix ids, turn colours into variables, shorten numbers."""
     for parent in root.iter():
         for child in list(parent):
             if _NAMESPACE.sub("", child.tag) in ("metadata", "style"):
@@ -101,7 +101,7 @@ def _themed(css: str) -> str:
 
 
 def _share_style(group: ElementTree.Element) -> None:
-    """Points all look the same: say it once."""
+    """Move a style that all points of a group share to the group."""
     styles = {child.get("style") for child in group}
     if len(group) > 1 and len(styles) == 1 and all(child.tag == "use" for child in group) and None not in styles:
         for child in group:

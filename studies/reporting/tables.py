@@ -1,4 +1,4 @@
-"""The tables of a report, for the page and as CSV, markdown and LaTeX."""
+"""The tables of a report, for the page and as CSV, markdown and LaTeX files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST_FIRST = {"RMSE", "MAE", "RMAE", "RMSE calibrated", "p (Holm)", "trainin
 
 @dataclass(frozen=True)
 class SortableTable:
-    """A table as the page shows it. bar : the column whose intervals are drawn, on the scale from low to high."""
+    """A table as the page shows it. bar : the column whose intervals are drawn as bars, on a scale from low to high."""
 
     table: Table
     bar: int
@@ -31,27 +31,27 @@ class SortableTable:
 
     @property
     def rows(self) -> list[list[Entry]]:
-        """The entries; a plain text becomes one that sorts by its text."""
+        """The entries; a plain text becomes an entry that sorts by its text."""
         return [
             [true_minus(one) if isinstance(one, Entry) else Entry(one, one) for one in line] for line in self.table.body
         ]
 
     @property
     def descending(self) -> list[int]:
-        """The columns that a first click sorts from the highest number down, so that the best comes first."""
+        """The columns that the first click sorts in descending order, so that the best comes first."""
         columns = enumerate(zip(*self.rows, strict=True))
         numeric = [at for at, own in columns if not any(isinstance(one.value, str) for one in own)]
         return [at for at in numeric if self.table.headers[at] not in SMALLEST_FIRST]
 
     def place(self, value: float) -> float:
-        """A value's place on the bar's scale, in percent."""
+        """A value's position on the bar's scale, in per cent."""
         return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 1)
 
 
 def score_table(means: pd.DataFrame, metric: str) -> SortableTable:
-    """A row per regressor and cell, inside the datasets first, the chosen metric first.
+    """A row per regressor and cell, cells within a dataset first; a column per metric, the chosen one first.
 
-    means : of `ScoreTable.means`, means over seeds and repeats.
+    means : from `ScoreTable.means`.
     """
     means = means[means.group == ""].sort_values("kind", key=lambda kind: ~kind.isin(INSIDE), kind="stable")
     metrics = list(dict.fromkeys([metric, *means.metric]))
@@ -93,7 +93,7 @@ def comparison_table(comparison: Comparison) -> SortableTable:
 
 
 def save_table(table: Table, folder: Path) -> None:
-    """Write it as CSV (every digit, ends of intervals in columns of their own), markdown and LaTeX (booktabs)."""
+    """Write the table as CSV (every digit, interval ends in columns of their own), markdown and LaTeX (booktabs)."""
     write_file(folder / f"{table.name}.csv", table.to_pandas().to_csv(index=False))
     save_text([replace(table, title="")], folder / table.name)
 
@@ -121,7 +121,7 @@ def _seconds(value: float) -> Entry:
 
 
 def _value(means: pd.DataFrame) -> Entry | str:
-    """The one score of these lines; "" where the metric was not measured."""
+    """The score in these rows (there is at most one); "" if the metric was not measured."""
     return _score(means.iloc[0]) if len(means) else ""
 
 
@@ -130,7 +130,7 @@ def _score(row: pd.Series) -> Entry:
 
 
 def _share(means: pd.DataFrame) -> Entry | str:
-    """Pearson's r as a share of the highest that the raters' agreement allows; "" where that is not known."""
+    """Pearson's r as a share of the noise ceiling; "" if that is unknown."""
     known = means[means.ceiling.notna() & means.value.notna()]
     if known.empty:
         return ""
@@ -139,7 +139,7 @@ def _share(means: pd.DataFrame) -> Entry | str:
 
 
 def _with_scale(table: Table, bar: int) -> SortableTable:
-    """Its bars on a scale of whole tenths around all intervals."""
+    """The table with its bars on a scale of whole tenths that covers all intervals."""
     found = SortableTable(table, bar)
     limits = [limit for line in found.rows for limit in (line[bar].low, line[bar].high) if limit is not None]
     if not limits:

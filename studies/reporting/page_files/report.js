@@ -9,7 +9,7 @@ for (const img of document.querySelectorAll("img[data-image]")) {
   else img.parentElement.classList.add("missing");
 }
 
-// Tables: a click or Enter on a column's head sorts, the best first, again turns it round. Empty cells stay at the end.
+// Tables: a click or Enter on a column head sorts, best first; a second one reverses. Empty cells stay at the end.
 function sort(table, column, head) {
   const sorted = head.getAttribute("aria-sort");
   const down = sorted ? sorted === "ascending" : head.firstElementChild.dataset.first === "descending";
@@ -46,7 +46,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-// A table that is wider than the page says so; one that fits keeps its head in sight.
+// A table wider than the page is marked as such; one that fits keeps its head in sight.
 for (const box of document.querySelectorAll(".scroll")) {
   const look = () => {
     const wide = box.scrollWidth > box.clientWidth + 1;
@@ -72,7 +72,7 @@ if (choice) {
   choose();
 }
 
-// Figures: the image behind the nearest point. Texts come in as text only, whatever a file is called.
+// Figures: show the image of the nearest point. Names are inserted as text, never as HTML.
 function line(className, text) {
   const p = document.createElement("p");
   p.className = className;
@@ -139,7 +139,7 @@ function explore(figure) {
   let current = -1;
   const nearest = (event) => {
     const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-    let [best, least] = [null, 14 ** 2]; // no further than this from a point, in the figure's own units
+    let [best, least] = [null, 14 ** 2]; // squared: at most 14 of the figure's own units from a point
     for (const point of points) {
       const distance = (point.x - at.x) ** 2 + (point.y - at.y) ** 2;
       if (distance < least) [best, least] = [point, distance];
