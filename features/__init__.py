@@ -1,7 +1,7 @@
-"""Stage 1: from images to a cache of what frozen backbones (or hand-made cues) say of them, and predictions with it.
+"""Stage 1: from images to a cache of features from frozen backbones (or hand-made cues), and predictions from a model.
 
-`extract` fills a cache, `forecast` says what that would take, `extract_on_ray` has a cluster do it, `predict` takes a
-model to new images, and `import_reference` makes a model of the paper authors' checkpoint.
+`extract` fills a cache, `forecast` estimates what that would take, `extract_on_ray` does it on a cluster, `predict`
+applies a model to new images, and `import_reference` imports the paper authors' checkpoint as a model.
 """
 
 import lazy_loader

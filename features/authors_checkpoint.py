@@ -1,4 +1,4 @@
-"""Reads the checkpoint of the DReX paper's authors into a model of ours."""
+"""Importing the checkpoint of the DReX paper's authors as a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drexcache.regressors import Model
 
 BACKBONES = ("dino_model.", "resnet_backbone.")
 ARMS = ("fusion.dino_proj", "fusion.resnet_proj")  # in the order of the recipe's blocks
-# Our layer -> theirs, numbered by its place in a torch.nn.Sequential
+# Our layer -> theirs, numbered by its position in a torch.nn.Sequential
 LAYERS = {
     "attention.0": "fusion.attention.0", "attention.1": "fusion.attention.2",
     "head.0": "head.0", "head.1": "head.3", "head.2": "head.6", "head.3": "head.9",
@@ -26,15 +26,15 @@ LAYERS = {
 
 
 def import_reference(path: str | Path) -> Model:
-    """The model in the authors' checkpoint (DReX.pth): their fusion head, with the recipe ``drex``.
+    """Read the model from the authors' checkpoint (DReX.pth): their fusion head, with the recipe ``drex``.
 
-    The model carries the hashes of the two backbones in the same file, so that it takes features made with exactly
-    those weights and no others: ``drexcache predict MODEL IMAGES --weights DReX.pth``.
+    The model records the hashes of the two backbones in the same file, and so accepts only features computed with
+    exactly those weights: ``drexcache predict MODEL IMAGES --weights DReX.pth``.
 
     Raises
     ------
-    DrexcacheError : not a file of tensors (nothing else is unpickled), no or several fusion heads inside, or tensors
-        that are missing, unexpected, of another shape or not finite; the message names the first of them.
+    DrexcacheError : not a file of tensors (nothing else is unpickled), no fusion head or several, or tensors that are
+        missing, unexpected, of another shape or not finite (names the first).
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +50,7 @@ def import_reference(path: str | Path) -> Model:
 
 
 def _one_model(tensors: State, path: Path) -> State:
-    """The tensors of the one model in the file, without the prefix (such as ``model_state.``) it stands under."""
+    """The tensors of the only model in the file, without the prefix of their names (such as ``model_state.``)."""
     mark = "fusion.temperature"
     prefixes = [name.removesuffix(mark) for name in tensors if name.endswith(mark)]
     if len(prefixes) != 1:
@@ -61,16 +61,16 @@ def _one_model(tensors: State, path: Path) -> State:
 
 
 def _stored(block: Block, path: Path) -> StoredBlock:
-    """The block with the hash of its backbone's weights in the file; nothing has been computed with it yet."""
+    """The block with the hash of its backbone's weights in the file, as if stored in a cache."""
     weights = load_weights(build_model(block), block.backbone, block.tag, str(path))
     return StoredBlock(block, weights.sha256, weights.source, dims=tuple(tap.dim or 0 for tap in block.taps))
 
 
 def _head(tensors: State, blocks: tuple[Block, ...], path: Path) -> AttentionFusionRegressor:
-    """The fitted regressor with the file's fusion head, every tensor of it."""
+    """The fitted regressor with the file's complete fusion head."""
     dims = [block.dim or 0 for block in blocks]
     names, shapes = _their_names(), parameter_shapes(dims)
-    # theirs are stored (out, in) and one by one; ours (in, out), and those of both arms stacked where all are alike
+    # theirs are stored one by one as (out, in), ours as (in, out), with tensors of the same shape in both arms stacked
     wanted = {
         name: shapes[ours][1:] if len(theirs) > 1 else shapes[ours][::-1]
         for ours, theirs in names.items()
@@ -83,12 +83,12 @@ def _head(tensors: State, blocks: tuple[Block, ...], path: Path) -> AttentionFus
         arrays[ours] = np.ascontiguousarray((np.stack(parts) if len(parts) > 1 else parts[0].T)[None])
     ends = np.cumsum(dims).tolist()
     arms = {block.name: (end - dim, end) for block, dim, end in zip(blocks, dims, ends, strict=True)}
-    settings = {"params": {"arms": arms}, "n_features_in": ends[-1], "log": []}  # the paper's are the defaults
+    settings = {"params": {"arms": arms}, "n_features_in": ends[-1], "log": []}  # the defaults are the paper's
     return AttentionFusionRegressor.from_state(arrays, settings)
 
 
 def _their_names() -> dict[str, tuple[str, ...]]:
-    """Our parameter -> the tensors of theirs that it is made of: one, or one of each arm."""
+    """Our parameter -> the authors' tensors that it is made of: one, or one per arm."""
     names: dict[str, tuple[str, ...]] = {f"arm.{i}.weight": (f"{arm}.0.weight",) for i, arm in enumerate(ARMS)}
     for ours, theirs in (("arm.bias", "0.bias"), ("arm.norm.weight", "1.weight"), ("arm.norm.bias", "1.bias")):
         names[ours] = tuple(f"{arm}.{theirs}" for arm in ARMS)

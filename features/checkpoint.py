@@ -1,4 +1,4 @@
-"""Reads a file of weights and brings its tensors under the names that timm gives a backbone."""
+"""Reading a file of weights and translating its tensors to timm's names for a backbone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drexcache.errors import DrexcacheError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 CLASSIFIERS = ("fc.", "head.", "classifier.")
-# A counter that training keeps. Nothing reads it in eval mode, and older files come without it.
+# A counter for training only; nothing reads it in eval mode, and older files lack it.
 COUNTER = "num_batches_tracked"
 RESAMPLED_BY_TIMM = ("pos_embed", "patch_embed.proj.weight")
 
 State = dict[str, torch.Tensor]
 
-# transformers' names (those of its releases 4 and 5) -> the names of Meta's own DINOv2 and DINOv3 files
+# transformers' names (releases 4 and 5) -> the names in Meta's own DINOv2 and DINOv3 files
 TRANSFORMERS_NAMES = (
     (r"^(?:model\.|encoder\.)?layer\.(?=\d)", "blocks."),
     (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
@@ -39,9 +39,9 @@ TRANSFORMERS_NAMES = (
 
 
 def read_checkpoint(path: Path) -> State:
-    """Every tensor of a .safetensors, .pth, .pt or .bin file; nested dictionaries become dotted names.
+    """Read every tensor of a .safetensors, .pth, .pt or .bin file; nested dictionaries become dotted names.
 
-    Nothing but tensors and plain containers is unpickled (``weights_only=True``).
+    Only tensors and plain containers are unpickled (``weights_only=True``).
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> State:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader meets a damaged file with whatever its bytes lead to
+    except Exception as error:  # on a damaged file torch's reader may raise anything
         raise DrexcacheError(
             f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or holds more than"
             " tensors, which is never unpickled; download it again, or save its state dict alone, best as"
@@ -66,18 +66,18 @@ def read_checkpoint(path: Path) -> State:
 
 
 def fit_to_model(tensors: State, model: torch.nn.Module, backbone: str, where: str) -> tuple[State, str]:
-    """The part of a file that is the model's weights, under timm's names, and the prefix it stood under.
+    """The part of a file that holds the model's weights, under timm's names, and the prefix of its names in the file.
 
-    Known names: timm's, torchvision's (ResNet), Meta's and transformers' (DINOv2, DINOv3), and what the
-    architecture's own ``checkpoint_filter_fn`` in timm translates. The part may stand under any prefix, such
-    as ``teacher.backbone.`` or, in the checkpoint of the DReX paper, ``dino_model.`` and
-    ``resnet_backbone.``. A classifier that the model lacks is left out. A ``pos_embed`` keeps its own grid
-    (see ``resample_pos_embed``); everything else has the model's names, shapes and dtypes exactly.
+    Known names: timm's, torchvision's (ResNet), Meta's and transformers' (DINOv2, DINOv3), and those that the
+    architecture's own ``checkpoint_filter_fn`` in timm translates. The names may have any prefix, such as
+    ``teacher.backbone.`` or, in the DReX paper's checkpoint, ``dino_model.`` and ``resnet_backbone.``. A classifier
+    that the model lacks is left out. A ``pos_embed`` keeps its own grid (see ``resample_pos_embed``); everything
+    else has exactly the model's names, shapes and dtypes.
 
     Raises
     ------
-    DrexcacheError : tensors are missing, unexpected or of another shape (the message counts them and names
-        the first three), or two parts fit equally well; ``where`` and ``backbone`` name both sides.
+    DrexcacheError : tensors are missing, unexpected or of another shape (gives their number and the first three), or
+        two parts fit equally well; ``where`` and ``backbone`` name the two sides.
     """
     wanted = model.state_dict()
     prefixes = _prefixes(tensors, len(wanted))
@@ -90,10 +90,10 @@ def fit_to_model(tensors: State, model: torch.nn.Module, backbone: str, where: s
 
 
 def resample_pos_embed(state: State, model: torch.nn.Module) -> State:
-    """The state with an absolute position embedding resampled to the model's patch grid, as timm does it.
+    """The state with an absolute position embedding resampled to the model's patch grid the way timm does.
 
-    DINOv2 was trained at 518x518, 37x37 patches of 14; at 224x224 there are 16x16. timm's way is bicubic and
-    antialiased; Meta's own code for models without registers does not antialias.
+    DINOv2 was trained at 518x518 pixels, 37x37 patches of 14; at 224x224 there are 16x16. timm resamples bicubically
+    with antialiasing; Meta's own code for models without registers does not antialias.
     """
     from timm.layers import resample_abs_pos_embed
 
@@ -119,7 +119,7 @@ def _flatten(content: Any, prefix: str) -> State:
 
 
 def _prefixes(tensors: State, n_wanted: int) -> list[str]:
-    """No prefix, and each that covers at least half as many tensors as the model has."""
+    """The empty prefix, and every prefix of at least half as many tensors as the model has."""
     counts: Counter[str] = Counter()
     for name in tensors:
         counts.update(name[: dot.end()] for dot in re.finditer(r"\.", name))
@@ -127,10 +127,10 @@ def _prefixes(tensors: State, n_wanted: int) -> list[str]:
 
 
 def _best_prefix(fits: dict[str, int], where: str) -> str:
-    """The prefix under which most of the model's names stand."""
+    """The prefix under which most of the model's names are found."""
     most = max(fits.values())
     best = [prefix for prefix, fit in fits.items() if fit == most] if most else [""]
-    # a DINO training checkpoint holds student and teacher, and the teacher is the model its authors publish
+    # a DINO training checkpoint holds a student and a teacher; the teacher is the published model
     chosen = [prefix for prefix in best if "teacher" in prefix] if len(best) > 1 else best
     if len(chosen) != 1:
         raise DrexcacheError(
@@ -162,7 +162,7 @@ def _covers(state: State, wanted: KeysView[str]) -> bool:
 
 
 def _without_extras(state: State, model: torch.nn.Module) -> State:
-    """Without a classifier that the model lacks, and without the token that stood for masked patches."""
+    """The state without a classifier that the model lacks, and without the mask token."""
     wanted = model.state_dict().keys()
     stated = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     stated = (stated,) if isinstance(stated, str) else stated  # "head.fc", or ("head", "head_dist")
@@ -177,7 +177,7 @@ def _meta_name(name: str) -> str:
 
 
 def _fuse_qkv(state: State) -> State:
-    """Separate q, k and v, each (C, ...), become one qkv (3C, ...); DINOv3's k has no bias, that is 0."""
+    """Join separate q, k and v, each (C, ...), into one qkv (3C, ...); DINOv3's k has no bias, so zeros are used."""
     fused = dict(state)
     for query in (name for name in state if re.search(r"\.attn\.q\.(weight|bias)$", name)):
         key, value = (query.replace(".attn.q.", f".attn.{part}.") for part in "kv")
@@ -190,7 +190,7 @@ def _fuse_qkv(state: State) -> State:
 
 
 def _dinov2_registers(state: State) -> State:
-    """timm keeps [CLS]'s position inside the token, so that pos_embed covers the patches alone."""
+    """Move the position of [CLS] into its token, as timm does; pos_embed then covers the patches alone."""
     position = state["pos_embed"]
     rest = {name: tensor for name, tensor in state.items() if name != "register_tokens"}
     return rest | {
@@ -201,16 +201,16 @@ def _dinov2_registers(state: State) -> State:
 
 
 def _dinov3(state: State, wanted: KeysView[str]) -> State:
-    """Meta's DINOv3 -> timm's: q and v keep a bias of their own, that of k is masked to zero and left out."""
+    """Translate Meta's DINOv3 to timm's: q and v keep their biases; k's, which is masked to zero, is dropped."""
     out: State = {}
     for meta_name, tensor in state.items():
         name = meta_name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")
         if name.endswith((".periods", ".bias_mask")) or name.startswith("local_cls_norm."):
-            continue  # RoPE's fixed frequencies, a mask, and a norm that only training uses
+            continue  # RoPE's fixed frequencies, a mask, and a norm used only in training
         if name.endswith(".attn.qkv.bias"):
             q, _, v = tensor.chunk(3)
             names = name.replace("qkv.bias", "q_bias"), name.replace("qkv.bias", "v_bias")
-            # timm's backbones without _qkvb have no such biases, which is right only where they are zero
+            # timm's backbones without _qkvb lack these biases, so they may be dropped only if they are zero
             if names[0] in wanted or q.any() or v.any():
                 out |= dict(zip(names, (q, v), strict=True))
             continue
@@ -219,10 +219,10 @@ def _dinov3(state: State, wanted: KeysView[str]) -> State:
 
 
 def _timm_filtered(state: State, model: torch.nn.Module) -> State:
-    """The state through timm's own translation for this architecture, where it has one.
+    """The state translated by timm's own function for this architecture, if it has one.
 
-    pos_embed and the patch filters go round it: timm would resample either to fit. The first we resample
-    ourselves once the digest is taken (see Weights.sha256), the second means another backbone.
+    pos_embed and the patch filters bypass it, because timm would resample them to fit: pos_embed is resampled later,
+    after the digest is taken (see Weights.sha256), and patch filters that do not fit belong to another backbone.
     """
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is None:
@@ -231,7 +231,7 @@ def _timm_filtered(state: State, model: torch.nn.Module) -> State:
     try:
         return dict(translate({name: t for name, t in state.items() if name not in kept}, model)) | kept
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError):
-        return state  # not a file of this architecture: the strict comparison says what does not fit
+        return state  # not a file of this architecture; the strict comparison will say what does not fit
 
 
 def _refuse_differences(state: State, model: torch.nn.Module, verdict: str) -> None:
@@ -255,7 +255,7 @@ def _refuse_differences(state: State, model: torch.nn.Module, verdict: str) -> N
 
 
 def _prefix_tokens(model: torch.nn.Module) -> int:
-    """How many tokens in front of the patches pos_embed covers."""
+    """The number of tokens before the patches that pos_embed covers."""
     return 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
 
 

@@ -14,11 +14,11 @@ from scipy import fft, ndimage
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import Block
 
-SIDE = 512  # the longer side, in pixels, that every image is brought to first
+SIDE = 512  # pixels of the longer side, to which every image is first resized
 
 
 class Cues:
-    """A block of cues, an `Extractor` of the pipeline. The decoding threads compute the cues; no model has to run."""
+    """The pipeline's `Extractor` for a block of cues; the decoding threads compute them, no model runs."""
 
     weights_sha256, weights_source = "", "none, hand-made cues"
     where, mode, batch = "cpu", "eager", 8
@@ -27,7 +27,7 @@ class Cues:
         self.block, self.dims = block, (1,) * len(block.taps)
 
     def get_ready(self, images: int) -> None:
-        """Nothing has to be made ready."""
+        """Nothing to prepare."""
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
         """The cues (d,) of one image."""
@@ -53,7 +53,7 @@ def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:
     Raises
     ------
     DrexcacheError : a name that is not in ``CUES``.
-    ValueError : not an image of that form.
+    ValueError : ``rgb`` is not such an image.
 
     >>> red_and_blue = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
     >>> classic_cues(red_and_blue, ["luminance_mean", "symmetry"]).round(2)
@@ -73,15 +73,15 @@ def cues_of(picture: Picture, names: Sequence[str]) -> np.ndarray:
 
 
 class Picture:
-    """One image at the sizes that cues are computed at, and the views of it that they share.
+    """One image at the sizes needed by the cues, with the intermediate results that they share.
 
-    The longer side becomes 512 pixels (Pillow's antialiased bilinear resize, up or down, aspect kept), as
-    most cues depend on the size: a thumbnail and its original should get nearly the same numbers. ``small``
-    is half that size, for the cues that compression artefacts and sensor noise would drown at the full one.
+    The longer side becomes 512 pixels (Pillow's antialiased bilinear resize, up or down, aspect kept): most cues
+    depend on the size, and a thumbnail should get nearly the same numbers as its original. ``small`` is half that
+    size, for the cues that compression artefacts and sensor noise would otherwise swamp.
 
     Parameters
     ----------
-    rgb : of any size; not kept, nor copied at that size.
+    rgb : of any size; neither kept nor copied.
 
     >>> Picture(Image.new("RGB", (600, 300))).grey.shape
     (256, 512)
@@ -98,7 +98,7 @@ class Picture:
 
     @cached_property
     def gradient(self) -> np.ndarray:
-        """Sobel magnitude of the slightly blurred luma, float32 (h, w); black beside white gives 0.65."""
+        """Sobel magnitude of the slightly blurred luma, float32 (h, w); an edge from black to white gives 0.65."""
         luma = ndimage.gaussian_filter(self.grey.astype(np.float32) / 255, 1.0, truncate=2.0)
         return np.hypot(ndimage.sobel(luma, 0), ndimage.sobel(luma, 1)) / 4
 
@@ -113,7 +113,7 @@ class Picture:
     @cached_property
     def local_covariance(self) -> np.ndarray:
         """Covariance of L, a and b in 15x15 windows of the half-size image, float32 (3, 3, h / 2, w / 2)."""
-        # Centred first, so that the difference of two large numbers below loses nothing in float32.
+        # centred first, so that the subtraction below does not cancel digits in float32
         lab = self.lab - self.lab.mean(axis=(1, 2), keepdims=True)
         mean = [ndimage.uniform_filter(channel, 15) for channel in lab]
         covariance = np.empty((3, *lab.shape), np.float32)
@@ -127,14 +127,14 @@ Cue = Callable[[Picture], float]
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:
-    """The image with its longer side brought to ``side`` pixels."""
+    """The image resized so that its longer side is ``side`` pixels."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _srgb_to_linear(level: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1, both sides 0..1."""
+    """sRGB to linear light (IEC 61966-2-1), both on 0..1."""
     return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
 
 
@@ -166,7 +166,7 @@ def gradient_mean(picture: Picture) -> float:
 
 
 def gradient_std(picture: Picture) -> float:
-    """Standard deviation of the gradient magnitude: few strong edges, or even texture (after Redies 2012)."""
+    """Standard deviation of the gradient magnitude: high for a few strong edges, low for even texture (Redies 2012)."""
     return float(picture.gradient.std())
 
 
@@ -174,7 +174,7 @@ def gradient_std(picture: Picture) -> float:
 
 
 def jpeg_ratio(picture: Picture) -> float:
-    """Bytes as JPEG of quality 75 per byte of raw pixels (Machado & Cardoso 1998; Forsythe et al. 2011).
+    """Size as JPEG at quality 75, relative to the raw pixels (Machado & Cardoso 1998; Forsythe et al. 2011).
 
     Another version of libjpeg may write a few bytes more or less.
     """
@@ -182,7 +182,7 @@ def jpeg_ratio(picture: Picture) -> float:
 
 
 def png_ratio(picture: Picture) -> float:
-    """Bytes as PNG per byte of raw pixels, half-size image (after Forsythe et al. 2011, who used GIF).
+    """Size of the half-size image as PNG, relative to its raw pixels (after Forsythe et al. 2011, who used GIF).
 
     Another version of zlib may write a few bytes more or less.
     """
@@ -201,10 +201,10 @@ def _compressed(image: Image.Image, **how: object) -> float:
 def subband_entropy(picture: Picture) -> float:
     """Mean entropy of the bands of a steerable pyramid of L, a and b (after Rosenholtz, Li & Nakano 2007).
 
-    As theirs: 3 scales x 4 orientations, each chroma weighted 1/16 of the luminance. Unlike theirs: half-size
-    image; coefficients binned in steps of one CIELab unit, not over each band's own range (so that contrast
-    counts, and a flat image has no entropy); the finest bands include the high-pass residual, and the
-    low-pass residual is left out.
+    As in theirs, there are 3 scales x 4 orientations, and each chroma channel has 1/16 of the weight of luminance.
+    Unlike theirs, the image is at half size; coefficients are binned in steps of one CIELab unit, not over each band's
+    own range (so that contrast counts, and a flat image has no entropy); the finest bands include the high-pass
+    residual, and the low-pass residual is left out.
     """
     lightness, a, b = (np.mean([_entropy(band - band.min()) for band in _bands(lab)]) for lab in picture.lab)
     return float((lightness + (a + b) / 16) / (1 + 2 / 16))
@@ -225,8 +225,8 @@ def _bands(plane: np.ndarray) -> list[np.ndarray]:
 def _steerable_filters(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     """4 oriented filters (4, h, w // 2 + 1) and the low-pass (h, w // 2 + 1) to the next scale, for rfft2.
 
-    Simoncelli & Freeman 1995: cos^3 of the angle; the low-pass falls as a raised cosine in log frequency from
-    1 at an eighth of the sampling rate to 0 at a quarter. The squares of the five filters add up to 1.
+    After Simoncelli & Freeman 1995: cos^3 of the angle; the low-pass is a raised cosine in log frequency that falls
+    from 1 at an eighth of the sampling rate to 0 at a quarter. The squares of the five filters add up to 1.
     """
     fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None, :]
     radius = np.maximum(np.hypot(fy, fx), 1e-9)
@@ -238,9 +238,9 @@ def _steerable_filters(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_congestion(picture: Picture) -> float:
-    """Mean volume of colour, det(covariance of Lab)^(1/6), in 15x15 windows (after Rosenholtz et al. 2007).
+    """Mean colour volume, det(covariance of Lab)^(1/6), in 15x15 windows (after Rosenholtz et al. 2007).
 
-    Their colour term at one scale only; 3 CIELab units of noise in each channel let grey images differ too.
+    Their colour term at a single scale; adding 3 CIELab units of noise per channel makes grey images differ too.
     """
     (ll, la, lb), (_, aa, ab), (_, _, bb) = picture.local_covariance
     ll, aa, bb = ll + 9, aa + 9, bb + 9
@@ -254,16 +254,16 @@ def local_contrast(picture: Picture) -> float:
 
 
 def region_count(picture: Picture) -> float:
-    """log2(1 + number of regions), half-size image (after Corchs et al. 2016, without their mean shift).
+    """log2(1 + number of regions) of the half-size image (after Corchs et al. 2016, without their mean shift).
 
-    A region is a patch of one colour out of 64, after a blur; it counts if its inside, which is the pixels
-    whose eight neighbours are of the same colour, is connected and at least 0.01 % of the image.
+    A region is a patch of a single colour after blurring and reducing to 64 colours. Counted are the connected
+    insides (pixels whose eight neighbours have the same colour) that cover at least 0.01 % of the image.
     """
     rgb = np.asarray(picture.small.filter(ImageFilter.GaussianBlur(2))) >> 6
     colour = (rgb[..., 0] << 4) | (rgb[..., 1] << 2) | rgb[..., 2]  # (h, w), 0..63
     inside = ndimage.minimum_filter(colour, 3) == ndimage.maximum_filter(colour, 3)
-    region, _ = ndimage.label(inside)  # two regions' insides never touch
-    pixels = np.bincount(region.ravel())[1:]  # 0 is outside all
+    region, _ = ndimage.label(inside)  # insides of different regions never touch
+    pixels = np.bincount(region.ravel())[1:]  # 0 is outside every region
     return float(np.log2(1 + np.count_nonzero(pixels >= 0.0001 * colour.size)))
 
 
@@ -271,14 +271,14 @@ def region_count(picture: Picture) -> float:
 
 
 def colour_count(picture: Picture) -> float:
-    """log2 of the number of different colours at 5 bits a channel (after Corchs et al. 2016)."""
+    """log2 of the number of different colours at 5 bits per channel (after Corchs et al. 2016)."""
     rgb = np.asarray(picture.image).astype(np.int32) >> 3
     colour = (rgb[..., 0] << 10) | (rgb[..., 1] << 5) | rgb[..., 2]
     return float(np.log2(np.count_nonzero(np.bincount(colour.ravel()))))
 
 
 def colourfulness(picture: Picture) -> float:
-    """M3 of Hasler & Süsstrunk 2003, of the RGB values 0..255: 0 grey, 109 "extremely colourful"."""
+    """M3 of Hasler & Süsstrunk 2003 on RGB values 0..255: 0 is grey, 109 "extremely colourful"."""
     red, green, blue = np.asarray(picture.image).reshape(-1, 3).T.astype(np.float32)  # each (pixels,)
     rg, yb = red - green, (red + green) / 2 - blue
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
@@ -290,12 +290,12 @@ def luminance_mean(picture: Picture) -> float:
 
 
 def luminance_contrast(picture: Picture) -> float:
-    """Standard deviation of the luma, 0..0.5: the RMS contrast (Peli 1990)."""
+    """RMS contrast: the standard deviation of the luma, 0..0.5 (Peli 1990)."""
     return float(picture.grey.std() / 255)
 
 
 def grey_entropy(picture: Picture) -> float:
-    """Shannon entropy of the 256 grey levels, 0..8 bits (Shannon 1948)."""
+    """Entropy of the 256 grey levels, 0..8 bits (Shannon 1948)."""
     return _entropy(picture.grey)
 
 
@@ -305,7 +305,7 @@ def grey_entropy(picture: Picture) -> float:
 def spectral_slope(picture: Picture) -> float:
     """Slope of log amplitude against log frequency, about -1 for natural scenes (Field 1987); 0 if constant.
 
-    Radial means in 16 rings of the Hann-windowed half-size luma, from 0.03 to 0.25 cycles a pixel.
+    From the spectrum of the Hann-windowed half-size luma, averaged in 16 rings from 0.03 to 0.25 cycles per pixel.
     """
     luma = np.asarray(picture.small.convert("L")).astype(np.float32)
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in luma.shape))
@@ -316,14 +316,14 @@ def spectral_slope(picture: Picture) -> float:
     n = np.bincount(ring, minlength=18)
     ok = np.flatnonzero(n[1:17]) + 1  # a strip one pixel high has few frequencies
     frequency, height = (np.bincount(ring, of.ravel(), 18)[ok] / n[ok] for of in (radius, amplitude))
-    # 1e-3 is far below the amplitude of one grey level, and makes a constant image's spectrum level
+    # 1e-3 is far below the amplitude of one grey level, and flattens the spectrum of a constant image
     return float(np.polyfit(np.log(frequency), np.log(height + 1e-3), 1)[0])
 
 
 def symmetry(picture: Picture) -> float:
-    """Correlation of the coarse luma with its mirror image, left to right (after Gartus & Leder 2017).
+    """Correlation of the coarse luma with its left-right mirror image (after Gartus & Leder 2017).
 
-    At 64 pixels, so that details need not match; 1 is symmetric, as a constant image is.
+    At 64 pixels, so that details need not match; 1 is symmetric, and so is a constant image.
     """
     luma = np.asarray(_resized(picture.image, 64).convert("L")).astype(np.float64)
     luma -= luma.mean()

@@ -1,4 +1,4 @@
-"""Draws small sets of pictures whose complexity is known by construction, so that a demo needs no data."""
+"""Drawing small sets of pictures whose complexity is known by construction, so that a demo needs no data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from drexcache.errors import DrexcacheError
 
-OVERSAMPLING = 3  # pictures are drawn this much larger and reduced: Pillow's shapes have no smooth edges
+OVERSAMPLING = 3  # pictures are drawn this much larger and reduced, because Pillow does not antialias shapes
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -21,9 +21,9 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 def draw_set(kind: str, n: int, folder: Path, seed: int) -> None:
     """Write n pictures (PNG, about 384x384) and ``ratings.csv`` (columns ``file,rating``) into the folder.
 
-    A rating, 0..100, is the logarithm of the number of elements drawn, never measured from pixels. Colours,
-    contrast, blur, grain, sizes and styles vary independently of it. The same seed gives the same bytes, and
-    a larger set begins with the pictures of a smaller one. A file that has its bytes already is not touched.
+    A rating, 0..100, follows the logarithm of the number of elements drawn and is never measured from pixels.
+    Colours, contrast, blur, grain, sizes and styles vary independently of it. The same seed gives the same bytes,
+    and a larger set begins with the pictures of a smaller one. A file that is already correct is not rewritten.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def element_count(kind: str, rng: np.random.Generator) -> int:
 
 
 def rating(kind: str, count: int) -> float:
-    """0 for the kind's fewest elements, 100 for its most, linear in the logarithm.
+    """The rating of a number of elements: 0 for the kind's fewest, 100 for its most, linear in the logarithm.
 
     >>> rating("shapes", 1), rating("shapes", 200)
     (0.0, 100.0)
@@ -73,7 +73,7 @@ def rating(kind: str, count: int) -> float:
 
 
 def draw_picture(kind: str, count: int, rng: np.random.Generator) -> Image.Image:
-    """One picture, RGB, with that many elements; the generator decides everything else."""
+    """Draw one RGB picture with that many elements; the generator decides everything else."""
     w, h = (int(side) for side in rng.integers(320, 449, 2))
     palette = _palette(rng)
     large = _background(w * OVERSAMPLING, h * OVERSAMPLING, palette, rng)
@@ -109,7 +109,7 @@ def _colour(hue: float, lightness: float, saturation: float) -> Colour:
 
 
 def _palette(rng: np.random.Generator) -> Palette:
-    """2 to 7 inks around one to three hues, light ones on a dark ground or dark ones on a light ground."""
+    """A palette of 2 to 7 inks in one to three hues, light on a dark ground or dark on a light ground."""
     hue = rng.random()
     hues = hue + np.array([[0, 0.04, 0.08], [0, 0.06, 0.5], [0, 0.33, 0.67], [0, 0.1, 0.6]][rng.integers(4)])
     if rng.random() < 0.3:
@@ -125,7 +125,7 @@ def _palette(rng: np.random.Generator) -> Palette:
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-    """Darker (below 1) or lighter (above 1)."""
+    """The colour made darker (factor below 1) or lighter (above 1)."""
     r, g, b = (min(255, max(0, round(x * factor))) for x in colour)
     return r, g, b
 
@@ -145,7 +145,7 @@ def _background(w: int, h: int, palette: Palette, rng: np.random.Generator) -> I
 
 
 def _draw_shapes(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np.random.Generator) -> None:
-    """Scattered shapes that rarely overlap; how much of the picture they fill doesn't follow their count."""
+    """Scattered shapes that rarely overlap; the area they fill does not depend on their count."""
     w, h = draw.im.size
     mean = np.sqrt(rng.uniform(0.1, 0.3) * w * h / count / np.pi)
     radius = np.minimum(mean * rng.lognormal(0, rng.uniform(0.1, 0.5), count), min(w, h) / 2.5)
@@ -156,7 +156,7 @@ def _draw_shapes(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: n
     for centre, r, turn in zip(_scatter(radius, w, h, rng), radius, _turn(rng, count), strict=True):
         points = r * forms[rng.integers(len(forms))] @ turn + centre
         if rng.random() < hollow:
-            corners = [*points, points[0], points[1]]  # past the first corner, so that it is joined too
+            corners = [*points, points[0], points[1]]  # on past the first corner, so that it is joined too
             line = np.concatenate(corners).tolist()
             draw.line(line, fill=_pick(palette.inks, rng), width=round(max(4, r / 6)), joint="curve")
         else:
@@ -164,7 +164,7 @@ def _draw_shapes(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: n
 
 
 def _scatter(radius: np.ndarray, w: int, h: int, rng: np.random.Generator) -> np.ndarray:
-    """Centres (n, 2): each the roomiest of 24 random places (Mitchell's best candidate)."""
+    """Centres (n, 2), each the roomiest of 24 random places (Mitchell's best-candidate algorithm)."""
     centres = np.empty((len(radius), 2))
     for i, r in enumerate(radius):
         places = rng.uniform((r, r), (w - r, h - r), (24, 2))
@@ -174,7 +174,7 @@ def _scatter(radius: np.ndarray, w: int, h: int, rng: np.random.Generator) -> np
 
 
 def _turn(rng: np.random.Generator, n: int) -> np.ndarray:
-    """n random rotations (n, 2, 2), for row vectors from the right."""
+    """n random rotation matrices (n, 2, 2), to multiply row vectors from the right."""
     angle = rng.uniform(0, 2 * np.pi, n)
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos, sin, -sin, cos], axis=1).reshape(n, 2, 2)
@@ -186,7 +186,7 @@ def _corners(angle: np.ndarray, length: np.ndarray | float = 1.0) -> np.ndarray:
 
 
 def _round(corners: int) -> np.ndarray:
-    """That many angles around the circle."""
+    """That many angles, evenly spaced around the circle."""
     return np.linspace(0, 2 * np.pi, corners, endpoint=False)
 
 
@@ -205,17 +205,17 @@ SHAPES = {  # corners (k, 2) in the unit circle
 
 
 def _draw_leaves(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np.random.Generator) -> None:
-    """Dead leaves: sizes from a power law r^-3, each over the earlier ones, which cover nearly everything."""
+    """Dead leaves: radii from a power law r^-3, each leaf over the earlier ones, until nearly everything is covered."""
     w, h = draw.im.size
     spread = rng.uniform(1.5, 5)  # largest radius / smallest
     cover = rng.uniform(3, 5)  # area of all leaves / area of the picture
-    # Under the power law the mean of r^2 is this many times the smallest r^2.
+    # under the power law, mean r^2 / smallest r^2
     mean_square = 2 * np.log(spread) / (1 - spread**-2)
     smallest = np.sqrt(cover * w * h / count / np.pi / mean_square)
     radius = smallest / np.sqrt(1 - rng.random(count) * (1 - spread**-2))
     form = LEAVES[rng.integers(len(LEAVES))]
     tones = rng.uniform(0.03, 0.2)
-    edge = rng.choice([0.55, 0.9])  # a dark or a hardly darker edge, one pixel wide
+    edge = rng.choice([0.55, 0.9])  # a dark or slightly darker edge, one pixel wide
     inks = [*palette.inks, palette.ground]
     colours = [_shade(_pick(inks, rng), tone) for tone in rng.lognormal(0, tones, count)]
     centre = rng.uniform((0, 0), (w, h), (count, 2))[:, None]
@@ -233,14 +233,14 @@ def _pointed_leaf() -> np.ndarray:
     return 1.5 * np.concatenate([upper, upper[-2:0:-1] * (1, -1)])
 
 
-LEAVES = (SHAPES["disc"], _pointed_leaf(), 1.25 * SHAPES["square"])  # each about the unit circle's area
+LEAVES = (SHAPES["disc"], _pointed_leaf(), 1.25 * SHAPES["square"])  # each with about the unit circle's area
 
 
 # --- pages --------------------------------------------------------------------------------------------------
 
 
 def _draw_pages(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np.random.Generator) -> None:
-    """A layout of cells, and in each cell one picture, box or headline, or several lines, bars or tiles."""
+    """A layout of cells, each holding one picture, box or headline, or several lines, bars or tiles."""
     w, h = draw.im.size
     cells = _cells((0.05 * w, 0.05 * h, 0.95 * w, 0.95 * h), max(1, round(count / rng.uniform(1, 5))), rng)
     members = 1 + rng.multinomial(count - len(cells), np.full(len(cells), 1 / len(cells)))
@@ -256,7 +256,7 @@ def _draw_pages(draw: ImageDraw.ImageDraw, count: int, palette: Palette, rng: np
 
 
 def _cells(page: Box, n: int, rng: np.random.Generator) -> list[Box]:
-    """Cut the page n - 1 times, always the largest cell and across its longer side."""
+    """Cut the page into n cells, always cutting the largest across its longer side."""
     cells = [page]
     while len(cells) < n:
         cells.sort(key=lambda c: (c[2] - c[0]) * (c[3] - c[1]))
@@ -316,7 +316,7 @@ def _bars(draw: ImageDraw.ImageDraw, box: Box, k: int, colour: Colour, rng: np.r
 
 
 def _tiles(draw: ImageDraw.ImageDraw, box: Box, k: int, colour: Colour, rng: np.random.Generator) -> None:
-    """k tiles in rows, one colour in several tones."""
+    """k tiles in rows, in several tones of one colour."""
     left, top, right, bottom = box
     columns = max(1, min(k, round(np.sqrt(k * (right - left) / (bottom - top)))))
     side_x, side_y = (right - left) / columns, (bottom - top) / -(-k // columns)
@@ -329,7 +329,7 @@ def _tiles(draw: ImageDraw.ImageDraw, box: Box, k: int, colour: Colour, rng: np.
 
 @dataclass(frozen=True)
 class Kind:
-    """What draws a kind of picture, and its fewest and most elements: the ratings 0 and 100."""
+    """A kind of picture: the function that draws it, and its fewest and most elements (ratings 0 and 100)."""
 
     draw: Callable[[ImageDraw.ImageDraw, int, Palette, np.random.Generator], None]
     fewest: int

