@@ -1,4 +1,4 @@
-"""The front door: ``drexcache``. Commands say what they do, call the library and print; no logic lives here."""
+"""The command ``drexcache``. Its subcommands parse options, call the library and print; no logic lives here."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STATUSES = (
 )
 STOPPED = "stopped; what was finished is kept, and no file is half written. Run the same command again."
 
-MOST_WARNINGS = 20  # about images, of one kind
-_warned: dict[str, dict[str, None]] = {}  # kind of warning -> the images that it was about
+MOST_WARNINGS = 20  # of one kind, about images
+_warned: dict[str, dict[str, None]] = {}  # kind of warning -> the images it was about
 
-# Command -> the module that holds it as ``command``; imported only when asked for, so that --help stays fast.
+# Command -> the module that defines it as ``command``; imported only when used, so that --help stays fast.
 COMMANDS = {
     "demo": "demo",
     "extract": "extract",
@@ -48,7 +48,7 @@ COMMANDS = {
 
 
 class OneSentence(click.Group):
-    """A group that ends in one line on stderr, never in a traceback, where a user or the machine stops it.
+    """A group that turns a user's mistake, a failing disk or a signal into one line on stderr, never a traceback.
 
     Exit status 1: a mistake, or a disk that fails; 130 or 143: Ctrl-C or SIGTERM. A warning is one line, too.
     """
@@ -56,8 +56,8 @@ class OneSentence(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         warnings.formatwarning = _warning_line
-        warnings.filterwarnings("always", module=r"PIL\.")  # of each image, not only of the first
-        for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8, terminals that know only ASCII
+        warnings.filterwarnings("always", module=r"PIL\.")  # for each image, not only for the first
+        for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8, terminals limited to ASCII
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
@@ -70,17 +70,17 @@ class OneSentence(click.Group):
             raise SystemExit(128 + getattr(stopped, "number", signal.SIGINT)) from None
         except BrokenPipeError:
             raise SystemExit(0) from None
-        except OSError as error:  # a disk that is full, read-only or gone where no command expects it
+        except OSError as error:  # a disk that is full, read-only or gone, where no command handles it
             place = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{place}{error.strerror or error}") from error
 
 
 def _warning_line(message: Warning | str, *_: object) -> str:
-    """One line that starts with its image, once; "" after the same has been said of MOST_WARNINGS images."""
+    """A warning as one line that starts with its image; "" if repeated, or after MOST_WARNINGS images."""
     text, image = " ".join(str(message).split()), about()
     if not image:
         return f"Warning: {text}\n"
-    images = _warned.setdefault(text[:20], {})  # numbers that differ come later
+    images = _warned.setdefault(text[:20], {})  # only the start: the rest may hold numbers that differ
     if image in images or len(images) > MOST_WARNINGS:
         return ""
     images[image] = None
@@ -92,7 +92,7 @@ def _stopped_cleanly() -> Iterator[None]:
     """A context in which SIGTERM unwinds the work as Ctrl-C does, so that locks and temporary files are cleaned up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _torch_is_being_imported():  # its C++ parts end the process where an exception reaches them
+        if _torch_is_being_imported():  # an exception in its C++ parts would abort the process
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
         else:
             raise Stopped(number)
@@ -101,7 +101,7 @@ def _stopped_cleanly() -> Iterator[None]:
         yield
         return
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or somebody else's
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise ignored, or handled by the caller
         numbers.append(signal.SIGINT)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
@@ -116,10 +116,10 @@ def _torch_is_being_imported() -> bool:
 
 
 class Lazy(OneSentence):
-    """Imports a command's module when the command is used."""
+    """A group that imports a command's module only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands, in the order of the work."""
+        """The commands, in the order in which they are usually run."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -131,26 +131,26 @@ class Lazy(OneSentence):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands without importing them: their summaries stand here."""
+        """List the commands with the summaries below, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
 
 
 SUMMARIES = {
-    "demo": "The whole story on drawn images with real weights, a few minutes.",
+    "demo": "Run the whole pipeline on drawn images with real weights, in a few minutes.",
     "extract": "Compute an image set's features into a cache.",
-    "cache": "Look into, check and change caches.",
+    "cache": "Inspect, check and change caches.",
     "recipes": "List recipes, or show one.",
-    "regressors": "List the regressors and what a search may set.",
+    "regressors": "List the regressors and the settings that a search may change.",
     "train": "Train a regressor on a cache and save it as one file.",
     "search": "Search regressors, settings and feature blocks with Optuna.",
-    "evaluate": "Score regressors inside and across caches.",
-    "compare": "Say which of the evaluated regressors really differ.",
-    "ablate": "Say what every part of the features is worth.",
+    "evaluate": "Score regressors within and across caches.",
+    "compare": "Show which of the evaluated regressors really differ.",
+    "ablate": "Measure what each part of the features contributes.",
     "report": "Make one HTML page of scores, figures and pictures.",
-    "runs": "List what was evaluated and searched, newest first.",
+    "runs": "List past evaluations and searches, newest first.",
     "predict": "Predict the ratings of new images.",
-    "import-reference": "Make a model of the paper authors' checkpoint.",
+    "import-reference": "Import the paper authors' checkpoint as a model.",
 }
 
 
@@ -163,14 +163,14 @@ def main() -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal; standard output is kept for results."""
+    """Print a message to stderr; standard output is kept for results."""
     click.echo(line, err=True)
 
 
 def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kind: str = "") -> None:
-    """Make the output's folder, and refuse to write over what the command reads or what is no earlier output of it.
+    """Create the output's folder; refuse to overwrite an input, or a file that is not an earlier output of its kind.
 
-    Before the work, so that a mistake in a name costs none. kind : "model" where the command writes one.
+    Called before the work, so that a mistyped name loses nothing. kind : "model" if the command writes a model.
     """
     out = Path(out)
     for path in inputs:
@@ -189,7 +189,7 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
 
 
 def _kind(path: Path) -> str:
-    """What its first bytes tell a file to be: "cache", "model" or "file"; "" where there is none, or an empty one."""
+    """The kind of a file by its first bytes: "cache", "model" or "file"; "" if it is missing or empty."""
     if not path.is_file() or not path.stat().st_size:
         return ""
     with path.open("rb") as file:

@@ -32,17 +32,17 @@ from drexcache.progress import step_bar
 @folds_option
 @repeats_option
 @seeds_option
-@click.option("--split", metavar="LABEL", help="Scores by this split's train and test instead of folds")
+@click.option("--split", metavar="LABEL", help="Score by this split's train and test instead of folds")
 @metric_option
 @format_option
 def command(
     cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], level: str, target: str | None,
     folds: int, repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
 ) -> None:  # fmt: skip
-    """Say what every part of a cache's features is worth: each block and tap alone, and all but each.
+    """Measure what each part of a cache's features contributes: each block and tap alone, and all without it.
 
     A fusion head is also tried with concatenated features and with fixed weights instead of attention. Scores
-    and predictions are written as by evaluate, so that compare and report take them.
+    and predictions are written as by evaluate, so compare and report can read them.
 
     \b
     drexcache ablate scenes.h5 -r fusion -o ablation.csv

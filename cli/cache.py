@@ -12,12 +12,12 @@ from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, block_option, rater
 
 @click.group("cache", cls=OneSentence)
 def command() -> None:
-    """Look into, check and change caches."""
+    """Inspect, check and change caches."""
 
 
 @command.command("info")
 @click.argument("cache", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with every field")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every field")
 def info(cache: str, as_json: bool) -> None:
     """Show what a cache holds.
 
@@ -74,7 +74,7 @@ def verify(cache: str) -> None:
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 def diff(a: str, b: str) -> None:
-    """Say where two caches differ and by how much; exit status 1 if they do.
+    """Show where two caches differ and by how much; exit status 1 if they do.
 
     \b
     drexcache cache diff old.h5 new.h5
@@ -94,7 +94,7 @@ def diff(a: str, b: str) -> None:
 @click.argument("shards", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write")
 def merge(shards: tuple[str, ...], out: str) -> None:
-    """Make one cache of all the shards of an image table.
+    """Merge all shards of an image table into one cache.
 
     \b
     drexcache cache merge part1.h5 part2.h5 part3.h5 -o whole.h5
@@ -111,11 +111,11 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.option("--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take")
 @OUT_OF_RANGE
 @click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True)
-@click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]")
+@click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and reported]")
 @click.option("--rating-column", metavar="NAME", help=RATING_HELP)
 @rater_options
-@click.option("--replace", "replace_target", is_flag=True, help="Replace the target and labels of those names")
-@click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one")
+@click.option("--replace", "replace_target", is_flag=True, help="Replace a target or labels of the same name")
+@click.option("--allow-unmatched", is_flag=True, help="Continue if ratings and images do not match one to one")
 def rate(
     cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, out_of_range: str,
     higher_is: str, image_column: str | None, rating_column: str | None, rater_column: str | None,

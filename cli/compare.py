@@ -20,7 +20,7 @@ KINDS = ("in-domain", "split", "cross", "leave-one-out")
 def command(
     scores: tuple[str, ...], metric: str, against: str | None, kind: str | None, match: bool, out: str | None, form: str
 ) -> None:
-    """Say which of the evaluated regressors differ on the same images, and which only by noise.
+    """Show which of the evaluated regressors really differ on the same images, and which only by noise.
 
     \b
     drexcache compare scores.csv

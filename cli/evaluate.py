@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 @click.option("--split", metavar="LABEL", help="In-domain scores by this split's train and test instead of folds")
 @click.option("--groups", metavar="LABEL", help="Also a score for every value of this label")
 @click.option("--group-folds", metavar="LABEL", help="Keep all images of one value of this label in one fold")
-@click.option("--weights", metavar="LABEL", help="Weigh images in the training by this label's numbers")
-@click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Pictures, to tell near-copies by their pixels")
+@click.option("--weights", metavar="LABEL", help="Weight images in training by this label's numbers")
+@click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Pictures, to find near-copies by their pixels")
 @click.option("--leave-one-out", is_flag=True, help="Also train on all caches but one and test on that one")
 @metric_option
 @format_option
@@ -58,10 +58,10 @@ def command(
     repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
     weights: str | None, images: tuple[str, ...], leave_one_out: bool, metric: str, form: str,
 ) -> None:  # fmt: skip
-    """Score regressors by k-fold inside each cache and by every train -> test pair of caches.
+    """Score regressors by k-fold within each cache and for every train -> test pair of caches.
 
     The scores go to a CSV, the per-image predictions with attention weights beside it, a table to the terminal,
-    and a line that says what was run to drexcache-runs.jsonl.
+    and a record of the run to drexcache-runs.jsonl.
 
     \b
     drexcache evaluate ad.h5 objects.h5 scenes.h5 -r ridge -r fusion -o scores.csv
@@ -105,7 +105,7 @@ def command(
 
 
 def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMatrix:
-    """The features of a cache, and the ratings that its own CACHE:NAME or the option names."""
+    """The features of a cache, with the ratings named by CACHE:NAME or else by --target."""
     from drexcache.cache import open_cache
 
     file, own = _file_and_target(path)
@@ -113,13 +113,13 @@ def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMa
 
 
 def _file_and_target(path: str) -> tuple[str, str]:
-    """ "a.h5:beauty" as ("a.h5", "beauty"); a path that exists as it is names no target."""
+    """Split "a.h5:beauty" into ("a.h5", "beauty"); an existing path names no target."""
     file, _, own = path.rpartition(":")
     return (file, own) if Path(file).is_file() and not Path(path).exists() else (path, "")
 
 
 def _pictures(images: tuple[str, ...], matrices: dict[str, FeatureMatrix]) -> dict[tuple[str, str], ImageFile] | None:
-    """Where the pictures lie; what is missing is said."""
+    """Find the picture files, with a message about those that are missing."""
     if not images:
         return None
     from drexcache.studies.reporting import find_images

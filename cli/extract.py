@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @click.command("extract")
 @click.argument("images", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or to add to")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or add to")
 @click.option("--recipe", "recipe_name", default="drex", show_default=True, help="Name of a recipe, or a TOML file")
 @click.option("--block", "blocks", multiple=True, help="Only this block of the recipe (can be repeated)")
-@click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Keep a block under a name of its own")
-@click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: what the recipe says]")
+@click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Store a block under another name")
+@click.option("--weights", metavar="hub|packaged|PATH", help="Source of the weights [default: the recipe's]")
 @device_option
 @click.option("--precision", metavar="fp32|bf16", help="Arithmetic of the backbones [default: the recipe's]")
 @click.option(
     "--alpha",
     type=click.Choice(["drop", "white"]),
-    help="Transparency: dropped as the reference does, or over white",
+    help="Transparency: dropped as in the reference, or put on white",
 )
 @click.option(
     "--exif",
     type=click.Choice(["ignore", "apply"]),
-    help="EXIF rotation: ignored as the reference does, or applied",
+    help="EXIF rotation: ignored as in the reference, or applied",
 )
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option(
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass [default: 8, on a GPU 64]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass [default: 8, or 64 on a GPU]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads [default: one per core]")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="This process, or all nodes of a Ray cluster",
+    help="Run in this process, or on all nodes of a Ray cluster",
 )
-@click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster [default: one of this machine alone]")
+@click.option("--address", metavar="HOST:PORT", help="Address of the Ray cluster [default: one on this machine only]")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the image list, into a cache of its own")
 @click.option("--prune", is_flag=True, help="Drop rows of the cache whose images are gone")
-@click.option("--rehash", is_flag=True, help="Read every file again, also those that look unchanged")
-@click.option("--dry-run", is_flag=True, help="Say what would be computed, how long and how large; write nothing")
-@click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
+@click.option("--rehash", is_flag=True, help="Read every file again, even those that look unchanged")
+@click.option("--dry-run", is_flag=True, help="Show what would be computed, the time and the size; write nothing")
+@click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some images could not be read")
 @image_options
 def command(
     images: str, out: str, recipe_name: str, blocks: tuple[str, ...], renames: tuple[str, ...], weights: str | None,
@@ -108,7 +108,7 @@ def command(
 
 
 def show(summary: Summary) -> None:
-    """Say what a run did: counts, speed and what bounded it, size, and which images failed."""
+    """Print what a run did: counts, speed and its bottleneck, size, and which images failed."""
     say(
         f"{summary.path}: {summary.images} images, {summary.computed} computed, {summary.reused} already there, "
         f"{len(summary.failures)} failed; {summary.bytes / 1e6:,.1f} MB"
@@ -124,7 +124,7 @@ def show(summary: Summary) -> None:
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """ "2/8" as (2, 8)."""
+    """Parse "2/8" as (2, 8)."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise click.BadParameter(f"expected I/N with 1 <= I <= N, such as 2/8; found {text}", param_hint="--shard")

@@ -11,7 +11,7 @@ from drexcache.cli import make_room_for, say
 @click.argument("checkpoint", type=click.Path())
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
 def command(checkpoint: str, out: str) -> None:
-    """Make a model file of the DReX authors' CHECKPOINT (DReX.pth), with its fusion head as it is.
+    """Import the fusion head from the DReX authors' CHECKPOINT (DReX.pth), unchanged, as a model file.
 
     The backbones stay in the checkpoint: predict with --weights CHECKPOINT.
 

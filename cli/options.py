@@ -1,4 +1,4 @@
-"""What several commands share: options, and the command line as it was typed."""
+"""What several commands share: options, and the reconstructed command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-METRICS = ("pearson", "spearman", "kendall", "rmse", "mae", "rmae")  # of drexcache.metrics, slow to import
+METRICS = ("pearson", "spearman", "kendall", "rmse", "mae", "rmae")  # as in drexcache.metrics, which is slow to import
 
 metric_option = click.option(
     "--metric", type=click.Choice(METRICS), default="pearson", show_default=True, help="Metric of the table"
@@ -37,23 +37,23 @@ regressors_option = click.option(
 )
 
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
-RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and said]"
-RATER_OPTIONS = (  # of cache rate, too
-    click.option("--rater-column", metavar="NAME", help="Column of raters, where a line is one rater's rating"),
+RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and reported]"
+RATER_OPTIONS = (  # cache rate has them, too
+    click.option("--rater-column", metavar="NAME", help="Column of raters, if each line is one rater's rating"),
     click.option("--error-column", metavar="NAME", help="Column of the ratings' standard errors"),
-    click.option("--raters", type=click.IntRange(2), help="The error column is the deviation of so many raters"),
+    click.option("--raters", type=click.IntRange(2), help="The error column is the SD over this many raters"),
 )
 OUT_OF_RANGE = click.option(
     "--out-of-range", type=click.Choice(["refuse", "clip", "drop", "widen"]), default="refuse", show_default=True,
     help="Ratings outside the range: refuse them all, clip or drop each, or widen the range",
 )  # fmt: skip
 IMAGE_OPTIONS = (
-    click.option("--ratings", type=click.Path(), help="CSV, text, workbook, Parquet [default: what the layout brings]"),
+    click.option("--ratings", type=click.Path(), help="CSV, text, workbook, Parquet [default: the layout's own]"),
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),
     click.option("--dataset", help="Name of the dataset [default: the folder's]"),
-    click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and said]"),
+    click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and reported]"),
     click.option("--rating-column", metavar="NAME", help=RATING_HELP),
-    click.option("--split-column", metavar="NAME", help="Column of splits [default: guessed, and said]"),
+    click.option("--split-column", metavar="NAME", help="Column of splits [default: guessed, and reported]"),
     click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column to keep as a label"),
     *RATER_OPTIONS,
     click.option(
@@ -62,27 +62,27 @@ IMAGE_OPTIONS = (
     OUT_OF_RANGE,
     click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True,
                  help="Meaning of a higher rating"),
-    click.option("--target", default="rating", show_default=True, help="Name under which the ratings are kept"),
-    click.option("--allow-unmatched", is_flag=True, help="Go on when ratings and images do not match one to one"),
+    click.option("--target", default="rating", show_default=True, help="Name to store the ratings under"),
+    click.option("--allow-unmatched", is_flag=True, help="Continue if ratings and images do not match one to one"),
 )  # fmt: skip
 
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; it passes them on to `read_images`."""
+    """Add the options that a command passes on to `read_images`."""
     for option in reversed(IMAGE_OPTIONS):
         command = option(command)
     return command
 
 
 def rater_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how reliable ratings are."""
+    """Add the options from which the ratings' reliability is computed."""
     for option in reversed(RATER_OPTIONS):
         command = option(command)
     return command
 
 
 def command_line() -> str:
-    """The running command with what was given on the command line, ready to be pasted into a shell."""
+    """The running command with the options that the user gave, ready to paste into a shell."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:

@@ -12,7 +12,7 @@ from drexcache.cli.options import device_option
 @click.argument("model", type=click.Path())
 @click.argument("images", type=click.Path())
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV to write")
-@click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
+@click.option("--weights", metavar="hub|packaged|PATH", help="Source of the weights [default: as in training]")
 @device_option
 @click.option(
     "--engine-cpu",
@@ -21,8 +21,8 @@ from drexcache.cli.options import device_option
     show_default=True,
     help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
 )
-@click.option("--clip", is_flag=True, help="Bring predictions outside of the ratings' range to its nearer end")
-@click.option("--allow-failures", is_flag=True, help="Exit with 0 although some images could not be read")
+@click.option("--clip", is_flag=True, help="Clip predictions to the range of the ratings")
+@click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some images could not be read")
 def command(
     model: str,
     images: str,
@@ -33,9 +33,9 @@ def command(
     clip: bool,
     allow_failures: bool,
 ) -> None:
-    """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) in the training ratings' own range.
+    """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) on the scale of the training ratings.
 
-    Images are prepared exactly as in training: the model file says how.
+    Images are prepared exactly as in training, as recorded in the model file.
 
     \b
     drexcache predict scenes.drex holiday/ -o predictions.csv

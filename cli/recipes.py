@@ -9,7 +9,7 @@ import click
 
 @click.command("recipes")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
 def command(name: str | None, as_json: bool) -> None:
     """List the recipes, or show the blocks, sizes, weights, licences and dimensions of one (by NAME or file).
 

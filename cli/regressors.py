@@ -6,11 +6,11 @@ import click
 
 
 @click.command("regressors")
-@click.option("--json", "as_json", is_flag=True, help="As JSON: name, description and search space")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: name, description and search space")
 def command(as_json: bool) -> None:
-    """List the regressors that train, evaluate and search take by name, with what a search may set.
+    """List the regressors that train, evaluate and search take by name, with the settings that a search may change.
 
-    Any other regressor that follows scikit-learn's contract is taken by its import path, such as
+    Any other regressor that follows scikit-learn's interface can be given by its import path, such as
     -r xgboost.XGBRegressor or -r mypackage.models:MyRegressor.
 
     \b

@@ -25,15 +25,15 @@ from drexcache.progress import step_bar
     "--export-figures",
     metavar="REGRESSOR|all",
     multiple=True,
-    help="Whose figures are exported [default: of the regressor that the page shows first]",
+    help="Regressor whose figures are exported [default: the one that the page shows first]",
 )
 def command(
     scores: tuple[str, ...], out: str, images: tuple[str, ...], no_thumbnails: bool, caches: tuple[str, ...],
     studies: tuple[str, ...], metric: str, match: bool, export: str | None, export_figures: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Make one HTML page of scores, figures and pictures that opens from disk without a network.
+    """Make one self-contained HTML page of scores, figures and pictures.
 
-    The figures are also written as PNG and SVG and the tables as CSV, markdown and LaTeX where --export says.
+    With --export the figures are also written as PNG and SVG, and the tables as CSV, markdown and LaTeX.
 
     \b
     drexcache report scores.csv -o report.html

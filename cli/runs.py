@@ -16,19 +16,19 @@ KINDS = ("evaluate", "ablate", "search")
 
 @click.command("runs")
 @click.argument("paths", nargs=-1, type=click.Path())
-@click.option("--dataset", metavar="NAME", help="Only scores of this dataset, trained or tested on")
+@click.option("--dataset", metavar="NAME", help="Only scores trained or tested on this dataset")
 @click.option("--regressor", metavar="NAME", help="Only scores of this regressor")
 @click.option("--kind", type=click.Choice(KINDS), help="Only runs of this command")
 @click.option(
     "--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M"]), metavar="DATE", help="Only runs since then"
 )
 @metric_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with commands and fingerprints")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with commands and fingerprints")
 def command(
     paths: tuple[str, ...], dataset: str | None, regressor: str | None, kind: str | None, since: datetime | None,
     metric: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """List what was evaluated and searched, newest first, from the records below PATHS [default: here].
+    """List past evaluations and searches, newest first, from the records below PATHS [default: here].
 
     Every evaluate, ablate and search leaves a line in drexcache-runs.jsonl beside its output.
 

@@ -12,9 +12,19 @@ from drexcache.progress import step_bar
 @click.command("search")
 @click.argument("cache", type=click.Path())
 @regressors_option
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder of the search; again: go on")
 @click.option(
-    "--total-trials", default=50, show_default=True, type=click.IntRange(1), help="Trials in all, earlier ones included"
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder of the search; an existing one is continued",
+)
+@click.option(
+    "--total-trials",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Total number of trials, including earlier ones",
 )
 @block_option
 @target_option
@@ -24,8 +34,10 @@ from drexcache.progress import step_bar
 @click.option("--holdout", is_flag=True, help="Hold out the first fold only: one training per trial")
 @click.option("--metric", default="pearson", show_default=True, help="Metric to search by")
 @click.option("--seed", default=42, show_default=True, help="Seed of the regressors and of the search")
-@click.option("--space", type=click.Path(), help="A TOML file that narrows what is searched")
-@click.option("--trust", is_flag=True, help="Set what --space says in imported code: only for a file that you trust")
+@click.option("--space", type=click.Path(), help="A TOML file that narrows the search space")
+@click.option(
+    "--trust", is_flag=True, help="Let --space set parameters of imported code: only for a file that you trust"
+)
 @click.option(
     "--storage", metavar="URL", help="Database or grpc://HOST:PORT that shares a study [default: a file in the folder]"
 )
@@ -35,10 +47,10 @@ def command(
     split: str | None, folds: int, repeats: int, holdout: bool, metric: str, seed: int, space: str | None,
     trust: bool, storage: str | None, study: str | None,
 ) -> None:  # fmt: skip
-    """Search the settings and blocks of regressors by k-fold; the same command again goes on.
+    """Search the settings and blocks of regressors by k-fold; running the same command again continues.
 
     Every regressor gets an equal share of the trials. The folder holds best.json, for drexcache train --from,
-    a table of all regressors, and the trials; drexcache report --study draws them.
+    a table of all regressors, and the trials, which drexcache report --study draws.
 
     \b
     drexcache search scenes.h5 -r fusion -r svr -o search-scenes --total-trials 60

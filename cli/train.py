@@ -11,7 +11,9 @@ from drexcache.cli.options import block_option, target_option
 @click.command("train")
 @click.argument("cache", type=click.Path())
 @click.option("-r", "--regressor", help="Name of a regressor (see drexcache regressors)")
-@click.option("--from", "chosen", metavar="FILE", type=click.Path(), help="Regressor and settings, as best.json")
+@click.option(
+    "--from", "chosen", metavar="FILE", type=click.Path(), help="File with regressor and settings, such as best.json"
+)
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for a file that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
 @click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
@@ -19,7 +21,7 @@ from drexcache.cli.options import block_option, target_option
 @target_option
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
 @click.option("--seed", type=int, help="[default: 42]")
-@click.option("--stream", is_flag=True, help="Read features while training: for a cache larger than memory")
+@click.option("--stream", is_flag=True, help="Read features while training, for caches larger than memory")
 def command(
     cache: str,
     regressor: str | None,
