@@ -1,13 +1,14 @@
-"""drexcache cache: info, verify, diff, merge, rate, export"""
+"""drexcache cache: info, verify, diff, merge, rate, export, import"""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 from drexcache.cli import OneSentence, make_room_for, say
-from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, block_option, rater_options
+from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, block_option, image_options, rater_options
 
 
 @click.group("cache", cls=OneSentence)
@@ -162,3 +163,32 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
 
     make_room_for(out, [cache])
     say(f"{out}: {write(open_cache(cache), out, blocks or None)} rows")
+
+
+@command.command("import")
+@click.argument("features", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or to add to")
+@click.option("--block", required=True, help="Name of the features in the cache")
+@click.option("--note", default="", help="What computed them, in the same words for each dataset")
+@click.option("--images", type=click.Path(), help="For a new cache: the images (folder, URL or zip)")
+@click.option("--ids", type=click.Path(), help="A text of one id a line, or a .npy, where FEATURES holds none")
+@click.option("--id-column", metavar="NAME", help="Column of ids in FEATURES [default: guessed]")
+@click.option("--columns", metavar="PATTERN", help="Columns of features, such as 'clip_*' [default: all but the ids]")
+@click.option("--array", metavar="NAME", help="Array of an .npz or .safetensors, or block of a cache")
+@click.option("--same-order", is_flag=True, help="Rows stand in the order of the cache's images or of the ratings")
+@click.option("--replace", "replace_block", is_flag=True, help="Replace the block of that name")
+@image_options
+def import_(features: str, out: str, block: str, **options: Any) -> None:
+    """Add features that another tool computed, joined to the images by id; a new cache may take images and ratings.
+
+    FEATURES: .npy, .npz, CSV, Parquet, safetensors, or another cache.
+
+    \b
+    drexcache cache import clip.npz -o scenes.h5 --block clip --note "open_clip ViT-B/32 laion2b"
+    drexcache cache import clip.parquet --ratings mos.csv --range 1 5 -o photos.h5 --block clip
+    """
+    from drexcache.cache import DONE, import_features
+
+    cache = import_features(features, out, block, say=say, **options)
+    done = int((cache.status(block) == DONE).sum())
+    say(f"{out}: block {block}, {done} of {len(cache)} images, {cache.blocks[block].dim} columns each")

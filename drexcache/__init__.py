@@ -1,9 +1,9 @@
 """drexcache: pay for frozen vision backbones once, then iterate on small regressors in seconds.
 
 The public names, loaded when first used so that ``import drexcache`` stays fast:
-`open_cache`, `FeatureCache`, `FeatureMatrix`, `Recipe`, `recipe`, `read_images`, `AttentionFusionRegressor`,
-`GramRidge`, `regressors`, `fit_many`, `train_streamed`, `Model`, `load_model`, `metrics`, `ScoreTable`,
-`DrexcacheError`.
+`open_cache`, `import_features`, `FeatureCache`, `FeatureMatrix`, `Recipe`, `recipe`, `read_images`,
+`AttentionFusionRegressor`, `GramRidge`, `regressors`, `fit_many`, `train_streamed`, `Model`, `load_model`, `metrics`,
+`ScoreTable`, `DrexcacheError`.
 """
 
 import lazy_loader

@@ -1,6 +1,7 @@
 from . import metrics as metrics
 from .cache import FeatureCache as FeatureCache
 from .cache import FeatureMatrix as FeatureMatrix
+from .cache import import_features as import_features
 from .cache import open_cache as open_cache
 from .datasets import read_images as read_images
 from .errors import DrexcacheError as DrexcacheError

@@ -19,6 +19,7 @@ from drexcache.errors import DrexcacheError, nearest
 
 # Increased whenever our own code starts to compute different numbers from the same recipe and weights.
 NUMERICS = 1
+IMPORTED = "imported"  # the backbone of features that another tool computed
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
@@ -56,7 +57,7 @@ class Block:
 
     ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1]. If they are None,
     extraction fills in the model's own, as timm states them. The backbone ``classic`` stands for the hand-made cues:
-    its taps name the cues, and it has no weights and no size.
+    its taps name the cues, and it has no weights and no size. ``imported`` stands for features of another tool.
     """
 
     name: Text
@@ -90,7 +91,7 @@ class Block:
         for label in ("name", "tag", "licence"):  # mere labels; the weights' hash stands for the tag
             del spec[label]
         spec["taps"] = [{"name": tap.name, "layer": tap.layer, "pool": tap.pool} for tap in self.taps]
-        if self.is_classic:
+        if self.backbone in ("classic", IMPORTED):
             spec = {key: spec[key] for key in ("backbone", "taps", "alpha", "exif")}
         return json.loads(json.dumps(spec))
 

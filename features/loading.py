@@ -26,7 +26,7 @@ from drexcache.features.weights import (
     load_weights,
     with_own_normalisation,
 )
-from drexcache.recipes import Block, Recipe
+from drexcache.recipes import IMPORTED, Block, Recipe
 
 CPU_ENGINES = ("auto", "torch", "openvino")
 
@@ -111,6 +111,12 @@ def extract(
 def check_reach(blocks: Sequence[Block], source: str) -> None:
     """Raise DrexcacheError if any block's weights cannot be had, before the first are loaded."""
     for block in blocks:
+        if block.backbone == IMPORTED:
+            raise DrexcacheError(
+                f"block {block.name} holds imported features ({block.tag or 'without a note'}), which drexcache cannot "
+                "compute from images: it predicts from caches only; bring in the features of these images with "
+                "drexcache cache import and the same --note, and predict that cache"
+            )
         if not block.is_classic:
             check_weights(block.backbone, block.tag, source)
 

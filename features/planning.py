@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.cache import DONE, CacheWriter, Contents, FeatureCache, StoredBlock, differences
-from drexcache.datasets import ImageTable, Target, is_url, sha256_of_ids
+from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
 from drexcache.features.pipeline import Extractor, read_image
 
@@ -31,17 +31,6 @@ def provenance_entry(extractor: Extractor) -> dict[str, Any]:
     """The entry of a block's provenance for the rows that are computed here and now."""
     packages = ["drexcache", "torch", "timm", "pillow", "numpy"] + ["openvino"] * (extractor.mode == "openvino")
     return {"device": extractor.where, "mode": extractor.mode, **{package: version(package) for package in packages}}
-
-
-def _root(table: ImageTable) -> str:
-    """The folder, zip or URL that the images' ids start from, "" where they have none in common."""
-    file = table.files[0]
-    if is_url(file.location):
-        return str(file.location)
-    path = Path(file.location).resolve().as_posix().encode(errors="replace").decode()
-    if file.member is not None:
-        return path
-    return path.removesuffix(f"/{table.ids[0]}") if path.endswith(f"/{table.ids[0]}") else ""
 
 
 def missing_rows(
@@ -83,7 +72,7 @@ def wanted_contents(
     targets, labels = _carried(table, sources)
     return Contents(
         table.dataset, table.ids, targets, labels, dict(sorted(blocks.items())),
-        images=_root(table), shard=table.shard_of, table_sha256=table.table_sha256 or sha256_of_ids(table.ids),
+        images=table.root, shard=table.shard_of, table_sha256=table.table_sha256 or sha256_of_ids(table.ids),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
-from drexcache.recipes import Recipe
+from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
 
 MANY = 200  # images, whose prediction somebody may want to stop and go on with
@@ -72,6 +72,7 @@ def _extracted(
             f"drexcache extract {images} -o images.h5 with the model's recipe first, then predict images.h5"
         )
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
+    check_reach([block for block in recipe.blocks if block.backbone == IMPORTED], "")
     source = weights or _as_in_training(model)
     check_reach(recipe.blocks, source)
     backbones = load_extractors(recipe.blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)

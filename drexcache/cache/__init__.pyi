@@ -11,6 +11,8 @@ from .format import StoredBlock as StoredBlock
 from .format import block_from_attributes as block_from_attributes
 from .format import differences as differences
 from .format import stored_block_attributes as stored_block_attributes
+from .importing import import_features as import_features
+from .incoming import read_features as read_features
 from .matrix import FeatureMatrix as FeatureMatrix
 from .matrix import rated_rows as rated_rows
 from .reader import FeatureCache as FeatureCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,8 +114,10 @@ def _agreeing(
     return found
 
 
-def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) -> None:
-    """Write a cache whose rows all come from ``sources``: for merging shards, new ratings, dropped rows.
+def rewrite(
+    final: Path, contents: Contents, sources: Sequence[FeatureCache], fill: Callable[[CacheWriter], None] | None = None
+) -> None:
+    """Write a cache whose rows come from ``sources`` and ``fill``: for merged shards, new ratings, imported features.
 
     Raises
     ------
@@ -136,6 +138,8 @@ def rewrite(final: Path, contents: Contents, sources: Sequence[FeatureCache]) ->
                             "the extract command that made it again, it recomputes them"
                         )
                     _take_failures(writer, source)
+                if fill is not None:
+                    fill(writer)
                 writer.finish(final)
         except OSError as error:
             raise no_space(error, final) from error

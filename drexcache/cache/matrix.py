@@ -32,7 +32,7 @@ class FeatureMatrix:
     dataset, target : where the rows come from; low, high : the target's own range,
         ``declared`` or only observed; higher_is : "more" or "less".
     fingerprints : block name -> fingerprint of what computed it.
-    hashes : (n,) SHA-256 of each image file, as hex.
+    hashes : (n,) SHA-256 of each image file, as hex; "dataset/id" where the file was never read.
     labels : column name -> (n,) strings, such as a split ("train"/"test") or a group ("" where unknown).
     noise : variance of the errors of rating in y, None where it is not known.
     images : the folder, zip or URL where the pictures lay when they were extracted, "" where it is not known.

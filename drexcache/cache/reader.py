@@ -241,7 +241,9 @@ class FeatureCache:
     ) -> FeatureMatrix:
         rows = np.flatnonzero(done).tolist()
         y = target.unit()[done] if target else np.full(len(rows), np.nan)
-        hashes = [row.tobytes().hex() for row in self.hashes()[done]]
+        ids = [self.ids[row] for row in rows]
+        files = zip(ids, self.hashes()[done], strict=True)
+        hashes = [sha.tobytes().hex() if sha.any() else f"{self.dataset}/{image}" for image, sha in files]
         taps = {
             f"{name}/{tap}": slice(columns[name].start + part.start, columns[name].start + part.stop)
             for name in columns
@@ -249,7 +251,7 @@ class FeatureCache:
         }
         known = target or Target("", y, 0.0, 1.0)
         return FeatureMatrix(
-            X=X, y=y, ids=[self.ids[row] for row in rows], blocks=columns, taps=taps, dataset=self.dataset,
+            X=X, y=y, ids=ids, blocks=columns, taps=taps, dataset=self.dataset,
             target=known.name, low=known.low, high=known.high, higher_is=known.higher_is, declared=known.declared,
             fingerprints={name: self.blocks[name].fingerprint for name in columns},
             hashes=hashes,

@@ -18,14 +18,7 @@ import numpy as np
 
 from drexcache.cache.beside import no_space, partial_paths
 from drexcache.cache.checks import SEALED_OF_IMAGE, sealed_of_block, seals
-from drexcache.cache.format import (
-    DONE,
-    FAILED,
-    FAILURE_BYTES,
-    MISSING,
-    VERSION,
-    Contents,
-)
+from drexcache.cache.format import DONE, FAILED, FAILURE_BYTES, MISSING, VERSION, Contents
 from drexcache.cache.reader import FeatureCache
 from drexcache.cache.storage import create
 from drexcache.errors import DrexcacheError
@@ -84,9 +77,11 @@ class CacheWriter:
         texts = [reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode() for reason in failures]
         before, hashes = self._storage.gather("/images/sha256", rows), np.asarray(hashes, "u1")
         changed = rows[(before != hashes).any(axis=1) & before.any(axis=1)]
-        if len(changed):
-            for block in self.cache.blocks:
-                self.forget(block, changed)
+        known = rows[hashes.any(axis=1) & ~before.any(axis=1)]  # for the first time: features imported before stay
+        for block in self.cache.blocks:
+            self.forget(block, changed)
+            kept = known[self._storage.gather(f"/blocks/{block}/status", known) == DONE]
+            self._later(f"/blocks/{block}/status", kept, np.full(len(kept), DONE, "u1"))
         self._later("/images/sha256", rows, hashes)
         self._later("/images/bytes", rows, np.asarray(stats[:, 0], "<i8"))
         self._later("/images/mtime_ns", rows, np.asarray(stats[:, 1], "<i8"))
@@ -219,8 +214,8 @@ def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray
     place = np.array([rows.get(image, -1) for image in source.ids], dtype=np.int64)
     theirs, stats, fits, damaged = source.hashes(), source.stats(), place >= 0, 0
     if files is not None:
-        fits &= (files[0][place] == theirs).all(axis=1)
-        stats = files[1][place]
+        fits &= (files[0][place] == theirs).all(axis=1) | ~theirs.any(axis=1)  # imported without a look at the file
+        theirs, stats = files[0][place], files[1][place]
     for name, block in source.blocks.items():
         mine = writer.cache.blocks.get(name)
         if mine is None or mine.fingerprint != block.fingerprint or mine.dtype != block.dtype:

@@ -1,4 +1,9 @@
+from .columns import IMAGE_COLUMNS as IMAGE_COLUMNS
+from .columns import RATING_COLUMNS as RATING_COLUMNS
+from .columns import SPLIT_COLUMNS as SPLIT_COLUMNS
 from .columns import Columns as Columns
+from .columns import find_column as find_column
+from .columns import plain_name as plain_name
 from .decoding import Decode as Decode
 from .decoding import UnreadableImage as UnreadableImage
 from .decoding import decode_rgb as decode_rgb
@@ -8,6 +13,7 @@ from .files import ImageFile as ImageFile
 from .files import is_url as is_url
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
+from .names import match_names as match_names
 from .raters import ceiling as ceiling
 from .ratings import read_ratings as read_ratings
 from .splits import SPELLINGS as SPELLINGS

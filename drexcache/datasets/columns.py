@@ -10,7 +10,7 @@ from typing import TypeVar
 from drexcache.datasets.formats import Table
 from drexcache.errors import DrexcacheError, counted, with_guesses
 
-# Column names that are understood without being told (see _plain). For images and splits the first that is
+# Column names that are understood without being told (see plain_name). For images and splits the first that is
 # there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
 IMAGE_COLUMNS = (
     "file", "filename", "file_name", "image", "image_name", "imagename", "image_file", "image_path", "img",
@@ -110,7 +110,7 @@ def find_columns(header: list[str], columns: Columns) -> Places:
     else:
         ratings = by_pattern
     labels = {name: find(name, (), "groups") for name in columns.groups}
-    if columns.split is not None or any(_plain(name) in SPLIT_COLUMNS for name in header):
+    if columns.split is not None or any(plain_name(name) in SPLIT_COLUMNS for name in header):
         labels["split"] = find(columns.split, SPLIT_COLUMNS, "splits")
     rater = find(columns.rater, (), "raters") if columns.rater is not None else None
     error = find(columns.error, (), "errors") if columns.error is not None else None
@@ -129,7 +129,7 @@ def find_column(header: list[str], told: str | None, known: Sequence[str], what:
     Raises LookupError with what is wrong and the option that helps.
     """
     if told is None:
-        found = [at for name in known for at, cell in enumerate(header) if _plain(cell) == name]
+        found = [at for name in known for at, cell in enumerate(header) if plain_name(cell) == name]
     else:
         found = [at for at, cell in enumerate(header) if cell == told]
     option = _OPTIONS[what]
@@ -143,6 +143,6 @@ def find_column(header: list[str], told: str | None, known: Sequence[str], what:
     return found[0]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A column's name in lower case, blanks and hyphens as "_"."""
     return name.casefold().replace(" ", "_").replace("-", "_")

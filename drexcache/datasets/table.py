@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from drexcache.datasets.columns import Columns
-from drexcache.datasets.files import ImageFile
+from drexcache.datasets.files import ImageFile, is_url
 from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
 from drexcache.errors import DrexcacheError, with_guesses
@@ -43,6 +43,17 @@ class ImageTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def root(self) -> str:
+        """The folder, zip or URL that the images' ids start from, "" where they have none in common."""
+        file = self.files[0] if self.files else ImageFile("")
+        if is_url(file.location):
+            return str(file.location)
+        path = Path(file.location).resolve().as_posix().encode(errors="replace").decode()
+        if file.member is not None:
+            return path
+        return path.removesuffix(f"/{self.ids[0]}") if path.endswith(f"/{self.ids[0]}") else ""
 
     def shard(self, index: int, count: int) -> ImageTable:
         """The ``index``-th (from 1) of ``count`` consecutive ranges of about equal length.

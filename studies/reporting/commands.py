@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from drexcache.cache import FeatureCache, StoredBlock
 from drexcache.datasets import Target
-from drexcache.recipes import Block, Recipe, recipe, recipe_names
+from drexcache.recipes import IMPORTED, Block, Recipe, recipe, recipe_names
 
 
 def extract_commands(cache: FeatureCache) -> list[str]:
@@ -15,7 +15,9 @@ def extract_commands(cache: FeatureCache) -> list[str]:
     start = ["drexcache", "extract", "IMAGES", "--dataset", cache.dataset, "-o", str(cache.path)]
     targets = [_target_options(target) for target in cache.targets.values()]
     ratings = ["--ratings", "RATINGS", *targets[0]] if targets else []
-    left, lines = list(cache.blocks.values()), []
+    left = [block for block in cache.blocks.values() if block.definition.backbone != IMPORTED]
+    imported = [block for block in cache.blocks.values() if block.definition.backbone == IMPORTED]
+    lines: list[list[str]] = []
     for name in sorted(recipe_names(), key=lambda name: not _holds_whole(left, recipe(name))):
         for options in dict.fromkeys(_options(block.definition) for block in left):
             found = {one.name: block for one in _varied(name, options) if (block := _same(one, left))}
@@ -27,6 +29,16 @@ def extract_commands(cache: FeatureCache) -> list[str]:
     commands = [shlex.join(line) for line in lines]
     if left:
         commands[-1] += f"  # {', '.join(block.name for block in left)}: of no recipe that ships with drexcache"
+    for block in imported:
+        words = ["drexcache", "cache", "import", str(block.provenance[0].get("source", "FEATURES"))]
+        words += [
+            "-o",
+            str(cache.path),
+            "--block",
+            block.name,
+            *(["--note", block.definition.tag] * bool(block.definition.tag)),
+        ]
+        commands.append(shlex.join(words))
     rate = ["drexcache", "cache", "rate", str(cache.path), "RATINGS"]
     return commands + [shlex.join([*rate, *options]) for options in targets[1:]]
 

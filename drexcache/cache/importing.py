@@ -1,0 +1,268 @@
+"""Features that another tool computed become a block of a cache, joined to its images by their ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drexcache.cache.changes import rewrite
+from drexcache.cache.format import DONE, Contents, StoredBlock, check_name, differences
+from drexcache.cache.incoming import Incoming, read_features
+from drexcache.cache.reader import FeatureCache, open_cache
+from drexcache.cache.writer import CacheWriter
+from drexcache.datasets import Columns, ImageFile, ImageTable, match_names, match_ratings, read_images, read_ratings
+from drexcache.errors import DrexcacheError, counted, some
+from drexcache.recipes import IMPORTED, Block, Tap
+
+Say = Callable[[str], None]
+
+
+def import_features(
+    features: str | Path | np.ndarray, out: str | Path, block: str, *, note: str = "",
+    images: str | Path | None = None, ratings: Any = None, ids: str | Path | Sequence[str] | None = None,
+    array: str | None = None, id_column: str | None = None, columns: str | None = None, same_order: bool = False,
+    allow_unmatched: bool = False, replace_block: bool = False, say: Say = print, **reading: Any,
+) -> FeatureCache:  # fmt: skip
+    """Write features that another tool computed into a cache as a block, and open it.
+
+    Rows find their images by id, by the rules of ratings (docs/any-folder.md). An existing cache keeps its images and
+    ratings. A new one has those of ``images`` and ``ratings``; of the ratings alone; or, with neither, the features'
+    own ids.
+
+    A block of another cache keeps its fingerprint. That of other features is made of ``note`` where one is given:
+    features that the same words describe count as the same, so that a model trained on one dataset predicts another.
+    Without a note it is made of the numbers themselves.
+
+    Parameters
+    ----------
+    features, ids, array, id_column, columns : see `drexcache.cache.read_features`.
+    note : what computed them, such as "open_clip ViT-B/32 laion2b, 224 px".
+    same_order : take the rows in the order of the cache's images (or of the ratings' lines) instead of by id.
+    allow_unmatched : leave out features without an image; images without features then have none in this block.
+    replace_block : replace a block of that name.
+    reading : for a new cache, the other options of `read_images`.
+
+    Raises
+    ------
+    DrexcacheError : what `read_features` and `read_images` refuse; ids that match nothing (three of each side); a block
+        of that name that holds other features. Nothing is written then.
+
+    >>> import_features("clip.npz", "photos.h5", "clip", note="ViT-B/32")  # doctest: +SKIP
+    """
+    out = Path(out)
+    check_name(block, "block")
+    found = read_features(features, block, ids=ids, array=array, id_column=id_column, columns=columns)
+    given = [one for one in (images, ratings, reading.get("value_range"), reading.get("dataset")) if one is not None]
+    cache = open_cache(out) if out.exists() else None
+    if cache is not None and given:
+        raise DrexcacheError(
+            f"{out}: exists, and its own images and ratings count; give neither (drexcache cache rate adds ratings)"
+        )
+    known = None if cache is None else (cache.contents, cache.ids, (), ())
+    contents, order, files, notes = known or _new_contents(found, out, images, ratings, reading)
+    for line in (*notes, *found.notes):
+        say(line)
+    rows = (
+        _in_order(found, contents.ids, order, say)
+        if same_order
+        else _by_id(found, contents.ids, out, _done(cache, block, replace_block), allow_unmatched, say)
+    )
+    places = np.flatnonzero(rows >= 0)
+    X = found.X[rows[places]]
+    stored = _stored(block, found, note, X, [contents.ids[at] for at in places.tolist()])
+    old = None if cache is None or replace_block else cache.blocks.get(block)
+    if cache is not None and old is not None:
+        stored = _joined(cache, old, stored, places, X)
+    hashes, stats = _hashed(files, cache, len(contents.ids))
+    if found.hashes is not None:
+        _take_hashes(found, rows, places, hashes, cache.hashes() if cache else hashes, contents.ids)
+    kept = {name: one for name, one in contents.blocks.items() if name != block or old is not None}
+    blocks = dict(sorted({**kept, block: stored}.items()))
+
+    def fill(writer: CacheWriter) -> None:
+        if cache is None:
+            every = np.arange(len(contents.ids))
+            writer.put_files(every, hashes, stats, [""] * len(every))
+        step = max(1, (8 << 20) // (4 * X.shape[1]))
+        for start in range(0, len(places), step):
+            writer.put(block, places[start : start + step], X[start : start + step])
+
+    rewrite(out, replace(contents, blocks=blocks), [] if cache is None else [cache], fill)
+    if stored.definition.backbone == IMPORTED and not note:
+        say(
+            f"block {block}: without --note these features count as a kind of their own; say with --note what computed "
+            "them, in the same words for every dataset, and a model trained here predicts there"
+        )
+    return open_cache(out)
+
+
+def _done(cache: FeatureCache | None, block: str, replaced: bool) -> np.ndarray | None:
+    """bool (n,): images that have features in the block already; None where there is no such block."""
+    if cache is None or replaced or block not in cache.blocks:
+        return None
+    return cache.status(block) == DONE
+
+
+def _new_contents(
+    found: Incoming, out: Path, images: str | Path | None, ratings: Any, reading: dict[str, Any]
+) -> tuple[Contents, Sequence[str], tuple[ImageFile, ...], tuple[str, ...]]:
+    """A new cache's images and ratings; the order that ``same_order`` means; the images' files; notes."""
+    if images is not None:
+        table = read_images(images, ratings, **reading)
+        order: Sequence[str] = table.ids
+    elif ratings is not None:
+        table, order = _table_of_ratings(out, ratings, reading)
+    else:
+        if found.ids is None:
+            raise DrexcacheError(
+                f"{found.source}: holds no ids, and no images are given; give ids with --ids FILE, or images "
+                "and --same-order"
+            )
+        ids = tuple(sorted(found.ids, key=str.encode))
+        table, order = ImageTable(reading.get("dataset") or out.stem, ids, (), {}, {}, ()), ids
+    contents = Contents(table.dataset, table.ids, table.targets, table.labels, {}, images=table.root)
+    return contents, order, table.files, table.notes
+
+
+def _table_of_ratings(out: Path, ratings: Any, reading: dict[str, Any]) -> tuple[ImageTable, Sequence[str]]:
+    """The images that a file of ratings names, without files, and their order in it."""
+    names = ("image", "rating", "split", "rater", "error")
+    columns = Columns(
+        **{name: reading.get(f"{name}_column") for name in names},
+        groups=tuple(reading.get("group_columns", ())), error_raters=reading.get("raters"),
+    )  # fmt: skip
+    rated = read_ratings(ratings, columns)
+    order = tuple(dict.fromkeys(rated.names))
+    ids = tuple(sorted(order, key=str.encode))
+    options = ("value_range", "higher_is", "target", "allow_unmatched", "out_of_range")
+    match = match_ratings(ids, rated, **{name: reading[name] for name in options if name in reading})
+    table = ImageTable(
+        reading.get("dataset") or out.stem, ids, (), {match.target.name: match.target}, match.labels, match.notes
+    )
+    return table, order
+
+
+def _in_order(found: Incoming, ids: Sequence[str], order: Sequence[str], say: Say) -> np.ndarray:
+    """(n,) for each image its row of the features, which stand in that order."""
+    if len(order) != len(found.X):
+        raise DrexcacheError(f"{found.source}: {len(found.X)} rows for {len(order)} images; --same-order needs as many")
+    row = {image: at for at, image in enumerate(order)}
+    say(f"{found.source}: rows taken in the order of the images, as asked: row 1 is {order[0]}, the last {order[-1]}")
+    return np.array([row[image] for image in ids])
+
+
+def _by_id(
+    found: Incoming, ids: Sequence[str], out: Path, done: np.ndarray | None, allowed: bool, say: Say
+) -> np.ndarray:
+    """(n,) for each image its row of the features, -1 where it has none."""
+    if found.ids is None:
+        raise DrexcacheError(
+            f"{found.source}: holds no ids; give them with --ids FILE (one a line), or say with --same-order that its "
+            "rows stand in the order of the images"
+        )
+    match = match_names(ids, found.ids)
+    rows = match.row
+    if (rows < 0).all():
+        raise DrexcacheError(
+            f"{found.source}: no id matches an image of {out}; features of: {some(found.ids)}; images: {some(ids)}"
+        )
+    never = _said({"ids that fit several images": match.ambiguous, "images that several ids mean": match.twice})
+    lacking = rows < 0 if done is None else (rows < 0) & ~done
+    without = [ids[at] for at in np.flatnonzero(lacking).tolist()]
+    may = _said({"features without an image": match.without, "images without features": without})
+    if never or (may and not allowed):
+        raise DrexcacheError(
+            f"{found.source}: {'; '.join([*never, *([] if allowed else may)])}; correct the ids"
+            + ("" if never else ", or leave the others out with --allow-unmatched")
+        )
+    notes = [f"{line}, as allowed" for line in may]
+    if match.inexact:
+        notes.append(f"accepted ids in another case, extension or folder: {counted(match.inexact)}")
+    for line in notes:
+        say(f"{found.source}: {line}")
+    return rows
+
+
+def _said(problems: dict[str, list[str]]) -> list[str]:
+    return [f"{what}: {counted(names)}" for what, names in problems.items() if names]
+
+
+def _stored(block: str, found: Incoming, note: str, X: np.ndarray, ids: Sequence[str]) -> StoredBlock:
+    """How the cache describes the block: the hash of the note, or of ids and numbers, stands for the weights'."""
+    content = hashlib.sha256()
+    for image, row in zip(ids, X, strict=True):
+        content.update(image.encode() + b"\0" + row.tobytes())
+    source = Path(found.source).name
+    if found.stored is not None and not note:  # drexcache's own features stay what they are
+        return replace(found.stored, definition=replace(found.stored.definition, name=block))
+    taps = tuple(Tap(layer="file", pool="value", name=name, dim=width) for name, width in found.taps.items())
+    entry = {
+        "source": source, "note": note, "content_sha256": content.hexdigest(), "rows": len(X),
+        "drexcache": version("drexcache"),
+    }  # fmt: skip
+    return StoredBlock(
+        Block(name=block, backbone=IMPORTED, tag=note, taps=taps),
+        weights_sha256=hashlib.sha256(note.encode()).hexdigest() if note else content.hexdigest(),
+        weights_source=f"{source}: {note}" if note else source,
+        dims=tuple(found.taps.values()), dtype=X.dtype.name, provenance=(entry,), numerics=1,
+    )  # fmt: skip
+
+
+def _joined(cache: FeatureCache, old: StoredBlock, new: StoredBlock, places: np.ndarray, X: np.ndarray) -> StoredBlock:
+    """The block that has the rows of both, where they are the same features and agree.
+
+    Raises
+    ------
+    DrexcacheError : another width, note or content; rows that are there with other numbers.
+    """
+    end = "replace the block with --replace, or give another --block name"
+    if old.dim != new.dim:
+        raise DrexcacheError(f"{cache.path}: block {old.name} has {old.dim} columns, these features {new.dim}; {end}")
+    if old.fingerprint != new.fingerprint or old.dtype != new.dtype:
+        found = differences(old, new) or [f"stored as {old.dtype} -> {new.dtype}"]
+        words = f"note {old.definition.tag!r} -> {new.definition.tag!r}; {'; '.join(found)}"
+        raise DrexcacheError(f"{cache.path}: block {old.name} holds other features ({words}); {end}")
+    there = (cache.status(old.name) == DONE)[places]
+    same = (cache.features(old.name, places[there]) == X[there]).all(axis=1)
+    if not same.all():
+        first = [cache.ids[at] for at in places[there][~same].tolist()]
+        raise DrexcacheError(f"{cache.path}: block {old.name} holds other numbers of {counted(first)}; {end}")
+    entries = [*old.provenance, *(entry for entry in new.provenance if entry not in old.provenance)]
+    return replace(old, provenance=tuple(entries))
+
+
+def _take_hashes(
+    found: Incoming, rows: np.ndarray, places: np.ndarray, hashes: np.ndarray, known: np.ndarray, ids: Sequence[str]
+) -> None:
+    """Fill in a new cache's unknown hashes (n, 32) by those of the cache that features come from, which must agree."""
+    theirs, mine = found.hashes[rows[places]] if found.hashes is not None else known[:0], known[places]
+    other = (theirs != mine).any(axis=1) & theirs.any(axis=1) & mine.any(axis=1)
+    if other.any():
+        first = [ids[at] for at in places[other].tolist()]
+        raise DrexcacheError(f"{found.source}: holds features of other files of these names: {counted(first)}")
+    hashes[places] = theirs
+
+
+def _hashed(files: Sequence[ImageFile], cache: FeatureCache | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """SHA-256 (n, 32) and state (n, 2) of a new cache's image files, zeros where it has none."""
+    hashes, stats = np.zeros((n, 32), "u1"), np.zeros((n, 2), "<i8")
+    if cache is not None or not files:
+        return hashes, stats
+
+    def read(file: ImageFile) -> tuple[bytes, tuple[int, int]]:
+        try:
+            return hashlib.sha256(file.read()).digest(), file.stat()
+        except OSError as error:
+            raise DrexcacheError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+    with ThreadPoolExecutor() as pool:
+        for at, (digest, stat) in enumerate(pool.map(read, files)):
+            hashes[at], stats[at] = np.frombuffer(digest, "u1"), stat
+    return hashes, stats
