@@ -65,7 +65,7 @@ class CachedRows:
         return out
 
     def pieces(self, index: np.ndarray | None = None, size: int = READ_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield features (m, d) and ratings (m,) of all rows or of ascending ``index``, ``size`` at a time, in order."""
+        """Yield features (m, d) and ratings (m,) of all rows, or of ascending ``index``, ``size`` rows at a time."""
         index = np.arange(len(self)) if index is None else index
         for start in range(0, len(index), size):
             some = index[start : start + size]

@@ -157,7 +157,7 @@ def start_writer(
     """The writer for these contents, already filled with every usable row of ``sources``. Call it under `writer_lock`.
 
     If an interrupted run wanted the same contents, its partial file is continued in place. From other sources, rows are
-    copied whose image id, file hash and block fingerprint agree and whose checksum holds.
+    copied if image id, file hash and block fingerprint agree and the checksum holds.
 
     Parameters
     ----------
