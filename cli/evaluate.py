@@ -16,6 +16,7 @@ from drexcache.cli.options import (
     metric_option,
     repeats_option,
     seeds_option,
+    tracker_option,
 )
 from drexcache.progress import step_bar
 
@@ -50,13 +51,14 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="LABEL", help="Weight images in training by this label's numbers")
 @click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Pictures, to find near-copies by their pixels")
 @click.option("--leave-one-out", is_flag=True, help="Also train on all caches but one and test on that one")
+@tracker_option
 @metric_option
 @format_option
 def command(
     caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...],
     settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], target: str | None, folds: int,
     repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
-    weights: str | None, images: tuple[str, ...], leave_one_out: bool, metric: str, form: str,
+    weights: str | None, images: tuple[str, ...], leave_one_out: bool, tracker: str | None, metric: str, form: str,
 ) -> None:  # fmt: skip
     """Score regressors by k-fold within each cache and for every train -> test pair of caches.
 
@@ -71,9 +73,11 @@ def command(
     from drexcache.errors import DrexcacheError
     from drexcache.regressors import read_settings
     from drexcache.scores import render, score_tables
-    from drexcache.studies import evaluate, ledger
+    from drexcache.studies import evaluate, ledger, tracking
     from drexcache.studies.evaluation import attention_table, predictions_beside
 
+    if tracker:
+        tracking.require(tracker)
     paths = list(dict.fromkeys((*caches, *train, *test)))
     for written in (out, predictions_beside(out)):
         make_room_for(written, [*(_file_and_target(path)[0] for path in paths), *settings])
@@ -97,11 +101,14 @@ def command(
     predictions.to_csv(beside)
     click.echo(render([*score_tables(table, metric), *attention_table(predictions)], table.notes, form))
     files = {_file_and_target(path)[0]: matrix for path, matrix in matrices.items()}
-    record = ledger.append(
-        out, "evaluate", command=command_line(), caches=ledger.caches_of(files), regressors=[*regressors, *chosen],
-        scores=ledger.scores_of(table), files=[out, str(beside)],
-    )  # fmt: skip
+    run = {
+        "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],
+        "scores": ledger.scores_of(table), "files": [out, str(beside)],
+    }  # fmt: skip
+    record = ledger.append(out, "evaluate", **run)
     say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")
+    if tracker:
+        say(tracking.track(tracker, "evaluate", run))
 
 
 def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMatrix:

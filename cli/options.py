@@ -36,6 +36,11 @@ regressors_option = click.option(
     "-r", "--regressor", "regressors", multiple=True, required=True, help="Name of a regressor (can be repeated)"
 )
 
+tracker_option = click.option(
+    "--tracker", type=click.Choice(["mlflow", "wandb", "tensorboard"]), envvar="DREXCACHE_TRACKER",
+    help="Record the run there, too [default: $DREXCACHE_TRACKER]",
+)  # fmt: skip
+
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
 RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and reported]"
 RATER_OPTIONS = (  # cache rate has them, too

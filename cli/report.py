@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import command_line
+from drexcache.cli.options import command_line, tracker_option
 from drexcache.progress import step_bar
 
 
@@ -27,9 +27,11 @@ from drexcache.progress import step_bar
     multiple=True,
     help="Regressor whose figures are exported [default: the one that the page shows first]",
 )
+@tracker_option
 def command(
     scores: tuple[str, ...], out: str, images: tuple[str, ...], no_thumbnails: bool, caches: tuple[str, ...],
     studies: tuple[str, ...], metric: str, match: bool, export: str | None, export_figures: tuple[str, ...],
+    tracker: str | None,
 ) -> None:  # fmt: skip
     """Make one self-contained HTML page of scores, figures and pictures.
 
@@ -39,9 +41,12 @@ def command(
     drexcache report scores.csv -o report.html
     drexcache report scores.csv --images photos/ --images art=paintings.zip --export paper/ -o report.html
     """
+    from drexcache.studies import tracking
     from drexcache.studies.evaluation import predictions_beside
     from drexcache.studies.reporting import report
 
+    if tracker:
+        tracking.require(tracker)
     make_room_for(out, [*scores, *map(predictions_beside, scores), *caches])
     with step_bar("report", "figure") as progress:
         notes = report(
@@ -52,3 +57,5 @@ def command(
     for note in notes:
         say(note)
     say(f"report in {out}" + (f", figures and tables in {export}" if export else ""))
+    if tracker:
+        say(tracking.track(tracker, "report", {"command": command_line(), "files": [out]}))

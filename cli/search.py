@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import block_option, command_line, folds_option, regressors_option, target_option
+from drexcache.cli.options import (
+    block_option,
+    command_line,
+    folds_option,
+    regressors_option,
+    target_option,
+    tracker_option,
+)
 from drexcache.progress import step_bar
 
 
@@ -41,11 +48,12 @@ from drexcache.progress import step_bar
 @click.option(
     "--storage", metavar="URL", help="Database or grpc://HOST:PORT that shares a study [default: a file in the folder]"
 )
+@tracker_option
 @click.option("--study", metavar="NAME", help="Name of the study [default: the dataset's]")
 def command(
     cache: str, regressors: tuple[str, ...], out: str, total_trials: int, blocks: tuple[str, ...], target: str | None,
     split: str | None, folds: int, repeats: int, holdout: bool, metric: str, seed: int, space: str | None,
-    trust: bool, storage: str | None, study: str | None,
+    trust: bool, storage: str | None, tracker: str | None, study: str | None,
 ) -> None:  # fmt: skip
     """Search the settings and blocks of regressors by k-fold; running the same command again continues.
 
@@ -57,9 +65,11 @@ def command(
     drexcache search ic9600.h5 -r fusion --split split -o search --block dino --block resnet/layer4
     """
     from drexcache.cache import open_cache
-    from drexcache.studies import ledger
+    from drexcache.studies import ledger, tracking
     from drexcache.studies.searching import read_narrowed, search, training_rows, without_password
 
+    if tracker:
+        tracking.require(tracker)
     matrix = training_rows(open_cache(cache).matrix(blocks or None, target), split, cache)
     narrowed = read_narrowed(space, regressors, trust=trust) if space else None
     with step_bar("search", "trial") as progress:
@@ -74,8 +84,11 @@ def command(
     command_typed = command_line()
     if storage:
         command_typed = command_typed.replace(storage, without_password(storage))
-    record = ledger.append(
-        out, "search", command=command_typed, caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
-        settings=found.best, scores=found.scores(), files=[f"{out}/best.json", f"{out}/trials.csv"],
-    )  # fmt: skip
+    run = {
+        "command": command_typed, "caches": ledger.caches_of({cache: matrix}), "regressors": list(regressors),
+        "settings": found.best, "scores": found.scores(), "files": [f"{out}/best.json", f"{out}/trials.csv"],
+    }  # fmt: skip
+    record = ledger.append(out, "search", **run)
     say(f"best settings in {out}/best.json, all trials in {out}/trials.csv; recorded in {record}")
+    if tracker:
+        say(tracking.track(tracker, "search", run))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import block_option, target_option
+from drexcache.cli.options import block_option, command_line, target_option, tracker_option
 
 
 @click.command("train")
@@ -21,6 +21,7 @@ from drexcache.cli.options import block_option, target_option
 @target_option
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
 @click.option("--seed", type=int, help="[default: 42]")
+@tracker_option
 @click.option("--stream", is_flag=True, help="Read features while training, for caches larger than memory")
 def command(
     cache: str,
@@ -33,6 +34,7 @@ def command(
     target: str | None,
     split: str | None,
     seed: int | None,
+    tracker: str | None,
     stream: bool,
 ) -> None:
     """Train a regressor on a cache and save it as one file, without pickle.
@@ -44,9 +46,12 @@ def command(
     """
     from drexcache.cache import open_cache
     from drexcache.regressors import ChosenSettings, read_settings, train_model, train_streamed
+    from drexcache.studies import tracking
 
     if (regressor is None) == (chosen is None):
         raise click.UsageError("give either --regressor NAME or --from FILE")
+    if tracker:
+        tracking.require(tracker)
     start = ChosenSettings(regressor) if regressor else read_settings(chosen or "", trust=trust)
     make_room_for(out, [cache, chosen], "model")
     if log:
@@ -70,3 +75,6 @@ def command(
     say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {opened.dataset}" +
         (f"; {left} images of the cache left out (other split, or without rating or features)" if left else "") +
         (f"; its epochs stand in {log}" if log else ""))  # fmt: skip
+    if tracker:
+        run = {"command": command_line(), "settings": model.trained, "files": [out, *([log] if log else [])]}
+        say(tracking.track(tracker, "train", run, getattr(model.estimator, "log_", ())))
