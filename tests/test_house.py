@@ -35,6 +35,7 @@ ROOMS = [
     "drexcache.scores",
     "drexcache.features",
     "drexcache.studies.ledger",
+    "drexcache.studies.tracking",
     "drexcache.studies.evaluation",
     "drexcache.studies.comparison",
     "drexcache.studies.searching",
