@@ -1,4 +1,4 @@
-"""All regressors by name, and the model file that a trained one is saved in."""
+"""All regressors by name, and the file format of trained models."""
 
 import lazy_loader
 

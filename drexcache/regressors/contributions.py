@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-EXACT = 4  # arms up to which all of their subsets are asked for
-ROUNDS = 16  # orders of the arms that are sampled beyond, and their reverses
+EXACT = 4  # up to so many arms the values are computed from all subsets
+ROUNDS = 16  # with more arms, orders to sample; each is used together with its reverse
 
 
 def contributions(
@@ -18,14 +18,14 @@ def contributions(
 ) -> np.ndarray:
     """How much each arm moves each prediction away from that of the mean image: (n, n_arms), in the prediction's units.
 
-    An arm that is left out is replaced by its mean. The values are Shapley's (1953): what an arm adds, averaged over
-    all orders in which the arms can be added; with more than 4 arms over 32 orders drawn at random. A row's values sum
-    to its prediction less the mean image's. They say what the regressor does, not whether it is right to.
+    These are Shapley values (1953): what an arm adds, averaged over all orders in which arms can be added, or over 32
+    random orders if there are more than 4 arms. An arm not yet added has its mean values. A row's values add up to its
+    prediction minus the mean image's. They explain what the regressor does, not whether it is right.
 
     Parameters
     ----------
     estimator : fitted, with ``predict``. X : (n, d). blocks : name -> columns of X, in the order of the result.
-    mean : (d,) what stands for an arm that is left out; default: the mean of X. seed : of the drawn orders.
+    mean : (d,) values for an arm not yet added; default: the mean of X. seed : of the random orders.
 
     >>> from sklearn.linear_model import LinearRegression
     >>> X = np.random.default_rng(0).normal(size=(50, 3))
@@ -39,7 +39,7 @@ def contributions(
     known: dict[frozenset[int], np.ndarray] = {}
 
     def predicted(present: frozenset[int]) -> np.ndarray:
-        """(n,) with the other arms at their mean."""
+        """Predictions (n,) with the other arms at their mean."""
         if present not in known:
             seen = np.broadcast_to(absent, X.shape).astype(X.dtype)
             for arm in present:
@@ -56,7 +56,7 @@ def contributions(
 
 
 def _orders(arms: int, seed: int) -> list[tuple[int, ...]]:
-    """All orders of a few arms; else some drawn at random, each with its reverse, which evens out their errors."""
+    """All orders of a few arms; of many, some random ones, each with its reverse, which reduces the variance."""
     if arms <= EXACT:
         return list(itertools.permutations(range(arms)))
     rng = np.random.default_rng(seed)

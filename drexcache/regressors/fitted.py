@@ -1,7 +1,7 @@
-"""What a fitted estimator that comes from a file must look like: compiled code follows its arrays without looking.
+"""Checking a fitted estimator from a file, because compiled code trusts its arrays blindly.
 
-Parameters are held against scikit-learn's own constraints, and every array that a prediction uses against the shape,
-type and range that fitting gives it. Estimators that are not listed here are in no model file.
+Parameters are checked against scikit-learn's own constraints, and every array that a prediction uses against the shape,
+type and range that fitting gives it. No model file holds an estimator that is not listed here.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from sklearn.tree._tree import Tree
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.ridge import GramRidge
 
-# Class -> attribute -> its shapes, a letter or digit a dimension: d is the number of columns, other letters are any one
-# number. Numbers are floating-point unless a type follows.
+# Class -> attribute -> its allowed shapes, one letter or digit per dimension: d is the number of columns, any other
+# letter a number of its own. The type is floating-point unless one follows.
 _COEFFICIENTS = {"coef_": "d", "intercept_": "|1"}
 _SUPPORT = {
     "support_vectors_": "nd:f8", "_dual_coef_": "1n:f8", "_intercept_": "1:f8", "support_": "n:i4",
@@ -65,7 +65,7 @@ SHAPES: dict[type, dict[str, str]] = {
     KNeighborsRegressor: {"_fit_X": "nd", "_y": "n"},
 } | dict.fromkeys((getattr(linear_model, name) for name in _LINEAR), _COEFFICIENTS)
 
-# What a class may be asked for, where its own constraints admit more: "precomputed" kernels and distances read columns
+# Allowed parameters where a class's own constraints allow more: "precomputed" kernels and distances would read columns
 # of X by stored positions, and other losses have other inverse links.
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
 WORDS: dict[type, dict[str, tuple[Any, ...]]] = {
@@ -86,17 +86,17 @@ WORDS: dict[type, dict[str, tuple[Any, ...]]] = {
 
 
 def check_fitted(estimator: Any) -> None:
-    """Check a fitted estimator and all that it is made of; what is quickly made again is made again.
+    """Check a fitted estimator and all its parts; whatever can be rebuilt quickly is rebuilt rather than trusted.
 
     Raises
     ------
-    DrexcacheError : a class that is not listed here, or a parameter or an array that its fitting never gives.
+    DrexcacheError : a class that is not listed here, or a parameter or array that fitting never gives.
     """
     _checked(estimator, int(estimator.n_features_in_))
 
 
 def unlisted(estimator: Any) -> str | None:
-    """What keeps an estimator, fitted or not, out of a model file: a class or a parameter of a part of it."""
+    """The class or parameter that keeps an estimator, fitted or not, out of a model file; None if nothing does."""
     kind = type(estimator)
     if kind not in SHAPES and kind not in PARTS:
         return f"{kind.__module__}.{kind.__qualname__}"
@@ -110,7 +110,7 @@ def unlisted(estimator: Any) -> str | None:
 
 
 def without_search_trees(estimator: Any) -> Any:
-    """The estimator, or a copy without what quickens the search among neighbours, which is made again on reading."""
+    """The estimator, or a copy without the neighbours' search tree, which is rebuilt on loading."""
     parts = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
     if all(getattr(part, "_tree", None) is None for part in parts):
         return estimator
@@ -122,7 +122,7 @@ def without_search_trees(estimator: Any) -> Any:
 
 
 def arrays_of(estimator: Any) -> Iterator[np.ndarray]:
-    """The numbers that predictions use, of an estimator and all that it is made of; those of trees left out."""
+    """Yield the arrays that predictions use, of an estimator and all its parts, except those of trees."""
     for value in vars(estimator).values():
         parts = list(value) if isinstance(value, list | tuple) else [value]
         for part in parts:
@@ -134,7 +134,7 @@ def arrays_of(estimator: Any) -> Iterator[np.ndarray]:
 
 
 def _checked(estimator: Any, d: int) -> int:
-    """Check an estimator that is given d columns; returns the number of columns that it gives."""
+    """Check an estimator that takes d columns; returns the number of columns it outputs."""
     kind = type(estimator)
     if kind not in SHAPES and kind not in PARTS:
         raise DrexcacheError(f"holds a {kind.__name__} where a drexcache model never has one; refused")
@@ -160,7 +160,7 @@ def _check_parameters(estimator: Any) -> None:
 
 
 def _check_arrays(estimator: Any, d: int) -> dict[str, int]:
-    """Check the arrays that `SHAPES` lists; returns each letter's number."""
+    """Check the arrays listed in `SHAPES`; returns letter -> number."""
     sizes = {"d": d}
     for name, wanted in SHAPES.get(type(estimator), {}).items():
         value = getattr(estimator, name)
@@ -178,7 +178,7 @@ def _check_arrays(estimator: Any, d: int) -> dict[str, int]:
 
 
 def _fits(shape: tuple[int, ...], wanted: str, sizes: dict[str, int]) -> bool:
-    """Whether a shape is the wanted one; a letter met for the first time takes its number."""
+    """Whether a shape matches the wanted one; a new letter takes its number from the shape."""
     if len(shape) != len(wanted):
         return False
     pairs = zip(shape, wanted, strict=True)
@@ -220,7 +220,7 @@ def _network(network: MLPRegressor, d: int) -> int:
 
 
 def _neighbours(neighbours: KNeighborsRegressor, d: int) -> int:
-    """Only the rows are believed: what quickens the search among them is made again."""
+    """Trust only the rows, and rebuild the search structure."""
     neighbours.fit(neighbours._fit_X, neighbours._y)
     return 1
 
@@ -280,7 +280,7 @@ def _check_predictor(predictor: TreePredictor, d: int) -> None:
 def _check_nodes(
     inner: np.ndarray, below: np.ndarray, feature: np.ndarray, value: np.ndarray, count: int, d: int
 ) -> None:
-    """That each inner node (k,) has later nodes that exist below it (2, k), and asks for a column that exists."""
+    """Check that each inner node (k,) has existing, later children (2, k) and tests an existing column."""
     if count == 0 or (below <= inner).any() or (below >= count).any():
         raise DrexcacheError("holds a tree whose nodes lead nowhere; refused")
     if (feature < 0).any() or (feature >= d).any():

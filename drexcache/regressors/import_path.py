@@ -1,4 +1,4 @@
-"""Any regressor that keeps scikit-learn's contract, by its import path."""
+"""Regressors by import path: any that follows scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS = ("fit", "predict", "get_params", "set_params")
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a regressor's name is one: "package.module.Class" or "package.module:Class".
+    """Whether a regressor's name is an import path: "package.module.Class" or "package.module:Class".
 
     >>> is_import_path("xgboost.XGBRegressor"), is_import_path("mine:Best"), is_import_path("svr")
     (True, True, False)
@@ -24,12 +24,12 @@ def is_import_path(name: str) -> bool:
 def regressor_at(path: str) -> Any:
     """An unfitted regressor with its default settings, such as ``regressor_at("sklearn.linear_model.HuberRegressor")``.
 
-    Importing a module runs it: the path must be one that the user typed, or that stands in a file the user trusts.
-    What it leads to is called only if it is a regressor's class.
+    Importing a module runs it, so the path must come from the user, or from a file that the user trusts. The object
+    found is called only if it is a regressor class.
 
     Raises
     ------
-    DrexcacheError : the module is missing or cannot be imported, has no such name, or it is not a regressor's class.
+    DrexcacheError : the module is missing, cannot be imported or has no such name, or the object is no regressor class.
 
     >>> regressor_at("sklearn.linear_model:HuberRegressor")
     HuberRegressor()

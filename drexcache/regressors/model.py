@@ -1,4 +1,4 @@
-"""Model: a fitted regressor in one file without pickle, with all that is needed to use it on new images."""
+"""Model: a fitted regressor with all that is needed to use it on new images, saved as one file without pickle."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-PREDICTED_ROWS = 4096  # of a cache to predict
-NUMBERS_AT_ONCE = 2**24  # that a prediction may need in between, 128 MB: fewer rows where each needs many
+PREDICTED_ROWS = 4096  # rows of a cache to predict at a time, at most
+NUMBERS_AT_ONCE = 2**24  # temporary numbers of a prediction (128 MB), which limits the rows if each needs many
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predictions for n images: ``value`` (n,) in the target's own range; ``spread`` (n,) or None, the standard
-    deviation over the model's seeds in the same unit; ``attention`` arm -> (n,) or empty.
+    """Predictions for n images.
+
+    value : (n,) in the target's own range. spread : (n,) standard deviation over the model's seeds in the same unit, or
+    None. attention : arm -> (n,), or empty.
     """
 
     ids: list[str]
@@ -48,7 +50,7 @@ class Prediction:
     attention: dict[str, np.ndarray] = field(default_factory=dict)
 
     def outside(self, low: float, high: float) -> str:
-        """How many values lie outside of a range, and the lowest and highest of them; "" where none does.
+        """A sentence on how many values are outside a range, with the lowest and highest of them; "" if none is.
 
         >>> Prediction(["a.png", "b.png"], np.array([3.0, 9.5])).outside(1, 7)
         '1 of 2 predictions lie outside of 1 to 7: 9.5 (b.png)'
@@ -59,11 +61,11 @@ class Prediction:
         return f"{counted}: {' to '.join(named)}" if out else ""
 
     def clipped(self, low: float, high: float) -> Prediction:
-        """The same with each value outside of the range at its nearer end."""
+        """The same predictions clipped to the range."""
         return replace(self, value=self.value.clip(low, high))
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per image: id, prediction, spread where there is one, attention_ARM for each arm."""
+        """A data frame with a row per image: id, prediction, spread if there is one, attention_ARM for each arm."""
         import pandas as pd
 
         columns: dict[str, Any] = {"id": self.ids, "prediction": self.value}
@@ -72,7 +74,7 @@ class Prediction:
         return pd.DataFrame(columns | {f"attention_{arm}": weights for arm, weights in self.attention.items()})
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the table of `to_pandas` with six digits.
+        """Write the table of `to_pandas` with six significant digits.
 
         Raises
         ------
@@ -83,9 +85,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """A fitted regressor with the blocks it reads, the target's range, and how it was trained.
+    """A fitted regressor with the blocks it reads, the target's range, and a record of its training.
 
-    ``columns`` are the block or "block/tap" names whose features the regressor takes, in order.
+    ``columns`` are the names of the blocks or taps ("block/tap") that the regressor takes, in order.
     """
 
     regressor: str
@@ -99,11 +101,11 @@ class Model:
     trained: dict[str, Any]
 
     def check(self, blocks: dict[str, StoredBlock], where: str) -> None:
-        """That features described by ``blocks`` are those the model was trained on.
+        """Check that ``blocks`` describes the same features as the model was trained on.
 
         Raises
         ------
-        DrexcacheError : a block is missing or was computed otherwise; says field by field what differs.
+        DrexcacheError : a block is missing or was computed differently (says field by field what differs).
         """
         for name, mine in self.blocks.items():
             if name not in blocks:
@@ -115,11 +117,11 @@ class Model:
                 )
 
     def predict(self, cache: FeatureCache) -> Prediction:
-        """Predictions for every image of a cache that has the model's features, read a piece at a time.
+        """Predict every image of a cache that has the model's features, reading them piece by piece.
 
         Raises
         ------
-        DrexcacheError : as `check`; no image has the features; a feature or a prediction is NaN or infinite (names
+        DrexcacheError : as `check`; no image has the features; or a feature or a prediction is NaN or infinite (names
             the images).
         """
         self.check(cache.blocks, str(cache.path))
@@ -129,20 +131,20 @@ class Model:
         return self._prediction([cache.ids[place] for place in rows.places.tolist()], parts)
 
     def _outputs(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """For X (n, d) predictions on [0, 1] of each seed (seeds, n), and a fusion head's attention (n, n_arms)."""
+        """Each seed's predictions on [0, 1] for X (n, d): (seeds, n), and a fusion head's attention (n, n_arms)."""
         try:
-            with np.errstate(all="ignore"):  # what is not finite is told of the result
+            with np.errstate(all="ignore"):  # non-finite results are reported later
                 if hasattr(self.estimator, "each_seed"):
                     scores, weights = self.estimator.each_seed(X)
                     return scores, weights.mean(0)
                 return np.asarray(self.estimator.predict(X), dtype=np.float64).reshape(1, len(X)), None
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-            # what is wrong with the features was said before: what is left is a model file that somebody altered
+            # the features have been checked before, so the model file must have been altered
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DrexcacheError(f"the {self.regressor} of the model file cannot predict ({reason})") from error
 
     def _prediction(self, ids: list[str], parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Prediction:
-        """In the target's own range."""
+        """The predictions in the target's own range."""
         scores = np.concatenate([part for part, _ in parts], axis=1)  # (seeds, n)
         unit, width = scores.mean(0), self.high - self.low
         value = self.low + width * (unit if self.higher_is == "more" else 1.0 - unit)
@@ -177,7 +179,7 @@ class Model:
 
 
 class _Fields(msgspec.Struct):
-    """What stands in a model file beside the arrays."""
+    """The fields of a model file besides the arrays."""
 
     version: int
     regressor: str
@@ -192,12 +194,12 @@ class _Fields(msgspec.Struct):
 
 
 def load_model(path: str | Path) -> Model:
-    """Read a model file; nothing in it is ever executed, and its arrays are checked before anything uses them.
+    """Read a model file; nothing in it is ever executed, and its arrays are checked before use.
 
     Raises
     ------
-    DrexcacheError : no such file, not a model file, of a newer version, damaged, or holding types, shapes or values
-        that a model of ours never holds.
+    DrexcacheError : no such file, not a model file, of a newer version, damaged, or with types, shapes or values that
+        no drexcache model has.
     """
     path = Path(path)
     if not path.is_file():
@@ -243,7 +245,7 @@ def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path) -> Model
 
 
 def _width(blocks: dict[str, StoredBlock], column: str) -> int:
-    """How many columns a "block" or "block/tap" has."""
+    """The number of columns of a "block" or "block/tap"."""
     block, _, tap = column.partition("/")
     if not tap:
         return blocks[block].dim

@@ -1,4 +1,4 @@
-"""Regressors by name: each a scikit-learn estimator with its own scaling, sharing ``fit(X, y)``."""
+"""Regressors by name: each is a scikit-learn estimator that includes its own scaling."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WIDTH = 0.25  # RBF kernels: exp(-WIDTH * mean squared difference of the standar
 
 @dataclass(frozen=True)
 class _Named:
-    """One line about a regressor, what makes it, and what a search may set, by the estimator's own parameter paths."""
+    """A regressor's one-line description, its constructor, and its search space by the estimator's parameter paths."""
 
     line: str
     make: Callable[[], BaseEstimator]
@@ -50,33 +50,33 @@ class _Named:
 
 
 def _scaled(*steps: BaseEstimator) -> BaseEstimator:
-    """Standardised columns, then the steps."""
+    """A pipeline that standardises the columns, then applies the steps."""
     return make_pipeline(StandardScaler(), *steps)
 
 
 def _reducible(*steps: BaseEstimator) -> BaseEstimator:
-    """Standardised columns, their principal components where the setting "pca" asks for some, then the steps."""
+    """A pipeline that standardises the columns, takes principal components if "pca" is set, then applies the steps."""
     named = [(type(step).__name__.lower(), step) for step in steps]
     return Pipeline([("standardscaler", StandardScaler()), ("pca", "passthrough"), *named])
 
 
 def _centred(*steps: BaseEstimator) -> BaseEstimator:
-    """For regressors without an intercept or a scale of their own: standardised ratings, too."""
+    """The same pipeline with standardised ratings, for regressors without an intercept or a scale of their own."""
     return TransformedTargetRegressor(_reducible(*steps), transformer=StandardScaler())
 
 
 def _network(epochs: int, **settings: Any) -> BaseEstimator:
-    """Trained for exactly so many epochs: no epoch improves enough to go on, and none ends in a warning."""
+    """A network trained for exactly so many epochs: no epoch improves by ``tol``, so it stops then, without a warning."""
     return MLPRegressor(**settings, tol=1e9, n_iter_no_change=epochs, max_iter=10_000)
 
 
 def _stack() -> BaseEstimator:
-    """Mixed by weights of at least 0, which are fitted to predictions of rows that the members were not trained on."""
+    """A stack with non-negative weights, fitted to the members' out-of-fold predictions."""
     members = [(name, _REGRESSORS[name].make()) for name in ("ridge", "pls", "svr", "gaussian-process")]
     return StackingRegressor(members, LinearRegression(positive=True), cv=KFold(5, shuffle=True, random_state=0))
 
 
-_GAMMA = Range(1e-6, 0.1, log=True)  # of RBF kernels; `make_regressor` starts from WIDTH / columns
+_GAMMA = Range(1e-6, 0.1, log=True)  # of RBF kernels; the default that `make_regressor` sets is WIDTH / columns
 _PCA = Choice((0, 16, 32, 64, 128, 256))  # principal components to keep; 0 keeps the columns as they are
 _TREE_SPACE: Space = {
     "max_features": Range(0.005, 1.0, log=True),
@@ -208,17 +208,18 @@ def regressors() -> dict[str, Any]:
 
 
 def describe_regressors() -> dict[str, str]:
-    """Name -> one line about it."""
+    """Name -> a one-line description."""
     return {name: named.line for name, named in _REGRESSORS.items()}
 
 
 def search_space(name: str) -> dict[str, Range | Choice]:
-    """What a search may set, by the estimator's own parameter paths (as in ``set_params``); "mean" and import
-    paths have nothing.
+    """The settings that a search may change, by the estimator's own parameter paths (as in ``set_params``).
+
+    "mean" and import paths have none.
 
     Raises
     ------
-    DrexcacheError : an unknown name; the message names the nearest.
+    DrexcacheError : an unknown name (suggests the nearest).
 
     >>> search_space("neighbours")["kneighborsregressor__metric"]
     Choice(values=('euclidean', 'cosine'))
@@ -227,26 +228,26 @@ def search_space(name: str) -> dict[str, Range | Choice]:
 
 
 def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: Mapping[str, Any] | None = None) -> Any:
-    """The unfitted estimator of that name, or at that import path, made for this matrix.
+    """The unfitted estimator of that name, or at that import path, adapted to this matrix.
 
     Parameters
     ----------
-    name : of `regressors`, or "package.module:Class" for any regressor that follows scikit-learn's contract.
-    matrix : what it will be trained on. Every block is an arm of fusion; few rows or columns limit the number of
-        neighbours and of components; the width of RBF kernels follows the number of columns.
-    seed : of all that is random in it.
-    settings : the estimator's own parameters by their paths, such as `search_space` names.
+    name : one of `regressors`, or "package.module:Class" for any regressor that follows scikit-learn's interface.
+    matrix : the training data. Every block becomes an arm of fusion; the numbers of neighbours and components are
+        limited by rows and columns; the width of RBF kernels follows the number of columns.
+    seed : for everything random in the estimator.
+    settings : the estimator's own parameters by their paths, such as `search_space` lists.
 
     Raises
     ------
-    DrexcacheError : an unknown name or setting (the message names the nearest), a setting out of its range, or an
-        import path that leads to no regressor.
+    DrexcacheError : an unknown name or setting (suggests the nearest), a setting out of range, or an import path that
+        does not lead to a regressor.
     """
     estimator = regressor_at(name) if is_import_path(name) else _named(name).make()
     given = _checked(name, estimator, settings or {})
     estimator.set_params(**given)
     if not is_import_path(name):
-        columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have others, too
+        columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have more columns
         estimator.set_params(**_suited(estimator, given, len(matrix), columns))
     own: dict[str, Any] = {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
     if hasattr(estimator, "arms"):
@@ -255,7 +256,7 @@ def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: M
 
 
 def _suited(estimator: BaseEstimator, given: Mapping[str, Any], n: int, d: int) -> dict[str, Any]:
-    """Parameters that depend on the n rows and d columns: four fifths of the rows are left in the folds of a stack."""
+    """Parameters that depend on the n rows and d columns; a stack trains its members on four fifths of the rows."""
     rows = 4 * n // 5
     limits = {
         "kneighborsregressor__n_neighbors": rows,
@@ -286,10 +287,10 @@ def _named(name: str) -> _Named:
 
 
 def _checked(name: str, estimator: BaseEstimator, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings: those of the search space within it, the estimator's others as plain values.
+    """The settings, after checking that they are within the search space, or plain values if not part of it.
 
-    Text outside of the search space is refused in our own regressors: it could be a path (a pipeline's ``memory`` is a
-    folder of pickles).
+    For our own regressors, text outside the search space is refused, because it could be a path (a pipeline's
+    ``memory`` is a folder of pickles).
     """
     space = search_space(name)
     others = {key for key, value in estimator.get_params().items() if not is_made_of(value)}
@@ -306,5 +307,5 @@ def _checked(name: str, estimator: BaseEstimator, settings: Mapping[str, Any]) -
 
 
 def is_made_of(value: Any) -> bool:
-    """Whether a parameter is an estimator or a list of them, whose own settings have paths of their own."""
+    """Whether a parameter is an estimator or a list of them, whose settings have paths of their own."""
     return isinstance(value, list) or hasattr(value, "get_params")

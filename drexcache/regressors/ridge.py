@@ -1,4 +1,4 @@
-"""GramRidge: ridge regression whose penalty is chosen by leave-one-out, in memory or streamed over a cache."""
+"""GramRidge: ridge regression with the penalty chosen by leave-one-out, in memory or streamed from a cache."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.regressors.ridge_sums import Sums, deviation, eigenvectors, to_device, to_numpy
 
-# For standardised features: from nearly none to nearly all shrinkage at a few thousand columns.
+# For standardised features: from almost no to almost complete shrinkage with a few thousand columns.
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))  # 1 to 1e6
 SUMMED_ROWS = 4096
 
-Chunks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # X (m, d) and y (m,), all rows again at every call
+Chunks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # X (m, d) and y (m,); every call goes over all rows
 
 
 class GramRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression whose penalty is chosen by exact leave-one-out, as scikit-learn's `RidgeCV` chooses it.
+    """Ridge regression with the penalty chosen by exact leave-one-out, as scikit-learn's `RidgeCV` does.
 
-    Every penalty is tried from one eigendecomposition, of the columns' products or, with no more rows than columns, of
-    the rows' (Golub, Heath & Wahba 1979).
+    All penalties are tried with a single eigendecomposition: of the Gram matrix of the columns or, if there are no more
+    rows than columns, of the rows (Golub, Heath & Wahba 1979).
 
     Parameters
     ----------
     alphas : penalties to choose from, above 0.
-    standardize : whether each column is first brought to deviation 1 over all rows, as by
-        ``make_pipeline(StandardScaler(), RidgeCV())``.
+    standardize : whether to scale each column to standard deviation 1 over all rows first, as
+        ``make_pipeline(StandardScaler(), RidgeCV())`` does.
     device : "cpu" (NumPy), "cuda" (torch) or "auto".
 
     Attributes
     ----------
-    coef_ : (d,), intercept_ : for the columns as they come. alpha_ : the penalty chosen.
-    errors_ : (k,) each penalty's mean squared error on the rows left out. n_features_in_ : d.
+    coef_ : (d,), intercept_ : for unscaled columns. alpha_ : the chosen penalty.
+    errors_ : (k,) each penalty's leave-one-out mean squared error. n_features_in_ : d.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
     (0.1, (2,), (3,))
     """
 
-    __module__ = "drexcache"  # the public place, which model files name; the class itself may move
+    __module__ = "drexcache"  # the public path, which model files contain; the class itself may move
 
     def __init__(self, alphas: Sequence[float] = PENALTIES, *, standardize: bool = True, device: str = "auto") -> None:
         self.alphas = alphas
@@ -54,7 +54,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
         self.device = device
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> GramRidge:
-        """Fit on X (n, d) and y (n,); the price is that of d or n columns' products, whichever is less.
+        """Fit on X (n, d) and y (n,); the cost is dominated by a Gram matrix of size n or d, whichever is smaller.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
         return self
 
     def fit_stream(self, rows: CachedRows) -> GramRidge:
-        """Fit on rows that are read from their cache twice, some thousands at a time; the result is `fit`'s.
+        """Fit on rows read from a cache twice, some thousands at a time; the result is the same as that of `fit`.
 
         Memory grows with the number of columns, not of rows.
 
@@ -84,13 +84,16 @@ class GramRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Scores (n,) of X (n, d)."""
+        """Predictions (n,) for X (n, d)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         return X @ self.coef_ + self.intercept_
 
     def _fit_rows(self, X: np.ndarray, y: np.ndarray) -> None:
-        """By the rows' products K (n, n). With G = K + a I: error_i = (G⁻¹y)_i / (G⁻¹)_ii, less the mean's own part."""
+        """Fit by the rows' Gram matrix K (n, n).
+
+        With G = K + a I, the leave-one-out error_i = (G⁻¹y)_i / (G⁻¹)_ii, adjusted for the mean.
+        """
         alphas, device = _checked(self.alphas), str(resolve_device(self.device, float64=True))
         mean = X.mean(0, dtype=np.float64)
         scale = deviation(mean, ((X - mean) ** 2).mean(0), len(X)) if self.standardize else np.ones(X.shape[1])
@@ -105,9 +108,9 @@ class GramRidge(RegressorMixin, BaseEstimator):
         self.intercept_ = float(y.mean() - mean @ self.coef_)
 
     def _fit_columns(self, chunks: Chunks) -> None:
-        """By the columns' products (d, d), and the rows again for their leverages h: error_i = residual_i / (1 - h_i).
+        """Fit by the columns' Gram matrix (d, d), and a second pass over the rows for their leverages h.
 
-        The leverage has 1/n for the mean, which every row moves.
+        The leave-one-out error_i = residual_i / (1 - h_i); h includes 1/n for the mean, which every row influences.
         """
         alphas, device = _checked(self.alphas), str(resolve_device(self.device, float64=True))
         total = _summed(chunks(), device)
@@ -127,7 +130,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
         self.intercept_ = float(total.y_shift + scaled.y_mean - mean @ self.coef_)
 
     def _choose(self, alphas: np.ndarray, errors: np.ndarray) -> int:
-        """The position of the penalty with the least error."""
+        """The index of the penalty with the smallest error."""
         best = int(np.argmin(errors))
         self.errors_, self.alpha_ = errors, float(alphas[best])
         return best
@@ -139,7 +142,7 @@ def _chunks(X: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def _summed(chunks: Iterable[tuple[np.ndarray, np.ndarray]], device: str) -> Sums:
-    """Of all rows, shifted by the first chunk's mean."""
+    """The sums over all rows, shifted by the first chunk's mean."""
     rest = iter(chunks)
     X, y = next(rest)
     total = Sums(X.mean(0, dtype=np.float64), float(y.mean()), device)

@@ -1,4 +1,4 @@
-"""Sums over rows, in float64, from which ridge regression follows without the rows: on NumPy or, on a GPU, torch."""
+"""The sums over rows that ridge regression needs, in float64: with NumPy or, on a GPU, torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Array = Any  # a float64 numpy.ndarray, or a torch.Tensor on a GPU
 
 
 def to_device(values: np.ndarray, device: str) -> Array:
-    """float64 on the device; "cpu" means NumPy, which has the faster symmetric product and eigendecomposition there."""
-    if device == "cpu":  # torch's own processor is "cpu:0"
+    """The values as float64 on the device; "cpu" means NumPy, whose symmetric product and eigh are faster there."""
+    if device == "cpu":  # "cpu:0" means torch on the CPU
         return np.asarray(values, dtype=np.float64)
     return torch.as_tensor(values, device=device).double()
 
@@ -24,13 +24,13 @@ def to_numpy(values: Array) -> np.ndarray:
 
 
 def eigenvectors(A: Array) -> tuple[Array, Array]:
-    """Eigenvalues (d,), none below 0, and eigenvectors (d, d) of a symmetric matrix that has none below 0."""
+    """Eigenvalues (d,), clipped at 0, and eigenvectors (d, d) of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(A) if isinstance(A, torch.Tensor) else np.linalg.eigh(A)
     return values.clip(0), vectors
 
 
 def deviation(mean: np.ndarray, variance: np.ndarray, n: int) -> np.ndarray:
-    """Standard deviation (d,), 1 where a column is constant up to rounding: what `StandardScaler` divides by."""
+    """The standard deviation (d,) that `StandardScaler` divides by: 1 for columns that are constant up to rounding."""
     eps = np.finfo(np.float64).eps
     constant = variance <= n * eps * variance + (n * mean * eps) ** 2
     return np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
@@ -39,7 +39,7 @@ def deviation(mean: np.ndarray, variance: np.ndarray, n: int) -> np.ndarray:
 class Sums:
     """Sums over n rows of x - shift and y - y_shift.
 
-    The shift, a first guess of the mean, keeps the digits of columns whose mean is far from zero.
+    The shift, a first guess of the mean, preserves precision for columns whose mean is far from zero.
 
     Attributes
     ----------
@@ -56,11 +56,11 @@ class Sums:
         self.y = 0.0
 
     def shifted(self, X: np.ndarray, y: np.ndarray) -> tuple[Array, Array]:
-        """The rows X (n, d) and y (n,) on the device, less the shifts."""
+        """The rows X (n, d) and y (n,) on the device, minus the shifts."""
         return to_device(X, self.device) - self.shift, to_device(y, self.device) - self.y_shift
 
     def add(self, X: np.ndarray, y: np.ndarray) -> Sums:
-        """Count in the rows X (n, d), y (n,); returns itself."""
+        """Add the rows X (n, d), y (n,); returns itself."""
         x, t = self.shifted(X, y)
         self.n += len(y)
         self.x += x.sum(0)
@@ -70,7 +70,7 @@ class Sums:
         return self
 
     def scaled(self, standardize: bool) -> ScaledSums:
-        """Of the same rows with their mean taken off and, if asked, each column brought to deviation 1."""
+        """The sums for centred rows and, if ``standardize``, columns scaled to standard deviation 1."""
         mean = self.x / self.n
         gram = self.gram - (self.n * mean)[:, None] * mean[None, :]
         xy = self.xy - mean * self.y
@@ -85,7 +85,7 @@ class Sums:
 
 @dataclass
 class ScaledSums:
-    """Centred and scaled: gram (d, d), xy (d,); with the mean (d,) (from the shift), scale (d,) and y_mean behind."""
+    """Sums of centred, scaled rows: gram (d, d), xy (d,); with scale (d,), mean (d,) and y_mean (less the shifts)."""
 
     mean: Array
     scale: Array

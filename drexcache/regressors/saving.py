@@ -1,7 +1,7 @@
-"""An estimator as bytes without pickle, and back, with nothing executed and nothing out of bounds on the way.
+"""Saving an estimator as bytes without pickle, and loading it without executing anything or reading out of bounds.
 
-The bytes are skops's: a zip of schema.json and NumPy arrays. Before skops builds anything, the schema is walked: it may
-name only the types that our own regressors are made of, and every array must be as large as it says.
+The format is skops's: a zip of schema.json and NumPy arrays. Before skops builds anything, the schema is checked: it
+may name only types that our own regressors consist of, and every array must be as large as it claims.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from drexcache.errors import DrexcacheError
 from drexcache.regressors.fitted import PARTS, SHAPES, arrays_of, check_fitted, unlisted, without_search_trees
 
 OLD_RIDGE = b'"__module__": "drexcache.ridge"'
-PROTOCOL = 2  # of skops; earlier ones build objects in other ways
-SCHEMA_BYTES = 2**24  # some 2,000 trees
-REFERENCES = 4  # times the file's size that arrays may take together: a stack names its members twice
+PROTOCOL = 2  # of skops; earlier ones build objects differently
+SCHEMA_BYTES = 2**24  # enough for some 2,000 trees
+REFERENCES = 4  # all arrays together may take so many times the file's size: a stack refers to its members twice
 
-# What the fitted estimators hold beside numbers and each other.
+# What fitted estimators contain besides numbers and each other.
 _INSIDE = (
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
@@ -39,7 +39,7 @@ _INSIDE = (
 )
 _ESTIMATORS = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in (*SHAPES, *PARTS))
 _NUMBERS = ("ndarray", "float32", "float64", "int32", "int64", "uint64", "bool")
-KINDS: dict[str, tuple[str, ...]] = {  # skops's kind of node -> the types that it may name
+KINDS: dict[str, tuple[str, ...]] = {  # skops's kind of node -> the types it may name
     "JsonNode": ("builtins.str",),
     "TypeNode": ("builtins.str",),
     "ListNode": ("builtins.list",),
@@ -68,24 +68,24 @@ def dump_estimator(estimator: Any) -> bytes:
 
     Raises
     ------
-    DrexcacheError : it holds something that could not be read back.
+    DrexcacheError : it contains something that could not be read back.
     """
     refuse_unsavable(estimator)
     try:
         data: bytes = skops.io.dumps(without_search_trees(estimator))
-    except Exception as error:  # skops raises whatever it stumbles over
+    except Exception as error:  # skops raises errors of many kinds
         kind = type(estimator).__name__
         raise DrexcacheError(f"{kind} cannot be saved without pickle ({error}); evaluate can still use it") from error
     return data
 
 
 def load_estimator(data: bytes) -> Any:
-    """The estimator that `dump_estimator` wrote.
+    """Load the estimator that `dump_estimator` wrote.
 
     Raises
     ------
-    DrexcacheError : no such bytes, types that a model of ours never holds, arrays that are not as large as they say,
-        another scikit-learn's estimator, or one that its fitting never gives.
+    DrexcacheError : other bytes, types that no drexcache model has, arrays of another size than they claim, an
+        estimator of another scikit-learn version, or one with values that fitting never gives.
     """
     try:
         data = _with_todays_names(data)
@@ -109,7 +109,7 @@ def load_estimator(data: bytes) -> Any:
 
 
 def numbers_per_row(estimator: Any) -> int:
-    """About how many numbers a prediction of one row takes in between: as many as the largest array makes of it."""
+    """About how many temporary numbers the prediction of one row needs, judging by the largest array."""
     if hasattr(estimator, "get_state"):
         arrays = list(estimator.get_state()[0].values())
         return max(1, sum(_per_row(array) for array in arrays))
@@ -121,7 +121,7 @@ def _per_row(array: np.ndarray) -> int:
 
 
 def _with_todays_names(data: bytes) -> bytes:
-    """The same estimator, with the class path that release 0.1 wrote brought up to date."""
+    """The same estimator, with the class path that release 0.1 wrote replaced by today's."""
     if OLD_RIDGE not in data:
         return data
     fresh = io.BytesIO()
@@ -134,7 +134,7 @@ def _with_todays_names(data: bytes) -> bytes:
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """That nothing is compressed, and that the schema names only what `KINDS` lists and arrays that are there."""
+    """Check that nothing is compressed, and that the schema names only types in `KINDS` and existing arrays."""
     members = {member.filename: member for member in archive.infolist()}
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
         raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
@@ -156,7 +156,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _check_node(node: dict[str, Any], archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> int:
-    """Check one node of the schema; returns the bytes of its array."""
+    """Check one node of the schema; returns the size of its array in bytes."""
     name, kind = f"{node['__module__']}.{node['__class__']}", node["__loader__"]
     if name not in KINDS.get(kind, ()):
         raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
@@ -173,7 +173,7 @@ def _check_node(node: dict[str, Any], archive: zipfile.ZipFile, members: dict[st
 
 
 def _check_tree(content: dict[str, Any], arguments: list[dict[str, Any]], archive: zipfile.ZipFile) -> None:
-    """That a tree's constructor, which looks at none of this, is given arrays of its own kind and one output."""
+    """Check that a tree's constructor, which checks nothing, gets arrays of the right type and one output."""
     _, classes, outputs = arguments
     with archive.open(classes["file"]) as file:
         one = json.loads(outputs["content"]) == 1 and npy.read_array(file).tolist() == [1]
@@ -184,7 +184,7 @@ def _check_tree(content: dict[str, Any], arguments: list[dict[str, Any]], archiv
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """That an array of numbers is as large as it says; returns its bytes."""
+    """Check that an array of numbers is as large as it claims; returns its size in bytes."""
     shape, dtype, start = _header(archive, member.filename)
     left = member.file_size - start
     if min(shape, default=0) < 0 or dtype.hasobject or math.prod(shape) * dtype.itemsize != left:
@@ -193,7 +193,7 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """The shape and type that an array says it has, and the byte at which its numbers begin."""
+    """The shape and type in an array's header, and the offset at which its numbers begin."""
     with archive.open(name) as file:
         read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)

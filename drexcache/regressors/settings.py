@@ -1,4 +1,4 @@
-"""What a regressor's settings may be, and the file of settings that a search writes and a training starts from."""
+"""The allowed values of a regressor's settings, and the settings file that a search writes and training reads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 @dataclass(frozen=True)
 class Range:
-    """What a search may choose for a setting: numbers from low to high, both included.
+    """The values of a setting that a search may choose: numbers from low to high, inclusive.
 
-    ``log`` says that their logarithm is what to spread evenly.
+    ``log`` : whether to sample on the logarithmic scale.
 
     >>> Range(1e-4, 1.0, log=True), 0.5 in Range(0, 1), 0.5 in Range(0, 1, integer=True)
     (Range(low=0.0001, high=1.0, log=True, integer=False), True, False)
@@ -45,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search may choose for a setting: one of several values, text, numbers, truth values or None.
+    """The values of a setting that a search may choose: one of several texts, numbers, booleans or None.
 
     >>> "cosine" in Choice(("euclidean", "cosine")), print(Choice((True, False)))
     True or False
@@ -62,7 +62,7 @@ class Choice:
 
 
 class ChosenSettings(msgspec.Struct, frozen=True):
-    """A regressor with its own parameters, such as ``{"svr__C": 3.1}``, and what it was chosen for, where known."""
+    """A regressor with its own parameters, such as ``{"svr__C": 3.1}``, and what they were chosen for, if known."""
 
     regressor: str
     settings: dict[str, Plain] = {}
@@ -72,7 +72,7 @@ class ChosenSettings(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct):
-    """What may stand in the file; null stands for what is not known, and other keys are ignored."""
+    """The contents of a settings file; null means unknown, and other keys are ignored."""
 
     regressor: str
     format: int = FORMAT
@@ -85,12 +85,12 @@ class _File(msgspec.Struct):
 def read_settings(path: str | Path, *, trust: bool = False) -> ChosenSettings:
     """Read a settings file: JSON with "regressor", and optionally "settings", "blocks", "target" and "seed".
 
-    Other keys are ignored. trust : whether the regressor may be an import path, whose module a training would run.
+    Other keys are ignored. trust : whether the regressor may be an import path, whose module training would run.
 
     Raises
     ------
-    DrexcacheError : no such file, no JSON object, a newer format, a key that is missing or of the wrong type, or a
-        regressor that is an import path without ``trust``.
+    DrexcacheError : no such file, not a JSON object, a newer format, a key that is missing or of the wrong type, or an
+        import path without ``trust``.
     """
     try:
         found = msgspec.json.decode(Path(path).read_bytes(), type=_File)

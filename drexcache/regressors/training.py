@@ -1,4 +1,4 @@
-"""From a cache's ratings and features to a model, in memory or reading the features again and again instead."""
+"""Training a model from a cache's features and ratings, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def train_model(
     regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
     *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
 ) -> Model:  # fmt: skip
-    """Fit a regressor on every rated row of the matrix; ``columns`` are the names the matrix was made with.
+    """Fit a regressor on every rated row of the matrix; ``columns`` are the names with which the matrix was made.
 
-    settings : the regressor's own parameters, by default its own. log : a CSV for a fusion head's epochs.
+    settings : the regressor's parameters; others keep their defaults. log : a CSV to write a fusion head's epochs to.
 
     Raises
     ------
-    DrexcacheError : no target, fewer than two rated images, NaN or infinite values (of which images), an unknown
-        regressor or setting, a regressor that no model file can hold, a log of a regressor that has none, or what the
-        regressor refuses.
+    DrexcacheError : no target, fewer than two rated images, NaN or infinite values (names the images), an unknown
+        regressor or setting, a regressor that no model file can hold, a log for a regressor without epochs, or anything
+        that the regressor refuses.
     """
     rated = rated_rows(matrix, str(cache.path))
     estimator = make_regressor(regressor, rated, seed, settings)
@@ -46,20 +46,19 @@ def train_streamed(
     regressor: str, cache: FeatureCache, columns: Sequence[str] = (), seed: int = 42, *, target: str | None = None,
     split: tuple[str, str] | None = None, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
 ) -> Model:  # fmt: skip
-    """Train fusion, fusion-paper or ridge as `drexcache.regressors.train_model` does, in memory that rows do not need.
+    """Train fusion, fusion-paper or ridge as `drexcache.regressors.train_model` does, without all rows in memory.
 
-    A fusion head takes its rows in an order that is shuffled locally (`drexcache.fusion.plan.local_permutation`)
-    and two windows of 8,192 rows at a time; with no more rows than that, the result is that of training in
-    memory. Several seeds are trained one after the other. A ridge reads the cache twice; the result is that of
-    training in memory.
+    A fusion head reads its rows in a locally shuffled order (`drexcache.fusion.plan.local_permutation`), two windows
+    of 8,192 rows at a time; with no more rows than that, the result is the same as in memory. Several seeds are trained
+    one after the other. A ridge reads the cache twice; the result is the same as in memory.
 
-    columns : block or "block/tap" names; default: all blocks. target : default: the only one there is.
+    columns : block or "block/tap" names; default: all blocks. target : name of the ratings; default: the only ones.
     split : label and value of the rows to train on. settings, log : as in `train_model`.
 
     Raises
     ------
-    DrexcacheError : another regressor, as `train_model`, or NaN or infinite features (of which images), which
-        show when they are read.
+    DrexcacheError : another regressor; as `train_model`; or NaN or infinite features (names the images), which are
+        found only when they are read.
 
     >>> model = train_streamed("fusion", open_cache("photos.h5"))  # doctest: +SKIP
     >>> model.save("photos.drex")  # doctest: +SKIP
@@ -76,14 +75,14 @@ def train_streamed(
 def _fit(
     regressor: str, estimator: Any, fit: Callable[[], Any], rows: int, cache: FeatureCache, log: str | Path | None
 ) -> None:
-    """Fit an estimator and write its log; whatever can be refused is refused before."""
+    """Fit an estimator and write its log, after checking everything that can be checked in advance."""
     if rows < 2:
         raise DrexcacheError(f"{cache.path}: {rows} rated images with features; training needs at least 2")
     has_epochs = hasattr(estimator, "write_log")
     if log is not None and not has_epochs:
         raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
     if has_epochs:
-        estimator.set_params(verbose=True)  # a bar, where there is a terminal
+        estimator.set_params(verbose=True)  # a progress bar on a terminal
     else:
         refuse_unsavable(estimator)
     try:
@@ -103,7 +102,7 @@ def _fit(
 def _as_model(
     regressor: str, estimator: Any, cache: FeatureCache, columns: Sequence[str], target: str, images: int, seed: int
 ) -> Model:
-    """The model that a regressor has become by training on ``images`` rows of those columns of a cache."""
+    """The model of a regressor trained on ``images`` rows of these columns of a cache."""
     names = dict.fromkeys(name.split("/")[0] for name in columns)
     rated = cache.targets[target]
     trained = {
