@@ -1,4 +1,4 @@
-"""The attention-fusion head: its forward pass, its training, and the estimator that holds both."""
+"""The attention-fusion head: its forward pass, its training, and the scikit-learn estimator around them."""
 
 import lazy_loader
 

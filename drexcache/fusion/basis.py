@@ -1,8 +1,8 @@
-"""Each arm in the coordinates of its own principal components: what a head for few images is trained in.
+"""The basis of each arm's principal components, in which a head for few images is trained.
 
-Raw features have a large mean, so that all images look alike to the attention, and more columns than there are images,
-so that a head also fits what no other image shares. In a centred basis of few components neither is so. The basis is
-linear: what was trained in it is written back as a head of the raw features, and nothing else has to know.
+Raw features have a large mean, which makes all images look alike to the attention, and more columns than there are
+images, which makes a head overfit. A centred basis of few components avoids both. Because the basis is linear, a head
+trained in it is converted back to a head on the raw features, and nothing else needs to know about it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sklearn.linear_model import RidgeCV
 
 from drexcache.cache import CachedRows
 
-PER_ROW = 0.4  # components at most, for each row: with more, a head fits the noise
-UNLIKE = 30.0  # an arm whose columns' deviations (their 10% and 90% quantiles) differ by this factor is standardised
-PENALTIES = np.logspace(-1, 5, 25)  # of the line, chosen by leave-one-out
-ROWS = 8192  # that a basis is found from, at most
+PER_ROW = 0.4  # components per row, at most: with more, a head fits noise
+UNLIKE = 30.0  # an arm is standardised if the 10% and 90% quantiles of its columns' deviations differ by this factor
+PENALTIES = np.logspace(-1, 5, 25)  # of the ridge, chosen by leave-one-out
+ROWS = 8192  # rows to compute a basis from, at most
 
 
 @dataclass(frozen=True)
 class ArmBasis:
-    """An arm's columns of X, and z = (x - mean) @ matrix: mean (d,), matrix (d, q) such that rms(z) = 1 in training."""
+    """An arm's columns of X, and z = (x - mean) @ matrix: mean (d,), matrix (d, q), scaled so that rms(z) = 1."""
 
     columns: slice
     mean: np.ndarray
@@ -45,11 +45,11 @@ class Basis:
         return [slice(start, stop) for start, stop in pairwise(edges)]
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
-        """Components (n, q) of X (n, d), float32."""
+        """The components (n, q) of X (n, d), float32."""
         return np.concatenate([(X[:, arm.columns] - arm.mean) @ arm.matrix for arm in self.arms], 1).astype(np.float32)
 
     def unfolded(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The same heads as `drexcache.fusion.head.parameter_shapes` has them for X itself; (seeds, *shape) each."""
+        """Convert parameters (seeds, *shape) of heads on the components to those of heads on X itself."""
         raw = dict(parameters)
         bias = parameters["arm.bias"].astype(np.float64)  # (seeds, n_arms, width)
         for i, arm in enumerate(self.arms):
@@ -59,9 +59,9 @@ class Basis:
         return raw | {"arm.bias": bias.astype(np.float32)}
 
     def line(self, Z: np.ndarray, y: np.ndarray, datasets: np.ndarray | None, d: int) -> np.ndarray:
-        """A ridge of y (n,) on components Z (n, q), for the raw features: (d + 1,) float32, the intercept last.
+        """A ridge of y (n,) on components Z (n, q), as coefficients of the raw features: (d + 1,), the intercept last.
 
-        datasets : (n,) each row's dataset; their ratings are brought to one mean and one deviation first.
+        datasets : (n,) each row's dataset; their ratings are first given the same mean and standard deviation.
         """
         ridge = RidgeCV(PENALTIES).fit(Z, y if datasets is None else _on_one_scale(y, datasets))
         line = np.zeros(d + 1)
@@ -82,10 +82,10 @@ def _on_one_scale(y: np.ndarray, datasets: np.ndarray) -> np.ndarray:
 def find_basis(
     X: np.ndarray | CachedRows, rows: np.ndarray, columns: Sequence[slice], components: int, *, standardize: bool
 ) -> Basis:
-    """The basis of each arm by those rows of X (n, d): its first ``components``, fewer where rows or columns are few.
+    """Find each arm's first ``components`` from the given rows of X (n, d); fewer if there are few rows or columns.
 
-    standardize : whether every arm's columns are brought to one deviation first, and not only those of an arm whose
-        columns' units cannot be compared.
+    standardize : whether to standardise the columns of every arm first, not only of arms whose columns have
+        incomparable units.
     """
     if len(rows) > ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, ROWS, replace=False))
@@ -98,13 +98,13 @@ def _arm_basis(X: np.ndarray, columns: slice, components: int, standardize: bool
     mean, deviation = x.mean(0), x.std(0)
     deviation[deviation <= 1e-6 * np.abs(mean)] = 0.0  # float32 rounding of a constant
     varied = deviation[deviation > 0]
-    if not len(varied):  # nothing to see: the arm is its bias
+    if not len(varied):  # all columns are constant: the arm is only its bias
         return ArmBasis(columns, mean, np.zeros((len(mean), 1)))
     low, high = np.quantile(varied, (0.1, 0.9))
     scale = np.ones_like(deviation)
     if standardize or high > UNLIKE * low:
         scale = np.where(deviation > 0, deviation, 1.0)
-    scale = np.where(deviation > 0, 1 / scale, 0.0)  # a constant column has no say
+    scale = np.where(deviation > 0, 1 / scale, 0.0)  # constant columns are ignored
     q = min(components, max(1, int(PER_ROW * len(x))), len(varied))
     pca = PCA(q, random_state=0).fit((x - mean) * scale)
     spread = np.sqrt(pca.explained_variance_.mean())

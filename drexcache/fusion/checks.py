@@ -1,4 +1,4 @@
-"""What a fusion head accepts: finite values, arms that fit, settings in range."""
+"""Checks of a fusion head's input: finite values, arms that fit, settings in range."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def require_finite(name: str, values: np.ndarray) -> None:
-    """Raise ValueError that names the first rows of values (n, d) with a NaN or an infinity."""
-    if np.isfinite(values.sum(dtype=np.float64)):  # quick; a NaN or infinity anywhere would show
+    """Raise ValueError if values (n, d) has a NaN or infinity, naming the first such rows."""
+    if np.isfinite(values.sum(dtype=np.float64)):  # quick, and any NaN or infinity shows in the sum
         return
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
@@ -57,7 +57,7 @@ def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
 
 
 def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.ndarray | None]:
-    """The labels, sorted, and each row's number among them; none where all rows are of one dataset."""
+    """The sorted labels, and each row's index among them; ([], None) if all rows are from one dataset."""
     if datasets is None:
         return [], None
     found = np.asarray(datasets)
@@ -68,7 +68,7 @@ def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.
 
 
 def checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
-    """The rows that a head trains on as positions, of which there are two at least, with different ratings y (n,)."""
+    """The rows to train on as row numbers, after checking that there are at least two with different ratings y (n,)."""
     picked = y if rows is None else y[np.asarray(rows)]
     if len(picked) < 2:
         raise ValueError(f"a fusion head needs at least 2 rows to train on, found {len(picked)}")
@@ -78,7 +78,7 @@ def checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first setting that cannot be trained with."""
+    """Raise ValueError for the first invalid setting."""
     if settings["loss"] != "huber":
         raise ValueError(f"loss must be 'huber', found {settings['loss']!r}; 'ccc' and 'rank', no better, were removed")
     for name, least in COUNTS.items():

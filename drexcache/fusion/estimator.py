@@ -1,4 +1,4 @@
-"""AttentionFusionRegressor: the paper's fusion head as a scikit-learn estimator, and many trained at once."""
+"""AttentionFusionRegressor: the paper's fusion head as a scikit-learn estimator, and training many at once."""
 
 from __future__ import annotations
 
@@ -34,15 +34,14 @@ from drexcache.fusion.stacks import train_heads
 from drexcache.fusion.stopping import inner_split
 from drexcache.fusion.training import LogRow, TrainedHead
 
-# name -> settings: the paper to the letter, and the same head made fit for hundreds of images
-# (benchmarks/results/accuracy.md).
+# name -> settings: exactly the paper's, and those for hundreds of images (benchmarks/results/accuracy.md)
 _FUSION = {
     "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 2e-4,
     "min_steps": 1200, "ema_horizon": 0.1, "seeds": 5,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 FORWARD_ROWS = 2048
-APART = 10_000  # seeds of one estimator: heads of random_state 42 and of 43 have none in common
+APART = 10_000  # distance between one estimator's seeds, so that random_state 42 and 43 share none
 
 
 def fit_many(
@@ -54,12 +53,11 @@ def fit_many(
     datasets: ArrayLike | None = None,
     stack: int | None = None,
 ) -> list[AttentionFusionRegressor]:
-    """Fitted clones of ``estimators``, trained together: settings, seeds and folds in one stack on a GPU.
+    """Fit clones of ``estimators`` together: different settings, seeds and folds in one stack on a GPU.
 
-    X : (n, d); y : (n,). rows : for each estimator the rows it trains on (positions), or None for all.
-    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads at a time; None for what suits the
-    device. Estimator k's result is that of ``estimators[k].fit(X[rows[k]], y[rows[k]])``, to floating-point
-    tolerance.
+    X : (n, d); y : (n,). rows : for each estimator the row numbers it trains on, or None for all.
+    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads to train at a time; None chooses by device.
+    Result k equals ``estimators[k].fit(X[rows[k]], y[rows[k]])`` to floating-point tolerance.
 
     Raises
     ------
@@ -98,7 +96,7 @@ def fit_together(
     *,
     stack: int | None = None,
 ) -> None:
-    """Train every seed of every model, those of one design in stacks, and set what was learnt."""
+    """Train every seed of every model, stacking those of one design, and set the fitted attributes."""
     labels, codes = checked_datasets(datasets, len(y))
     groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
     for model, given in zip(models, rows, strict=True):
@@ -118,40 +116,42 @@ def fit_together(
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
-    """Fuse groups of features ("arms") by attention and regress a score; the defaults are DReX's own.
+    """Fuse groups of features ("arms") by attention and regress a score; the defaults are those of DReX.
 
     Each arm is projected to ``width`` (linear, layer norm, GELU), the arms are summed with softmax attention
-    weights, and a small network scores the sum (arXiv 2511.16991). Training is by Huber loss, AdamW, a
-    one-cycle schedule and clipped gradients; the moving average (EMA) of the weights is the result. Ratings
-    are expected on [0, 1].
+    weights, and a small network scores the sum (arXiv 2511.16991). Training uses the Huber loss, AdamW, a one-cycle
+    schedule and clipped gradients; predictions use the moving average (EMA) of the weights. Ratings are expected on
+    [0, 1].
 
     Parameters
     ----------
     arms : name -> columns of X, a slice or (start, stop), such as the ``blocks`` of a `FeatureMatrix`; None
-        takes all columns as one arm. Columns that no arm names are left out.
+        takes all columns as one arm. Columns in no arm are ignored.
     width : features per projected arm.
     dropout : rate after each hidden layer of the head.
-    lr, weight_decay : AdamW's; lr is the highest of the one-cycle schedule.
-    epochs, batch_size : passes over the rows, and rows per step; a last, short batch is kept.
-    min_steps : with few rows, more epochs than ``epochs`` are made, as many as this number of steps takes.
-    clip : highest norm of a step's gradient; None for no limit.
+    lr, weight_decay : of AdamW; lr is the peak of the one-cycle schedule.
+    epochs, batch_size : passes over the rows, and rows per step; the last batch may be shorter.
+    min_steps : least number of steps; with few rows, as many epochs are added as this takes.
+    clip : largest norm of a step's gradient; None for no limit.
     ema : decay per step of the weights' average, which starts from the initial weights without correction.
     ema_horizon : if given, the average spans this fraction of all steps: ema = 1 - 1 / (ema_horizon * steps).
-    standardize : whether each feature is first brought to mean 0 and deviation 1 by the training rows.
-    components : if given, each arm is trained in the basis of so many principal components of its own, all arms with
-        the same spread; fewer where there are less than 2.5 rows for each. An arm whose columns have units that cannot
-        be compared is standardised first.
-    offset : if not 0, the deviation of the arms' first biases: the layer norm hardly changes what is small beside it.
-    linear : share of a ridge on the same components in the prediction, the rest is the head's; needs ``components``.
-    arm_dropout : how often one arm, drawn at random, is left out of a row in training; needs ``components``.
-    loss : "huber", the only one there is.
-    early_stopping : if not 0, a head stops after so many epochs without a lower loss on rows kept aside, and ends
-        with its best weights; a ``validation_fraction`` of the rows, drawn by random_state, is kept aside for it.
-    fixed_average : whether every arm weighs the same, instead of attention.
-    seeds : heads to train, from random_state, random_state + 10,000, ...; their mean is predicted.
+    standardize : whether to scale each feature to mean 0 and standard deviation 1 over the training rows first.
+    components : if given, each arm is trained in the basis of this many of its principal components, scaled so that
+        all arms have the same spread; fewer if there are less than 2.5 rows per component. An arm whose columns have
+        incomparable units is standardised first.
+    offset : if not 0, standard deviation of the arms' initial biases; next to a large bias, the layer norm hardly
+        changes small projections.
+    linear : weight of a ridge on the same components in the prediction, the rest being the head's; needs
+        ``components``.
+    arm_dropout : probability that a randomly chosen arm is left out of a row in training; needs ``components``.
+    loss : "huber", the only choice.
+    early_stopping : if not 0, a head stops after this many epochs without a lower validation loss and keeps its best
+        weights; a ``validation_fraction`` of the rows, drawn by random_state, is held out for validation.
+    fixed_average : whether to give every arm the same weight instead of attention.
+    seeds : heads to train, from random_state, random_state + 10,000, ...; the prediction is their mean.
     random_state : seed of the initial weights, the shuffles and the dropout.
-    device : "cpu", "cuda", "mps", or "auto" for the best there is.
-    verbose : whether to show a progress bar, or a line a minute where there is no terminal.
+    device : "cpu", "cuda", "mps", or "auto" for the best available.
+    verbose : whether to show a progress bar, or a line a minute if there is no terminal.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion.head.parameter_shapes`.
     line_ : (d + 1,) the ridge's coefficients and intercept, None without ``linear``.
     mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
-    log_ : per epoch a dict of epoch, loss (mean over the steps and seeds) and lr; with early stopping also of
+    log_ : a dict per epoch with epoch, loss (mean over steps and seeds) and lr; with early stopping also
         validation_loss and validation_r.
     dataset_scales_ : label -> (scale, offset) from predictions to a dataset's own ratings; empty unless ``fit``
         was given ``datasets``.
@@ -173,10 +173,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ((200,), (200, 2), ['a', 'b'], 5)
     """
 
-    __module__ = "drexcache.fusion"  # the public place, which model files name; the class itself may move
+    __module__ = "drexcache.fusion"  # the public path, which model files contain; the class itself may move
 
-    # Others ask with hasattr for what another regressor may offer too: fit_many, fit_stream, each_seed, attention,
-    # get_state, from_state and write_log, and the parameters arms and fixed_average.
+    # Abilities that other code looks for with hasattr, so that other regressors may have them too: fit_many,
+    # fit_stream, each_seed, attention, get_state, from_state, write_log; and the parameters arms and fixed_average.
     fit_many = staticmethod(fit_many)
 
     def __init__(
@@ -235,22 +235,22 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     def fit(self, X: np.ndarray, y: np.ndarray, datasets: ArrayLike | None = None) -> AttentionFusionRegressor:
         """Train on X (n, d) and ratings y (n,).
 
-        datasets : (n,) labels, where the rows come from several datasets that rate each on a scale of its own:
-        a scale and an offset of each are learnt too, and predictions are on the datasets' mean scale.
+        datasets : (n,) labels, if the rows come from several datasets, each rated on its own scale. A scale and an
+        offset per dataset are then learnt too, and predictions are on the mean scale of the datasets.
 
         Raises
         ------
-        ValueError : NaN or infinite values (which rows), a constant y, fewer than 2 rows, arms that do not
-            fit X, a setting out of range, or a training that diverges.
+        ValueError : NaN or infinite values (names the rows), a constant y, fewer than 2 rows, arms that do not fit X,
+            a setting out of range, or training that diverges.
         """
         X, y = _checked(self, X, y)
         fit_together([self], X, y, [None], datasets)
         return self
 
     def fit_stream(self, rows: CachedRows) -> AttentionFusionRegressor:
-        """Train on rows that are read from their cache while they are trained on, in an order shuffled locally.
+        """Train on rows that are read from a cache during training, in a locally shuffled order.
 
-        Two windows of 8,192 rows are in memory at a time; with no more rows than that the result is `fit`'s.
+        Two windows of 8,192 rows are in memory at a time; with no more rows than that, the result equals that of `fit`.
 
         Raises
         ------
@@ -266,7 +266,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Scores (n,) of X (n, d), the mean over seeds; with return_std also their deviation over seeds."""
+        """Predictions (n,) for X (n, d), mean over seeds; with return_std also their standard deviation over seeds."""
         scores, _ = self.each_seed(X)
         mean = scores.mean(0)
         if not return_std:
@@ -276,14 +276,14 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         return mean, scores.std(0, ddof=1)
 
     def attention(self, X: np.ndarray) -> np.ndarray:
-        """Attention weights (n, n_arms) in the order of ``arms_``, mean over seeds; each row sums to 1."""
+        """Attention weights (n, n_arms) for X (n, d), in the order of ``arms_``, mean over seeds; rows sum to 1."""
         return self.each_seed(X)[1].mean(0)
 
     @torch.inference_mode()
     def each_seed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (seeds, n) and attention weights (seeds, n, n_arms) of X (n, d), in one pass over it.
+        """Scores (seeds, n) and attention weights (seeds, n, n_arms) for X (n, d), in a single pass.
 
-        In float64: what else is in X does not matter.
+        Computed in float64, so that a row's result does not depend on the other rows.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
@@ -304,7 +304,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
     def write_log(self, path: str | Path) -> None:
-        """Write ``log_`` as a CSV, a row per epoch; a correlation that is undefined stays empty.
+        """Write ``log_`` as a CSV with a row per epoch; an undefined correlation is left empty.
 
         Raises
         ------
@@ -316,7 +316,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         write_file(path, pd.DataFrame(self.log_).to_csv(index=False, float_format="%.6g"))
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays by name and JSON-able settings: all that `from_state` needs."""
+        """Arrays by name and JSON-serialisable settings, which `from_state` turns back into the estimator."""
         check_is_fitted(self)
         arrays = dict(self.parameters_)
         if self.mean_ is not None:
@@ -331,7 +331,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> AttentionFusionRegressor:
-        """The fitted estimator that `get_state` described.
+        """The fitted estimator that `get_state` described, after checking every setting and array.
 
         Raises
         ------
@@ -341,7 +341,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         if unknown:
             raise ValueError(f"unknown settings of a fusion head: {', '.join(sorted(unknown))}")
         self = cls(**settings["params"])
-        check_settings(self.get_params() | {"loss": "huber"})  # one trained by a loss that is gone still predicts
+        check_settings(self.get_params() | {"loss": "huber"})  # models trained with a removed loss still predict
         self.n_features_in_ = settings["n_features_in"]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
         self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
@@ -358,7 +358,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
                 raise ValueError(f"array {name!r} of a fusion head: expected {wanted}, found {found}")
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"array {name!r} of a fusion head holds NaN or infinite numbers")
-        self.seeds_ = _seeds_of(self)  # as many as there are arrays for
+        self.seeds_ = _seeds_of(self)  # the arrays have just been checked to be for this many
         self.parameters_ = {name: arrays[name] for name in shapes}
         self.mean_, self.scale_, self.line_ = arrays.get("mean"), arrays.get("scale"), arrays.get("line")
         return self
@@ -373,7 +373,7 @@ def _fit_in_basis(
     model: AttentionFusionRegressor, design: Design, X: np.ndarray | CachedRows, y: np.ndarray,
     rows: np.ndarray | None, labels: Sequence[str], codes: np.ndarray | None,
 ) -> None:  # fmt: skip
-    """Train one model in the basis of its own rows, whose components are all kept in memory; set what it has learnt."""
+    """Train one model in the basis of its own rows, with all components in memory, and set the fitted attributes."""
     picked = np.arange(len(y)) if rows is None else rows
     basis = find_basis(X, picked, model.columns_, model.components or X.shape[1], standardize=model.standardize)
     pieces = (X[picked],) if isinstance(X, np.ndarray) else (piece for piece, _ in X.pieces(picked, size=WINDOW))
@@ -389,7 +389,7 @@ def _fit_in_basis(
 
 
 def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:
-    """Check the settings against d columns; what this head shares with others that can be stacked with it."""
+    """Check the settings against d columns, and return the model's design, which heads in one stack must share."""
     check_settings(model.get_params())
     model.n_features_in_ = d
     model.arms_, model.columns_ = resolved_arms(model.arms, d)
@@ -404,7 +404,7 @@ def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Des
 
 
 def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:
-    """Those of each seed, trained on ``rows`` of n (None: all)."""
+    """The settings of each seed's head, trained on ``rows`` of n (None: all)."""
     model.seeds_ = _seeds_of(model)
     validation = None
     if model.early_stopping:
@@ -422,7 +422,7 @@ def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: 
 
 
 def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], labels: Sequence[str]) -> None:
-    """Set what the seeds' heads have learnt; ``labels`` name the datasets that they were trained on."""
+    """Set the fitted attributes from the seeds' heads; ``labels`` : names of the datasets they were trained on."""
     model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
     model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
     model.line_ = None
@@ -436,7 +436,7 @@ def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], l
 
 
 def _seeds_of(model: AttentionFusionRegressor) -> list[int]:
-    """random_state and others far from it; the first is drawn where random_state is no number."""
+    """The seeds: random_state and others `APART` from it; if random_state is not a number, the first is drawn."""
     first = model.random_state
     if not isinstance(first, int | np.integer):
         first = check_random_state(first).randint(2**31 - 1)
@@ -444,7 +444,7 @@ def _seeds_of(model: AttentionFusionRegressor) -> list[int]:
 
 
 def _mean_row(epoch: int, rows: Sequence[LogRow]) -> LogRow:
-    """The mean over seeds of each number of an epoch, None where no seed has it."""
+    """An epoch's log row averaged over seeds; None for numbers that no seed has."""
     known = {key: [value for row in rows if (value := row[key]) is not None] for key in rows[0]}
     means: LogRow = {key: float(np.mean(found)) if found else None for key, found in known.items()}
     return means | {"epoch": epoch}

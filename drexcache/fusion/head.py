@@ -19,10 +19,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def parameter_shapes(dims: Sequence[int], width: int = 384) -> Shapes:
-    """Name -> shape of one head's parameters, for arms of ``dims`` features each.
+    """Name -> shape of one head's parameters, for arms with ``dims`` features each.
 
-    Weights are stored (in, out), the transpose of ``torch.nn.Linear``: their gradient is then ``x.T @ d``,
-    which a CPU writes twice as fast. The arms' weights, nine tenths of everything, come first.
+    Weights are stored as (in, out), the transpose of ``torch.nn.Linear``: their gradient is then ``x.T @ d``,
+    which a CPU writes twice as fast. The arms' weights, nine tenths of all parameters, come first.
 
     >>> sum(math.prod(shape) for shape in parameter_shapes([384, 3840]).values())
     1782661
@@ -47,10 +47,10 @@ def parameter_views(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
 
 
 def init_head(dims: Sequence[int], width: int, generator: torch.Generator, offset: float = 0.0) -> Tensor:
-    """Fresh parameters (P,) of one head: layers as torch.nn starts them, temperature 0.7, alpha 0.1.
+    """Initial parameters (P,) of one head: layers as torch.nn initialises them, temperature 0.7, alpha 0.1.
 
-    offset : if not 0, the arms' biases are normal with this deviation instead. Beside a large bias the layer norm
-    hardly depends on the image: one near the mean, whose projection is small, is not blown up to noise.
+    offset : if not 0, the arms' biases are instead normal with this standard deviation. With a large bias the layer
+    norm hardly depends on the image, so the small projection of an image near the mean is not amplified to noise.
     """
     shapes = parameter_shapes(dims, width)
     flat = torch.empty(1, sum(math.prod(shape) for shape in shapes.values()))
@@ -72,14 +72,14 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator, offse
 
 
 class Scored(NamedTuple):
-    """What K heads say of B rows."""
+    """The output of K heads for B rows."""
 
     scores: Tensor  # (K, B)
     weights: Tensor  # (K, B, n_arms): attention, each row sums to 1
 
 
 def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor:
-    """Each arm's features to a common width, without bias: x (K, B, d) -> (K, B, n_arms, width)."""
+    """Project each arm's features to a common width, without bias: x (K, B, d) -> (K, B, n_arms, width)."""
     return torch.stack([torch.bmm(x[..., cols], p[f"arm.{i}.weight"]) for i, cols in enumerate(arms)], dim=2)
 
 
@@ -89,8 +89,8 @@ def fuse(
     """Fuse projected arms by attention and score them (DReX, arXiv 2511.16991).
 
     projected : (K, B, n_arms, width), from `project`.
-    masks : (K, B, 128 + 64 + 32) dropout factors, 0 or 1 / (1 - rate); None when predicting.
-    fixed_average : every arm weighs the same.
+    masks : (K, B, 128 + 64 + 32) dropout factors, 0 or 1 / (1 - rate); None for prediction.
+    fixed_average : give every arm the same weight.
     """
     width = projected.shape[-1:]
     normed = functional.layer_norm(projected + p["arm.bias"][:, None], width, eps=NORM_EPS)
@@ -109,7 +109,7 @@ def fuse(
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU, by torch's own loop: its transposed view keeps out oneDNN's, which takes 20 us more to start."""
+    """GELU by torch's own loop: the transposed view avoids oneDNN's, which takes 20 us longer to start."""
     return functional.gelu(x.mT).mT
 
 

@@ -1,4 +1,4 @@
-"""What is known before a training starts: each head's settings, batches, rates and random numbers."""
+"""The plan of a training, fixed before it starts: each head's settings, batches, rates and random numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch.nn import functional
 
 from drexcache.fusion.head import HIDDEN, init_head
 
-SPAN = 64  # dropout masks are drawn for so many steps at a time
+SPAN = 64  # steps for which dropout masks are drawn at a time
 BETA2, EPS = 0.999, 1e-8  # torch.optim.AdamW's defaults
-CHUNK, WINDOW = 512, 8192  # rows that stay together in a local shuffle, and rows that it mixes
+CHUNK, WINDOW = 512, 8192  # rows that a local shuffle moves together, and rows that it mixes
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How one head is trained; the defaults are the paper's.
+    """The training settings of one head; the defaults are the paper's.
 
-    ``rows``: its rows of X (None: all). ``validation``: rows to watch, ``patience`` epochs without a better loss.
+    ``rows``: its rows of X (None: all). ``validation``: rows for early stopping after ``patience`` epochs without a
+    lower loss.
     """
 
     lr: float = 1e-3
@@ -65,11 +66,11 @@ class Design:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything K heads need at step t of T, drawn ahead; a head that has finished has lr and ema_rate 0.
+    """Everything K heads need at step t of T, drawn in advance; a head that has finished has lr and ema_rate 0.
 
     index (T, K, B): rows of X; weight (T, K, B): 1 / (rows in the batch), 0 where a short batch is padded;
-    kept (T, K, B, n_arms): 0 where an arm is left out of a row, None where none ever is.
-    lr, beta1, ema_rate (T, K); init (K, P): the parameters at the start; steps (K, 2): in all and per epoch.
+    kept (T, K, B, n_arms): 0 where an arm is left out of a row; None if none ever is.
+    lr, beta1, ema_rate (T, K); init (K, P): initial parameters; steps (K, 2): in total and per epoch.
     """
 
     index: Tensor
@@ -94,7 +95,7 @@ class Plan:
 
 
 def one_cycle(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """``torch.optim.lr_scheduler.OneCycleLR`` by default: (steps,) factors of max_lr, and (steps,) beta1.
+    """``torch.optim.lr_scheduler.OneCycleLR`` with its defaults: (steps,) factors of max_lr, and (steps,) beta1.
 
     >>> factor, beta1 = one_cycle(100)
     >>> [round(float(f), 4) for f in (factor[0], factor[29], factor[99], beta1[0], beta1[29])]
@@ -116,7 +117,7 @@ def step_rates(heads: Sequence[HeadSettings], plan: Plan) -> np.ndarray:
     m += m_rate (g - m); v += (1 - BETA2) (g^2 - v); p = keep p - rate m / (sqrt(v) + eps); ema += ema_rate (p - ema).
     """
     steps = np.arange(1, len(plan.lr) + 1)[:, None]
-    correction = np.sqrt(1 - BETA2**steps)  # of sqrt(v); it multiplies rate and eps instead of dividing sqrt(v)
+    correction = np.sqrt(1 - BETA2**steps)  # multiplies rate and eps instead of dividing sqrt(v)
     keep = 1 - plan.lr * np.array([head.weight_decay for head in heads])
     rate = plan.lr * correction / (1 - plan.beta1**steps)
     eps = np.broadcast_to(EPS * correction, rate.shape)
@@ -124,10 +125,10 @@ def step_rates(heads: Sequence[HeadSettings], plan: Plan) -> np.ndarray:
 
 
 def local_permutation(n: int, generator: torch.Generator) -> Tensor:
-    """The rows 0 to n - 1 in an order (n,) that can be read in large pieces; up to WINDOW rows a plain shuffle.
+    """The rows 0 to n - 1 in an order (n,) that can be read in large pieces; a plain shuffle for up to WINDOW rows.
 
-    Chunks of CHUNK consecutive rows come in random order and are mixed within each WINDOW of them. Where the
-    chunks begin is random too, so that other rows stand together in the next epoch; row 0 follows row n - 1.
+    Chunks of CHUNK consecutive rows are put in random order, and rows are then mixed within each WINDOW. The chunks
+    start at a random row, so that they differ between epochs; row 0 follows row n - 1.
 
     >>> order = local_permutation(20_000, torch.Generator().manual_seed(0))
     >>> len(set(order.tolist())), len(set((order[:8192] // 512).tolist())) < 34
@@ -136,18 +137,18 @@ def local_permutation(n: int, generator: torch.Generator) -> Tensor:
     if n <= WINDOW:
         return torch.randperm(n, generator=generator)
     rows = torch.arange(n).roll(int(torch.randint(n, (), generator=generator)))
-    *chunks, last = rows.split(CHUNK)  # the last may be short: it stays last, so that windows are whole
+    *chunks, last = rows.split(CHUNK)  # the last may be short and stays last, so that windows are made of whole chunks
     chunks = [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
     windows = torch.cat([*chunks, last]).split(WINDOW)
     return torch.cat([window[torch.randperm(len(window), generator=generator)] for window in windows])
 
 
 def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
-    """Plan the training of K heads on n rows. A head's numbers depend on its own settings and seed alone."""
+    """Plan the training of K heads on n rows. A head's numbers depend only on its own settings and seed."""
     B, K = design.batch_size, len(heads)
     shuffle = local_permutation if design.local_shuffle else lambda n, generator: torch.randperm(n, generator=generator)
     counts = [n if head.rows is None else len(head.rows) for head in heads]
-    per_epoch = [-(-count // B) for count in counts]  # the last, short batch is kept
+    per_epoch = [-(-count // B) for count in counts]  # including a short last batch
     steps = np.array([(s * head.epochs, s) for s, head in zip(per_epoch, heads, strict=True)])
     T = int(steps[:, 0].max())
     index, weight = torch.zeros(T, K, B, dtype=torch.long), torch.zeros(T, K, B)
@@ -187,7 +188,7 @@ def make_plan(n: int, heads: Sequence[HeadSettings], design: Design) -> Plan:
 
 
 def _kept_arms(shape: Sequence[int], rate: float, generator: torch.Generator) -> Tensor:
-    """(T, B, n_arms): 0 for one arm, drawn at random, of a ``rate`` of the rows; 1 else."""
+    """Factors (T, B, n_arms): 0 for one random arm in a fraction ``rate`` of the rows, else 1."""
     steps, rows, arms = shape
     if not rate or arms < 2:
         return torch.ones(shape)

@@ -1,4 +1,4 @@
-"""The rows that K heads train on, by step: in memory or read ahead from a cache, standardised where a head asks."""
+"""The rows that K heads train on, step by step: in memory or read ahead from a cache, standardised if wanted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scaling = tuple[np.ndarray, np.ndarray] | None  # mean and standard deviation, (
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All rows: X (n, d), ratings y (n,), and the number of each row's dataset (n,), or None for one dataset."""
+    """All rows: X (n, d), ratings y (n,), and the index of each row's dataset (n,), or None for a single dataset."""
 
     X: Tensor | CachedRows
     y: Tensor
@@ -28,7 +28,7 @@ class TrainingData:
 
 
 class ResidentRows:
-    """Features by step, all of X (n, d) on the device."""
+    """Features by step, with all of X (n, d) on the device."""
 
     def __init__(self, X: Tensor, plan: Plan) -> None:
         self.X, self.index = X, plan.index
@@ -39,21 +39,21 @@ class ResidentRows:
         return self.X.index_select(0, rows.flatten()).view(*rows.shape, -1)
 
     def pieces(self, rows: Tensor) -> Iterator[Tensor]:
-        """Features (V, d) of rows (V,), in one piece."""
+        """Yield the features (V, d) of rows (V,), in a single piece."""
         yield self.X[rows]
 
     def mean_and_std(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (d,) of those rows, None for all."""
+        """Mean and standard deviation (d,) of the given rows, None for all."""
         X = self.X if rows is None else self.X[torch.from_numpy(rows).to(self.X.device)]
         std, mean = torch.std_mean(X, dim=0, correction=0)
         return mean.cpu().numpy(), std.cpu().numpy()
 
 
 class StreamedRows:
-    """Features by step, as `ResidentRows`, of which two windows are in memory at a time.
+    """Features by step, like `ResidentRows`, with only two windows in memory at a time.
 
-    A window is what some hundred consecutive steps need. Any plan is followed exactly; one that is shuffled
-    locally (`drexcache.fusion.plan.local_permutation`) is read in large pieces.
+    A window holds what some hundred consecutive steps need. Any plan is followed exactly; a locally shuffled one
+    (`drexcache.fusion.plan.local_permutation`) is read in large pieces.
     """
 
     def __init__(self, rows: CachedRows, plan: Plan) -> None:
@@ -62,30 +62,30 @@ class StreamedRows:
         self.start = self.stop = 0
 
     def batch(self, t: int) -> Tensor:
-        """Features (K, B, d) of step t; steps are asked for in order."""
+        """Features (K, B, d) of step t; call it with ascending t."""
         while t >= self.stop:
             self.start, self.stop, self.X, self.index = next(self.windows)
         index = self.index[t - self.start]
         return self.X.index_select(0, index.flatten()).view(*index.shape, -1)
 
     def pieces(self, rows: Tensor) -> Iterator[Tensor]:
-        """Features (m, d) of ascending rows (V,), some at a time."""
+        """Yield the features (m, d) of ascending rows (V,), some at a time."""
         for X, _ in self.rows.pieces(rows.cpu().numpy()):
             yield torch.from_numpy(X).to(self.device)
 
     def mean_and_std(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (d,) of ascending rows, None for all, in one pass over them."""
+        """Mean and standard deviation (d,) of ascending rows, None for all, in a single pass."""
         scaler = StandardScaler()
         for X, _ in self.rows.pieces(rows):
             scaler.partial_fit(X)
         return scaler.mean_.astype(np.float32), np.sqrt(scaler.var_).astype(np.float32)
 
 
-Window = tuple[int, int, Tensor, Tensor]  # first step and the one after the last; X (m, d); (steps, K, B) rows of it
+Window = tuple[int, int, Tensor, Tensor]  # first step, step after the last, X (m, d), rows of this X (steps, K, B)
 
 
 def _windows(rows: CachedRows, plan: Plan) -> Iterator[Window]:
-    """All steps' windows in order, each read while the one before is in use."""
+    """Yield the windows of all steps in order, reading each while the one before is in use."""
     index = plan.index.cpu().numpy()  # (T, K, B)
 
     def read(start: int, stop: int) -> Window:
@@ -104,7 +104,7 @@ def _windows(rows: CachedRows, plan: Plan) -> Iterator[Window]:
 
 
 def _bounds(plan: Plan) -> list[int]:
-    """Steps at which a window begins, and at last their number: where a local shuffle comes to other rows."""
+    """The steps at which a local shuffle moves on to other rows and a new window begins, and the number of steps."""
     T, _, B = plan.index.shape
     per_epoch = int(plan.steps[0, 1])
     within = -(-np.arange(0, per_epoch * B, WINDOW) // B)
@@ -113,9 +113,9 @@ def _bounds(plan: Plan) -> list[int]:
 
 
 class Inputs:
-    """What each of K heads sees of X at each step: standardised by its own training rows if it asks so.
+    """The features that each of K heads sees at each step, standardised by its own training rows if wanted.
 
-    columns : of each arm, some of which a row may lack. An arm that is left out is 0, the mean of centred features.
+    columns : of each arm. An arm that is left out of a row is 0, the mean of centred features.
     """
 
     def __init__(self, data: TrainingData, heads: Sequence[HeadSettings], plan: Plan, columns: Sequence[slice]) -> None:
@@ -129,7 +129,7 @@ class Inputs:
         self.shift, self.scale = (torch.from_numpy(part).to(data.y.device) for part in (-mean / std, 1 / std))
 
     def batch(self, t: int) -> Tensor:
-        """Features (K, B, d) of step t; steps are asked for in order, the same one more than once if need be."""
+        """Features (K, B, d) of step t; call it with t in order, repeats allowed."""
         x = self.rows.batch(t)
         x = torch.addcmul(self.shift, x, self.scale) if any(self.scalings) else x
         if self.kept is not None:
@@ -138,13 +138,13 @@ class Inputs:
         return x
 
     def of_head(self, k: int, rows: Tensor) -> Iterator[Tensor]:
-        """Head k's features (1, m, d) of rows (V,), in pieces that fit in memory."""
+        """Yield head k's features (1, m, d) of rows (V,), in pieces that fit in memory."""
         for x in self.rows.pieces(rows):
             yield torch.addcmul(self.shift[k], x, self.scale[k])[None]
 
 
 def _scalings(rows: ResidentRows | StreamedRows, heads: Sequence[HeadSettings]) -> list[Scaling]:
-    """Each head's scaling by its own rows, None where it does not; a constant feature has scale 1."""
+    """Each head's scaling by its own rows, or None without standardising; a constant feature has scale 1."""
     known: dict[int, Scaling] = {}  # heads often share their rows
     for head in heads:
         if head.standardize and id(head.rows) not in known:

@@ -1,4 +1,4 @@
-"""Mixed training: each dataset's scale and offset between the head's scores and its own ratings, learnt too."""
+"""Training on several datasets: a scale and an offset are learnt per dataset, from the head's scores to its ratings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional
 
 from drexcache.fusion.plan import BETA2, EPS, HeadSettings, Plan
 
-FASTER = 10  # than the head: two numbers that must go a long way
+FASTER = 10  # times the head's learning rate, because these two numbers have a long way to go
 
 
 class DatasetScales:
-    """rating = pivot + scale * (score - pivot) + offset for K heads and G datasets, by Adam at ten times their rates.
+    """rating = pivot + scale * (score - pivot) + offset for K heads and G datasets, learnt by Adam.
 
-    The pivot is the mean rating, so that scale and offset hardly depend on each other. The mean scale stays 1 and
-    the mean offset 0: a head predicts on the common scale of its datasets. codes : (n,) each row's dataset, 0 to
+    The pivot is the mean rating, which makes scale and offset nearly independent. The mean scale is kept at 1 and the
+    mean offset at 0, so that a head predicts on the common scale of its datasets. codes : (n,) each row's dataset, 0 to
     G - 1; y : (n,).
     """
 
@@ -33,12 +33,12 @@ class DatasetScales:
         self.plan = plan
 
     def rated(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """The scores (K, B) of rows (K, B) on their datasets' own scales."""
+        """Convert the scores (K, B) of rows (K, B) to their datasets' own scales."""
         scale, offset = self._of(rows)
         return scores + scale * (scores - self.pivot) + offset
 
     def step(self, t: int, scores: Tensor, d: Tensor, rows: Tensor) -> Tensor:
-        """One step by d (K, B), a loss's gradient by `rated`; returns the gradient by the scores."""
+        """Make one step, given the loss's gradient d (K, B) with respect to `rated`; returns that by the scores."""
         d_scores = d * (1 + self._of(rows)[0])
         member = self.member[rows]  # (K, B, G)
         grad = torch.stack(
@@ -54,7 +54,7 @@ class DatasetScales:
         return d_scores
 
     def of_head(self, k: int) -> np.ndarray:
-        """(G, 2): scale and offset such that rating = scale * score + offset; NaN where head k never saw a dataset."""
+        """Scale and offset (G, 2) in rating = scale * score + offset; NaN for datasets that head k never saw."""
         scale, offset = self.value[:, k]
         values = torch.stack([1 + scale, offset - scale * self.pivot[k]], dim=1)
         return values.where(self.present[k, :, None] > 0, torch.nan).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Many fusion heads at once: which of them are trained in one stack, and which stacks side by side."""
+"""Training many fusion heads: which are trained in one stack, and which stacks run in parallel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from drexcache.fusion.rows import TrainingData
 from drexcache.fusion.step import has_compiled_step
 from drexcache.fusion.training import TrainedHead, train_stack
 
-STACK = 4  # heads at a time on a CPU: small heads share the time that calls take
-SIDE_BY_SIDE = 8  # stacks at most: beyond, their threads wait for the interpreter's lock
+STACK = 4  # heads at a time on a CPU, so that small heads share the overhead of calls
+SIDE_BY_SIDE = 8  # stacks in parallel, at most: with more, threads wait for the interpreter's lock
 
 Group = tuple[Design, Sequence[HeadSettings]]
 TrainStack = Callable[[threading.Event], list[TrainedHead]]
@@ -39,7 +39,7 @@ def train_heads(
     """Train the heads of every group on X (n, d) and y (n,), ``stack`` of them at a time (None: chosen here).
 
     X : features, or rows streamed during training; heads on streamed rows train one at a time, each in its own
-    order. datasets : (n,) the number of each row's dataset. A head's result is that of training it alone, to
+    order. datasets : (n,) the index of each row's dataset. A head's result equals that of training it alone, to
     floating-point tolerance.
     """
     streamed = isinstance(X, CachedRows)
@@ -88,9 +88,9 @@ def _warn_of_slow_steps() -> None:
 
 @contextmanager
 def _undivided_operations() -> Iterator[int]:
-    """Run each torch operation on one thread, and yield the number of threads that whole steps may share.
+    """A context in which each torch operation uses one thread; yields the number of threads that steps may share.
 
-    What is left to torch takes microseconds, less than waking a second thread.
+    The operations left to torch take microseconds, less than waking a second thread.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def _undivided_operations() -> Iterator[int]:
 
 
 def _run(work: Sequence[TrainStack], costs: Sequence[float], side_by_side: int) -> list[list[TrainedHead]]:
-    """All results in order; the costly stacks begin first. Where one fails, or Ctrl-C comes, the others stop."""
+    """Run all work, costly stacks first, and return the results in order; if one fails or on Ctrl-C, all stop."""
     stop = threading.Event()
     if side_by_side == 1:
         return [job(stop) for job in work]
@@ -109,7 +109,7 @@ def _run(work: Sequence[TrainStack], costs: Sequence[float], side_by_side: int) 
         futures = {i: pool.submit(work[i], stop) for i in sorted(range(len(work)), key=lambda i: -costs[i])}
         try:
             for ended in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
-                ended.result()  # raises, where this is the one that failed
+                ended.result()  # raises if this is the one that failed
             return [futures[i].result() for i in range(len(work))]
         except BaseException:
             stop.set()
@@ -118,9 +118,9 @@ def _run(work: Sequence[TrainStack], costs: Sequence[float], side_by_side: int) 
 
 
 def heads_that_fit(design: Design, d: int, heads: int, side_by_side: int) -> int:
-    """How many heads to train in one stack: what free GPU memory allows, elsewhere a few.
+    """The number of heads to train in one stack: as many as fit in free GPU memory, or a few on a CPU.
 
-    One by torch's operations on a CPU: several would push each other out of its cache.
+    With torch's operations on a CPU it is one, because several would evict each other from its cache.
     """
     size, kind = _parameters(design), torch.device(design.device).type
     if kind != "cuda":
@@ -132,7 +132,7 @@ def heads_that_fit(design: Design, d: int, heads: int, side_by_side: int) -> int
 
 
 def _cost(design: Design, heads: Sequence[HeadSettings], n: int) -> float:
-    """Of a stack's training, for comparison: steps times parameters."""
+    """The relative cost of training a stack: steps times parameters."""
     rows = [n if head.rows is None else len(head.rows) for head in heads]
     steps = sum(head.epochs * count / design.batch_size for head, count in zip(heads, rows, strict=True))
     return steps * _parameters(design)

@@ -21,9 +21,9 @@ COMPILE_FROM = 1000  # steps from which compiling for a GPU pays
 def make_step(
     flat: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design, x: Tensor, threads: int
 ) -> TorchStep | CompiledStep:
-    """What makes the steps of a training, on the parameters and their average, flat and ema (K, P).
+    """The object that makes the training steps, updating the parameters flat (K, P) and their average ema (K, P).
 
-    x : (K, B, d), the first batch. threads : how many work on it, on a CPU.
+    x : (K, B, d), the first batch. threads : number of threads on a CPU.
     """
     if has_compiled_step(design.device):
         return CompiledStep(flat, ema, heads, plan, design, x, threads)
@@ -31,12 +31,12 @@ def make_step(
 
 
 def has_compiled_step(device: str) -> bool:
-    """Whether drexcache's own compiled module makes the steps there."""
+    """Whether drexcache's own compiled module makes the steps on this device."""
     return torch.device(device).type == "cpu" and fusion_compiled.fusion_cpu is not None
 
 
 class TorchStep:
-    """By torch's operations and its autograd: on a GPU, or where the compiled module is missing."""
+    """Training steps by torch's operations and autograd, on a GPU or if the compiled module is missing."""
 
     def __init__(
         self, flat: Tensor, ema: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design, x: Tensor
@@ -56,7 +56,7 @@ class TorchStep:
 
     @torch.enable_grad()
     def forward(self, masks: Tensor) -> Tensor:
-        """Scores (K, B) of the batch at hand, with dropout factors (K, B, 224)."""
+        """Scores (K, B) of the current batch, with dropout factors (K, B, 224)."""
         with torch.no_grad():
             projected = project(self.p, self.x, self.design.columns)  # (K, B, n_arms, width)
         self.projected = projected.requires_grad_()
@@ -64,11 +64,11 @@ class TorchStep:
         return self.scores.detach()
 
     def backward(self, t: int, d_scores: Tensor, ahead: Tensor) -> None:
-        """Step t down the loss's gradient by the scores (K, B), and on to the batch ahead, (K, B, d)."""
+        """Make step t, given the loss's gradient with respect to the scores (K, B); ``ahead`` is the next batch."""
         leaves = [self.projected, *self.small]
         d, *small = torch.autograd.grad(self.scores, leaves, d_scores, allow_unused=True, materialize_grads=True)
         torch.cat([grad.flatten(1) if grad.dim() > 1 else grad[:, None] for grad in small], dim=1, out=self.small_grad)
-        for i, cols in enumerate(self.design.columns):  # straight to their place: nine tenths of the gradient
+        for i, cols in enumerate(self.design.columns):  # nine tenths of the gradient, written in place
             torch.bmm(self.x[..., cols].mT, d[:, :, i], out=self.arm_grads[i])
         self.update(self.buffers, self.rates[t], self.clip)
         self.x = ahead
@@ -76,9 +76,9 @@ class TorchStep:
 
 @torch.no_grad()
 def clip_adamw_ema(buffers: tuple[Tensor, ...], rates: Tensor, clip: Tensor) -> None:
-    """Clip the gradients' norms, then AdamW and the average, on five (K, P) buffers.
+    """Clip the gradients' norms, then update parameters (AdamW) and average, on five (K, P) buffers.
 
-    rates : (K, 5), a step of `drexcache.fusion.plan.step_rates`. clip : (K, 1), the largest norms.
+    rates : (K, 5), one step of `drexcache.fusion.plan.step_rates`. clip : (K, 1), the largest norms allowed.
     """
     p, g, m, v, ema = buffers
     keep, rate, m_rate, eps, ema_rate = rates[..., None].unbind(1)  # (K, 1) each
@@ -86,7 +86,7 @@ def clip_adamw_ema(buffers: tuple[Tensor, ...], rates: Tensor, clip: Tensor) -> 
     g.mul_((clip / (norm + 1e-6)).clamp(max=1))  # as torch.nn.utils.clip_grad_norm_
     m.lerp_(g, m_rate)
     v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-    change = torch.sqrt(v, out=g).add_(eps)  # in the gradient's place: fresh memory takes longer than the sums
+    change = torch.sqrt(v, out=g).add_(eps)  # reuses the gradient's memory: allocating takes longer than the sums
     p.mul_(keep).sub_(torch.div(m, change, out=change).mul_(rate))
     ema.lerp_(p, ema_rate)
 

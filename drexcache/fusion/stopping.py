@@ -1,4 +1,4 @@
-"""Watching a training: its progress, and early stopping by the averaged weights' loss on rows kept aside."""
+"""Monitoring a training: progress, and early stopping by the averaged weights' loss on validation rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from drexcache.progress import step_bar
 
 
 class Validation:
-    """Watches K heads; a head without ``validation`` rows is never watched and ends with its last weights.
+    """Early stopping of K heads; a head without ``validation`` rows is not monitored and keeps its last weights.
 
-    scales : each dataset's scale and offset in a mixed training, or None.
+    scales : each dataset's scale and offset when training on several datasets, else None.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Validation:
         self.stopped = [False] * len(heads)
 
     def after(self, t: int, ema: Tensor) -> bool:
-        """Look at the heads whose epoch ended with step t; whether every head has ended."""
+        """Validate the heads whose epoch ended with step t; returns whether all heads are done."""
         if t not in self.ends:
             return False
         for k, (steps, per_epoch) in enumerate(self.steps):
@@ -55,7 +55,7 @@ class Validation:
         pieces = (project(p, x, self.design.columns) for x in self.inputs.of_head(k, rows))
         scores = torch.cat([fuse(p, piece, fixed_average=self.design.fixed_average).scores[0] for piece in pieces])
         rated = self.y[rows]
-        if self.scales is not None:  # every row's own ratings
+        if self.scales is not None:  # compare on each row's own rating scale
             scores = self.scales.rated(scores.expand(len(self.heads), -1), rows.expand(len(self.heads), -1))[k]
         loss = float(functional.huber_loss(scores, rated))
         defined = len(rows) > 2 and math.isfinite(loss)
@@ -67,7 +67,7 @@ class Validation:
 
 
 def inner_split(n: int, rows: np.ndarray | None, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to watch, a ``fraction`` of all, at least one and never all.
+    """Split into rows to train on and validation rows: a ``fraction`` of all, at least one and never all.
 
     >>> [part.tolist() for part in inner_split(10, None, 0.2, 0)]
     [[0, 1, 2, 3, 5, 7, 8, 9], [4, 6]]
@@ -79,7 +79,7 @@ def inner_split(n: int, rows: np.ndarray | None, fraction: float, seed: int) -> 
 
 
 def shown_steps(losses: Tensor, plan: Plan, validation: Validation) -> Iterator[int]:
-    """The steps, with a bar, or a line a minute, of the first head's epoch, loss and validation."""
+    """Yield the steps, showing the first head's epoch, loss and validation in a bar or a line a minute."""
     per_epoch, label = int(plan.steps[0, 1]), "epoch 1"
     with step_bar("fusion", "step") as show:
         for t in range(len(losses)):

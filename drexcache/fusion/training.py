@@ -1,4 +1,4 @@
-"""Training of K fusion heads of one design in one loop: the paper's recipe, with each head's own settings and rows."""
+"""Training K fusion heads of one design in one loop, each with its own settings and rows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LogRow = dict[str, float | None]
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """One head: its parameters (the EMA weights), its inputs' scaling if any, a log row per epoch.
+    """One trained head: its parameters (the EMA weights), the scaling of its inputs if any, and a log row per epoch.
 
-    ``dataset_scales``: (G, 2) of a mixed training, each dataset's scale and offset.
+    ``dataset_scales``: (G, 2) each dataset's scale and offset, if trained on several datasets.
     """
 
     parameters: dict[str, np.ndarray]
@@ -44,9 +44,9 @@ def train_stack(
     *,
     verbose: bool = False,
 ) -> list[TrainedHead]:
-    """Train K heads together. B is the batch size, P one head's parameters, T the steps of the longest.
+    """Train K heads together. B is the batch size, P the parameters of one head, T the steps of the longest training.
 
-    threads : how many work on it, on a CPU. stop : set by another thread, it ends the training with CancelledError.
+    threads : number of threads on a CPU. stop : if another thread sets it, training ends with CancelledError.
     """
     plan = make_plan(len(data.y), heads, design)
     inputs = Inputs(data, heads, plan, design.columns)
@@ -75,9 +75,9 @@ def train_stack(
 
 
 def huber(scores: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Huber's losses (K,) with delta 1, and their gradient by the scores (K, B).
+    """The Huber losses (K,) with delta 1, as torch.nn.functional.huber_loss, and their gradient by the scores (K, B).
 
-    As torch.nn.functional.huber_loss; scores and y (K, B); weight (K, B) sums to 1 over a batch.
+    scores and y : (K, B); weight : (K, B), sums to 1 over a batch.
     """
     error = scores - y
     clamped = error.clamp(-1, 1)
@@ -95,7 +95,7 @@ def _result(
     scales: DatasetScales | None,
     shapes: Shapes,
 ) -> TrainedHead:
-    """Head k: its best weights where it was watched, else its last, and the epochs it took."""
+    """Head k with its best weights if it was validated, else its last, and a log of its epochs."""
     weights = validation.best_ema.get(k, ema[k])
     steps, per_epoch = plan.steps[k].tolist()
     watched = validation.log[k]

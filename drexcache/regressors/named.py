@@ -66,7 +66,7 @@ def _centred(*steps: BaseEstimator) -> BaseEstimator:
 
 
 def _network(epochs: int, **settings: Any) -> BaseEstimator:
-    """A network trained for exactly so many epochs: no epoch improves by ``tol``, so it stops then, without a warning."""
+    """A network trained for exactly so many epochs: none improves by ``tol``, so training stops without a warning."""
     return MLPRegressor(**settings, tol=1e9, n_iter_no_change=epochs, max_iter=10_000)
 
 

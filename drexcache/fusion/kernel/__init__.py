@@ -1,1 +1,1 @@
-"""The training step on a CPU, compiled from C."""
+"""The training step on a CPU, written in C."""

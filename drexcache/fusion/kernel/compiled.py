@@ -1,4 +1,4 @@
-"""A training step on a CPU by the compiled module fusion_cpu: tiles of weights, shared out among threads."""
+"""The training step on a CPU with the compiled module fusion_cpu: tiles of weights, distributed over threads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from drexcache.fusion.plan import Design, HeadSettings, Plan, step_rates
 
 try:
     from drexcache.fusion.kernel import fusion_cpu
-except ImportError:  # built where there was no C compiler
+except ImportError:  # installed without a C compiler
     fusion_cpu = None  # type: ignore[assignment]
 
-TILE = 2**17  # weights that a thread is given at a time
-LANES = 8  # threads at most: each step hands work to each of them once
+TILE = 2**17  # weights per tile
+LANES = 8  # threads at most: each step hands work to every one of them
 
 
 class CompiledStep:
-    """What `drexcache.fusion.step.TorchStep` computes, without the arms' gradients ever being in memory.
+    """Computes the same as `drexcache.fusion.step.TorchStep`, without ever storing the arms' gradients.
 
-    While some rows of weights are in a core's cache their gradient is made, used by AdamW and forgotten, their
-    average follows, and they project their features of the next batch. The average reads every second step alone: it
-    takes the weights before and after. Each thread has tiles of its own and is woken once a step; what is computed
-    does not depend on the number of threads.
+    While some rows of weights are in a core's cache, their gradient is computed, used by AdamW and discarded, their
+    average is updated, and they project the next batch's features. The average is updated only every second step, with
+    the weights before and after it. Each thread has its own tiles and is woken once per step; the result does not
+    depend on the number of threads.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class CompiledStep:
         self.ends = np.cumsum([sum(tile[3] == arm for tile in tiles) for arm in range(n)]).tolist()
         self.parts = np.empty((self.ends[-1], K, B, design.width), np.float32)
         self.lanes = _lanes([(k, *tile) for k in range(K) for tile in tiles], design.width, min(threads, LANES))
-        # its threads end with this object
+        # the threads end with this object
         self.pool = ThreadPoolExecutor(len(self.lanes) - 1) if len(self.lanes) > 1 else None
         self.x = x.numpy()
         p = parameter_views(flat, parameter_shapes(design.dims, design.width))
         self.projected = project(p, x, design.columns).numpy()
 
     def forward(self, masks: Tensor) -> Tensor:
-        """Scores (K, B) of the batch at hand, with dropout factors (K, B, 224)."""
+        """Scores (K, B) of the current batch, with dropout factors (K, B, 224)."""
         fusion_cpu.forward(self.shape, self.flat, self.projected, masks.numpy(), self.work, self.scores)
         return torch.from_numpy(self.scores)
 
     def backward(self, t: int, d_scores: Tensor, ahead: Tensor) -> None:
-        """Step t down the loss's gradient by the scores (K, B), and on to the batch ahead, (K, B, d)."""
+        """Make step t, given the loss's gradient with respect to the scores (K, B); ``ahead`` is the next batch."""
         small = self.small_grad
         fusion_cpu.backward(
             self.shape, self.flat, self.x, self.arms, d_scores.numpy(), self.clip, self.work, small, self.d
@@ -85,7 +85,7 @@ class CompiledStep:
 
 
 def _tiles(design: Design, small: int) -> list[tuple[int, int, int, int, int]]:
-    """One head's: (place in flat, rows, first column of X, arm, part); last the small parameters, as arm -1."""
+    """One head's tiles: (offset in flat, rows, first column of X, arm, part); last the small parameters, as arm -1."""
     tiles: list[tuple[int, int, int, int, int]] = []
     place = 0
     for arm, (first, last) in enumerate(design.arms):
@@ -99,7 +99,7 @@ def _tiles(design: Design, small: int) -> list[tuple[int, int, int, int, int]]:
 
 
 def _lanes(tiles: Sequence[tuple[int, ...]], width: int, threads: int) -> list[np.ndarray]:
-    """The tiles by thread, (n, 6) each, evenly: the largest first, each to the thread that has the least to do."""
+    """Distribute the tiles over threads, (n, 6) each: the largest first, each to the thread with the least work."""
     lanes: list[list[tuple[int, ...]]] = [[] for _ in range(min(threads, len(tiles)))]
     size = {tile: tile[2] * width for tile in tiles}
     for tile in sorted(tiles, key=lambda tile: -size[tile]):
@@ -108,7 +108,7 @@ def _lanes(tiles: Sequence[tuple[int, ...]], width: int, threads: int) -> list[n
 
 
 def _average_every_second_step(rates: np.ndarray, heads: Sequence[HeadSettings], plan: Plan) -> None:
-    """Move the average's rate (.., 4) of every other step to the next (.., 5), but never where somebody looks at it."""
+    """Move the average's rate (.., 4) of every other step to the next (.., 5), except where the average is used."""
     for k, (steps, per_epoch) in enumerate(plan.steps.tolist()):
         period = steps if heads[k].validation is None else per_epoch
         behind = False

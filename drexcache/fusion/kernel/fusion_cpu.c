@@ -1,11 +1,11 @@
-/* A fusion head's training step on a CPU in three calls, where torch makes some 150 small operations and leaves the
+/* A fusion head's training step on a CPU in three calls, where torch takes some 150 small operations and leaves the
    processor's cache between them.
 
-   `forward` and `backward` compute what drexcache.fusion.head.fuse and autograd do, the latter with the clipping of
-   drexcache.fusion.step; `update` makes the arms' gradients, AdamW, the moving average and the next batch's projections
-   in one pass over the weights. All release the interpreter's lock.
+   `forward` and `backward` compute the same as drexcache.fusion.head.fuse and autograd, including the clipping of
+   drexcache.fusion.step; `update` computes the arms' gradients, AdamW, the moving average and the next batch's
+   projections in one pass over the weights. All release the interpreter's lock.
 
-   Matrices stand row after row. K heads, B rows, N arms of width W, D features. */
+   Matrices are row-major. K heads, B rows, N arms of width W, D features. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Compiled twice where that is possible: for processors with AVX2 and FMA, and for all. */
+/* Compiled twice if the compiler can: for processors with AVX2 and FMA, and for all others. */
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 12)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
@@ -33,19 +33,19 @@ enum { ATTENTION = 128, LAYERS = 3, MASKED = 128 + 64 + 32 };
 static const ptrdiff_t HIDDEN[LAYERS] = {128, 64, 32};
 static const float NORM_EPS = 1e-5f, BETA2 = 0.999f;
 
-enum { ROWS = 16 }; /* of weights at a time: their gradient, moments and average stay in a core's own cache */
+enum { ROWS = 16 }; /* rows of weights at a time, so that gradient, moments and average stay in a core's own cache */
 
-/* ---- functions of one number, in a form that compilers make vectors of ---- */
+/* ---- scalar functions, in a form that compilers can vectorise ---- */
 
-/* e**x as 2**n * e**f with |f| <= ln 2 / 2; off by 2e-7 of it at most. */
+/* e**x as 2**n * e**f with |f| <= ln 2 / 2; relative error at most 2e-7. */
 INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = x * 1.44269504f + 12582912.0f; /* + 1.5 * 2**23: the whole number next to x / ln 2 in its last bits */
+    float n = x * 1.44269504f + 12582912.0f; /* + 1.5 * 2**23: the integer nearest to x / ln 2 is now in the last bits */
     uint32_t bits;
     memcpy(&bits, &n, 4);
     n -= 12582912.0f;
     float f = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts */
-    float high = 0.0416666567f + f * (0.00833345205f + f * 0.00139377138f); /* Taylor's series, nearly */
+    float high = 0.0416666567f + f * (0.00833345205f + f * 0.00139377138f); /* nearly the Taylor series */
     float series = 1 + f * (1 + f * (0.5f + f * (0.166666657f + f * high)));
     bits = (bits << 23) + (127u << 23);
     float power;
@@ -53,14 +53,14 @@ INLINE float exponential(float x) {
     return series * power;
 }
 
-/* GELU and its derivative. The error function by Abramowitz and Stegun 7.1.26, off by 1.5e-7 at most. */
+/* GELU and its derivative. The error function is Abramowitz and Stegun 7.1.26, with an error of at most 1.5e-7. */
 INLINE float gelu(float x, float *slope) {
     float z = fabsf(x) * 0.707106781f;
     float bell = exponential(-z * z);
     float t = 1 / (1 + 0.3275911f * z);
     float high = 1.421413741f + t * (-1.453152027f + t * 1.061405429f);
     float tail = 0.5f * bell * t * (0.254829592f + t * (-0.284496736f + t * high));
-    float below = x < 0 ? tail : 1 - tail; /* the standard normal's distribution function */
+    float below = x < 0 ? tail : 1 - tail; /* the standard normal distribution function */
     *slope = below + x * bell * 0.398942280f;
     return x * below;
 }
@@ -69,17 +69,17 @@ INLINE float hyperbolic_tangent(float x) { return 1 - 2 / (exponential(2 * x) + 
 
 /* ---- matrix products ---- */
 
-/* A matrix as it stands in memory: element (i, j) at p[i * down + j * along]. */
+/* A matrix in memory: element (i, j) is p[i * down + j * along]. */
 typedef struct {
     const float *p;
     ptrdiff_t down, along;
 } Matrix;
 
-/* `R` rows and 16 columns of Y = A @ W, the product over `depth`; added to what Y holds if `add`. */
+/* `R` rows and 16 columns of Y = A @ W, with inner dimension `depth`; added to Y if `add`. */
 INLINE void block(
     const int R, ptrdiff_t depth, Matrix A, const float *W, ptrdiff_t ldw, float *Y, ptrdiff_t ldy, const int add
 ) {
-    vec left[4], right[4]; /* R of each: a compiler keeps them in registers */
+    vec left[4], right[4]; /* R of each, kept in registers */
     for (int r = 0; r < R; r++) {
         left[r] = right[r] = (vec){0};
         if (add) left[r] = READ(Y + r * ldy), right[r] = READ(Y + r * ldy + 8);
@@ -97,7 +97,7 @@ INLINE void block(
 
 INLINE Matrix below(Matrix A, ptrdiff_t rows) { return (Matrix){A.p + rows * A.down, A.down, A.along}; }
 
-/* Y (rows, cols) = A @ W, added to what Y holds if `add`; rows of W are `ldw` apart. */
+/* Y (rows, cols) = A @ W, added to Y if `add`; rows of W are `ldw` apart. */
 INLINE void multiply(
     ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t cols, Matrix A, const float *W, ptrdiff_t ldw, float *Y, const int add
 ) {
@@ -114,7 +114,7 @@ INLINE void multiply(
         }
 }
 
-/* Y (B, fan_out) = x @ W + bias; the bias stands behind W. */
+/* Y (B, fan_out) = x @ W + bias; the bias follows W in memory. */
 INLINE void linear(ptrdiff_t B, ptrdiff_t fan_in, ptrdiff_t fan_out, const float *W, const float *x, float *Y) {
     for (ptrdiff_t b = 0; b < B; b++) memcpy(Y + b * fan_out, W + fan_in * fan_out, sizeof(float) * fan_out);
     multiply(B, fan_in, fan_out, (Matrix){x, fan_in, 1}, W, fan_out, Y, 1);
@@ -132,7 +132,7 @@ INLINE float dot(const float *a, const float *b, ptrdiff_t n) {
     return total;
 }
 
-/* Back through `linear`: the gradients by W and bias, one behind the other, and by x, added to dx if `add`. */
+/* Backward pass of `linear`: the gradients by W and then bias, to grad, and by x, to dx (added if `add`). */
 INLINE void linear_backward(
     ptrdiff_t B, ptrdiff_t fan_in, ptrdiff_t fan_out, const float *W, const float *x, const float *d, float *grad,
     float *dx, const int add
@@ -162,7 +162,7 @@ INLINE float sum_of(const float *x, ptrdiff_t n) {
     return total;
 }
 
-/* z = (x - mean) / deviation; gives 1 / deviation. */
+/* z = (x - mean) / deviation; returns 1 / deviation. */
 INLINE float normalise(const float *x, float *z, ptrdiff_t n) {
     float mean = sum_of(x, n) / n;
     for (ptrdiff_t j = 0; j < n; j++) z[j] = x[j] - mean;
@@ -179,18 +179,18 @@ INLINE void normalise_backward(float *d, const float *z, float scale, ptrdiff_t 
 /* ---- one head ---- */
 
 typedef struct {
-    ptrdiff_t K, B, N, W, P, small; /* P: parameters of a head; small: of them those that are no arm's weights */
+    ptrdiff_t K, B, N, W, P, small; /* P: parameters of a head; small: those of them that are not weights of an arm */
     int fixed_average;
 } Shape;
 
 #define TAKE(name, count) (to.name = from ? from + used : NULL, used += (count))
 
-/* A head's small parameters, or their gradient: the order of drexcache.fusion.head.parameter_shapes. */
+/* A head's small parameters, or their gradient, in the order of drexcache.fusion.head.parameter_shapes. */
 typedef struct {
     float *bias, *norm_weight, *norm_bias, *attention0, *attention1, *temperature, *alpha, *head[LAYERS + 1];
 } Small;
 
-/* Where they stand from `from` on, and how many they are. */
+/* Their addresses, starting at `from`, and their number. */
 static Small small_at(float *from, const Shape *s, ptrdiff_t *size) {
     Small to;
     ptrdiff_t used = 0, NW = s->N * s->W;
@@ -206,14 +206,14 @@ static Small small_at(float *from, const Shape *s, ptrdiff_t *size) {
     return to;
 }
 
-/* What a head's forward pass leaves for the way back, and room for the way back itself. */
+/* What a head's forward pass stores for the backward pass, and room for the backward pass itself. */
 typedef struct {
     float *normed, *slope, *arms; /* (B, N, W): the normalised projections, GELU's derivative, and GELU */
     float *scale, *logits, *weights, *d_logits; /* (B, N): 1 / deviation; attention before and after softmax */
     float *hidden, *d_hidden; /* (B, 128): inside the attention */
     float *fused_scale; /* (B,) */
     float *in[LAYERS + 1], *slopes[LAYERS]; /* of the head's layers; dropout times GELU's derivative */
-    float *d_in[LAYERS + 1]; /* the first is also room for the weighted sum of the arms */
+    float *d_in[LAYERS + 1]; /* the first also holds the weighted sum of the arms */
 } Work;
 
 static Work work_at(float *from, const Shape *s, ptrdiff_t *size) {
@@ -282,7 +282,8 @@ static void forward_one(const Shape *s, Small p, Work w, const float *projected,
     linear(B, HIDDEN[LAYERS - 1], 1, p.head[LAYERS], w.in[LAYERS], scores);
 }
 
-/* Through the softmax of one row's attention and its temperature: its d_logits, first by (weights + alpha). */
+/* Backward pass of the softmax of one row's attention and its temperature; d_logits comes in as the gradient by
+   (weights + alpha). */
 INLINE void attention_backward(
     const Shape *s, Small p, Small g, float *d_logits, const float *weights, const float *logits
 ) {
@@ -297,7 +298,7 @@ INLINE void attention_backward(
     }
 }
 
-/* The gradients of a loss by the small parameters, to g, and by the projections (B, N, W), to d. */
+/* The gradients of the loss by the small parameters, to g, and by the projections (B, N, W), to d. */
 FOR_EACH_PROCESSOR
 static void backward_one(const Shape *s, Small p, Work w, const float *d_scores, Small g, float *d) {
     ptrdiff_t B = s->B, N = s->N, W = s->W;
@@ -320,7 +321,7 @@ static void backward_one(const Shape *s, Small p, Work w, const float *d_scores,
     linear_backward(B, ATTENTION, N, p.attention1, w.hidden, w.d_logits, g.attention1, w.d_hidden, 0);
     for (ptrdiff_t i = 0; i < B * ATTENTION; i++) w.d_hidden[i] *= 1 - w.hidden[i] * w.hidden[i];
     linear_backward(B, N * W, ATTENTION, p.attention0, w.arms, w.d_hidden, g.attention0, d, 1);
-    memset(g.bias, 0, sizeof(float) * 3 * N * W); /* with the norm's weight and bias, which follow */
+    memset(g.bias, 0, sizeof(float) * 3 * N * W); /* and the norm's weight and bias, which follow */
     for (ptrdiff_t i = 0; i < B * N; i++) {
         ptrdiff_t a = i % N * W;
         float *row = d + i * W, *normed = w.normed + i * W;
@@ -335,9 +336,9 @@ static void backward_one(const Shape *s, Small p, Work w, const float *d_scores,
     }
 }
 
-/* What to multiply a gradient with so that its norm is `most` at most, as torch's clip_grad_norm_. The norm of an
-   arm's gradient x.T @ d is known before that gradient exists: its square is sum((x x.T) * (d d.T)).
-   arms: where each begins and ends among x's D columns. */
+/* The factor that limits a gradient's norm to `most`, as in torch's clip_grad_norm_. The norm of an arm's gradient
+   x.T @ d can be computed without that gradient: its square is sum((x x.T) * (d d.T)).
+   arms: the first and last column (exclusive) of each among the D columns of x. */
 FOR_EACH_PROCESSOR
 static float clip_factor(
     const Shape *s, const float *x, ptrdiff_t D, const int64_t *arms, const float *d, const float *small_grad,
@@ -364,8 +365,8 @@ INLINE void scale(float *x, ptrdiff_t n, float factor) {
 /* ---- the weights ---- */
 
 typedef struct {
-    float keep, rate, m_rate, eps; /* drexcache.fusion.plan.step_rates' */
-    float after, before; /* the average's, after this step and, if it left out the last step, before */
+    float keep, rate, m_rate, eps; /* from drexcache.fusion.plan.step_rates */
+    float after, before; /* of the average: after this step and, if it skipped the last step, before */
 } Rates;
 
 typedef struct {
@@ -385,7 +386,7 @@ INLINE void adamw(Buffers at, const float *g, ptrdiff_t n, Rates r, const int av
     }
 }
 
-/* As above; on every second step the average is left alone, which spares an eighth of the memory's traffic. */
+/* As above; on every second step the average is skipped, which saves an eighth of the memory traffic. */
 INLINE void step(Buffers at, const float *g, ptrdiff_t n, Rates r) {
     if (r.before == 0 && r.after == 0)
         adamw(at, g, n, r, 0);
@@ -395,8 +396,8 @@ INLINE void step(Buffers at, const float *g, ptrdiff_t n, Rates r) {
 
 INLINE Buffers moved(Buffers at, ptrdiff_t by) { return (Buffers){at.p + by, at.m + by, at.v + by, at.average + by}; }
 
-/* Some rows of an arm's weights (rows, W), given its columns of x and ahead, (B, D), and of d, (B, ldd): gradient,
-   AdamW, average, and their share of the next projections, to `out` (B, W). `grad`: room for (ROWS, W). */
+/* Updates some rows of an arm's weights (rows, W) from its columns of x and ahead, (B, D), and of d, (B, ldd):
+   gradient, AdamW, average, and their part of the next projections, to `out` (B, W). `grad`: room for (ROWS, W). */
 FOR_EACH_PROCESSOR
 static void update_arm(
     Buffers at, ptrdiff_t rows, ptrdiff_t W, ptrdiff_t B, const float *x, const float *ahead, ptrdiff_t D,
@@ -415,9 +416,9 @@ static void update_arm(
 FOR_EACH_PROCESSOR
 static void update_small(Buffers at, const float *grad, ptrdiff_t n, Rates r) { step(at, grad, n, r); }
 
-/* ---- what Python calls ---- */
+/* ---- the functions that Python calls ---- */
 
-/* The buffers of one call: `take` adds an argument's and checks its length, `drop` gives all back. */
+/* The buffers of one call: `take` adds that of an argument and checks its length, `drop` releases all. */
 typedef struct {
     Py_buffer view[12];
     int count;
@@ -522,9 +523,9 @@ static PyObject *backward(PyObject *self, PyObject *args) {
     return good ? Py_NewRef(Py_None) : NULL;
 }
 
-/* Some weights of head k, from `place` on in its row of flat: `rows` of an arm's, which multiply the columns of X from
-   `column` on and whose share of the projections is number `part`; or, as arm -1, all small parameters, which would
-   fill so many rows. */
+/* Some weights of head k, starting at `place` in its row of flat: `rows` rows of an arm, which multiply the columns of
+   X from `column` on and whose part of the projections is number `part`; or, as arm -1, all small parameters, which
+   would fill that many rows. */
 typedef struct {
     int64_t k, place, rows, column, arm, part;
 } Tile;
@@ -532,7 +533,7 @@ typedef struct {
 static PyObject *update(PyObject *self, PyObject *args) {
     (void)self;
     PyObject *o[12];
-    int backwards; /* the last tiles first: every second step begins with what is still in the cache */
+    int backwards; /* last tiles first, so that every second step begins with what is still in the cache */
     if (!PyArg_ParseTuple(
             args, "OOOOOOOOOOOOp", o, o + 1, o + 2, o + 3, o + 4, o + 5, o + 6, o + 7, o + 8, o + 9, o + 10, o + 11,
             &backwards))
