@@ -1,4 +1,4 @@
-"""Stage 2: folds, search, evaluation, comparison, ablation and the report."""
+"""Stage 2: evaluation, comparison, ablation, search and the report."""
 
 import lazy_loader
 

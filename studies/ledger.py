@@ -1,4 +1,4 @@
-"""The ledger: a line of JSON per evaluation, ablation or search, beside its output, so that it can be found again."""
+"""The ledger: a line of JSON per evaluation, ablation or search, beside its output, as a record of past runs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from drexcache.metrics import higher_is_better
 from drexcache.scores import ScoreTable, number, train_to_test
 
 NAME = "drexcache-runs.jsonl"
-MAX_CELLS = 12  # of one run, in a summary
+MAX_CELLS = 12  # cells of a run to show in its summary
 
 
 def append(out: str | Path, kind: str, **fields: Any) -> Path:
-    """Add one run to the ledger of the folder that its output lies in; the ledger's path.
+    """Add a run to the ledger in its output's folder; returns the ledger's path.
 
-    Safe for several processes at once: a line is one write to the file's end. A line that an earlier process
-    left torn is closed first, so that it spoils no other.
+    Several processes can do this at once, because each line is a single write to the end of the file. If an earlier
+    process left an incomplete line, it is ended first, so that it does not spoil this one.
 
     Parameters
     ----------
-    out : the output file, or the output folder. kind : "evaluate", "ablate" or "search".
-    fields : anything that JSON can hold. By convention ``command`` (the command line), ``caches``
-        (`caches_of`), ``regressors`` (names), ``settings``, ``scores`` (`scores_of`), ``files`` (paths written;
-        they are noted from the ledger's folder on, so that the folder can be moved). ``when`` (UTC) and
-        ``version`` are added.
+    out : the output file or folder. kind : "evaluate", "ablate" or "search".
+    fields : anything that JSON can represent. By convention ``command`` (the command line), ``caches``
+        (`caches_of`), ``regressors`` (names), ``settings``, ``scores`` (`scores_of`) and ``files`` (paths written,
+        stored relative to the ledger's folder, so that it can be moved). ``when`` (UTC) and ``version`` are added.
 
     Raises
     ------
@@ -67,9 +66,9 @@ def append(out: str | Path, kind: str, **fields: Any) -> Path:
 
 
 def read(folder: str | Path = ".") -> tuple[list[dict[str, Any]], list[str]]:
-    """All runs of a ledger or of every ledger below a folder, newest first, and a note per line left out.
+    """Read all runs of a ledger or of every ledger below a folder, newest first, and a note per line left out.
 
-    Each entry gets ``ledger``, the path of the file that it stands in, and its ``files`` are paths from here.
+    Each entry gets ``ledger``, the path of its file; its ``files`` are relative to the current folder.
 
     Raises
     ------
@@ -99,9 +98,9 @@ def select(
     entries: Sequence[Mapping[str, Any]], *, dataset: str | None = None, regressor: str | None = None,
     kind: str | None = None, metric: str | None = None, since: datetime | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The runs that fit, each with only those of its scores that fit.
+    """The runs that match, each with only its matching scores.
 
-    dataset : trained or tested on. since : not before; a time without a zone is local.
+    dataset : trained or tested on. since : the earliest time; without a time zone it is local.
     """
     chosen = []
     for entry in entries:
@@ -121,7 +120,7 @@ def select(
 
 
 def caches_of(matrices: Mapping[str, FeatureMatrix]) -> list[dict[str, Any]]:
-    """What a run was run on: path, dataset, images, target and each block's fingerprint. matrices : by path."""
+    """The caches of a run: path, dataset, images, target and each block's fingerprint. matrices : path -> matrix."""
     return [
         {
             "path": path, "dataset": matrix.dataset, "images": len(matrix), "target": matrix.target,
@@ -132,7 +131,7 @@ def caches_of(matrices: Mapping[str, FeatureMatrix]) -> list[dict[str, Any]]:
 
 
 def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
-    """Every metric of every regressor and cell with its interval, the mean over seeds and repeats."""
+    """Every metric of every regressor and cell with its interval, averaged over seeds and repeats."""
     means = table.means()
     means = means[(means.group == "") & ~means.calibrated]
     scores = means[["regressor", "kind", "train", "test", "metric", "value", "low", "high", "n", "runs"]]
@@ -140,7 +139,7 @@ def scores_of(table: ScoreTable) -> list[dict[str, Any]]:
 
 
 def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
-    """Lines of text: when, what and where; then for each train and test set the best regressors that fit the width."""
+    """An entry as lines of text: time, kind and file, then for each train and test set as many of the best as fit."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for score in entry["scores"]:
         cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
@@ -161,7 +160,7 @@ def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """The run that a line tells of; None where it does not."""
+    """The run recorded in a line; None if the line is not a complete record."""
     try:
         entry = json.loads(line)
         _when(entry)
@@ -180,7 +179,7 @@ def _when(entry: Mapping[str, Any]) -> datetime:
 
 
 def _fitting(texts: list[str], width: int) -> str:
-    """As many as fit, at least one, and how many are left.
+    """As many of the texts as fit, at least one, and how many more there are.
 
     >>> _fitting(["fusion 0.871", "ridge 0.860", "svr 0.851"], 30)
     'fusion 0.871 and 2 more'

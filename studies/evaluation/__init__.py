@@ -1,4 +1,4 @@
-"""Folds, trainings, predictions and their scores, inside a dataset and across datasets."""
+"""Folds, trainings, predictions and their scores, within a dataset and across datasets."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What attention looked at: each arm's weight, averaged over the images of a cell."""
+"""A table of attention: each arm's weight, averaged over the images of a cell."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from drexcache.scores import Table, number, train_to_test
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
-SAME = 0.01  # deviation over images below which a weight counts as the same for all
+SAME = 0.01  # standard deviation over images below which a weight counts as constant
 
 
 def attention_table(predictions: Predictions) -> list[Table]:
-    """A line per regressor with attention and cell, a column per arm: mean ± deviation over the images.
+    """A table with a line per regressor and cell and a column per arm: mean ± standard deviation over the images.
 
-    Runs (seeds, repeats) are averaged image by image first. No table where no regressor has attention; each
-    image's weights stand in the predictions' CSV, a column ``attention_ARM`` per arm.
+    Runs (seeds, repeats) are first averaged image by image. Empty if no regressor has attention. Each image's weights
+    are in the CSV of predictions, in a column ``attention_ARM`` per arm.
     """
     cells: dict[tuple[str, tuple[str, str, str]], list[Run]] = {}
     for run in predictions.runs:
@@ -51,7 +51,7 @@ def _is_constant(runs: Sequence[Run]) -> bool:
 
 
 def _image_weights(runs: Sequence[Run], arm: str) -> list[float]:
-    """Each image's weight, the mean over the runs."""
+    """Each image's weight, averaged over the runs."""
     sums: dict[str, list[float]] = {}
     for run in runs:
         for image, weight in zip(run.ids, run.attention[arm].tolist(), strict=True):

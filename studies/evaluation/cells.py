@@ -1,4 +1,4 @@
-"""Which cells an evaluation has, and what each trains on and is tested on, without an image on both sides."""
+"""The cells of an evaluation, and the images that each trains and tests on, with no image on both sides."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
 
-DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from
+DATASET = "@dataset"  # the label that holds each row's dataset if rows of several are joined
 
 
 @dataclass(frozen=True)
 class Part:
     """One training: the source's rows to train on and the target's rows to predict (None: all).
 
-    Row numbers instead of copies, so that all folds of all repeats fit into memory and can be trained together. Parts
-    with the same ``key`` train on the same images.
+    It holds row numbers instead of copies, so that all folds of all repeats fit into memory and can be trained
+    together. Parts with the same ``key`` train on the same images.
     """
 
     source: FeatureMatrix
@@ -49,8 +49,8 @@ class Cell:
     """One train set and one test set.
 
     kind : "in-domain" (folds), "split" (the dataset's own train and test), "cross" or "leave-one-out".
-    sources : the matrices to train on, none inside a dataset. split : the column of the dataset's own split.
-    folds : how many. same : (n,) names that images of one fold share. found : notes on near-copies.
+    sources : the matrices to train on; empty within a dataset. split : the column of the dataset's own split.
+    folds : their number. same : (n,) names; images with the same name share a fold. found : notes on near-copies.
     """
 
     kind: str
@@ -69,11 +69,11 @@ class Cell:
 
     @property
     def trainings(self) -> int:
-        """How many trainings one repeat takes."""
+        """The number of trainings in one repeat."""
         return self.folds if self.kind == "in-domain" else 1
 
     def parts(self, repeat: int = 0) -> Iterator[Part]:
-        """What to train and what to predict with it, one training after another."""
+        """Yield the trainings of one repeat."""
         if self.kind == "in-domain":
             folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
             for fold in range(self.folds):
@@ -92,7 +92,7 @@ class Cell:
 
     @property
     def too_few(self) -> str:
-        """Why nothing can be trained, "" where it can: too many images of the train sets are in the test set, too."""
+        """Why the cell cannot be trained (too many training images are in the test set, too), or "" if it can."""
         shared = _shared(self.sources, self.test)
         left = sum(image not in shared for source in self.sources for image in source.hashes or source.ids)
         where = f"{self.train} → {self.test.dataset}"
@@ -100,7 +100,7 @@ class Cell:
         return f"{where}: not scored, {why}" if self.sources and left < MIN_IMAGES else ""
 
     def check(self, groups: str | None) -> None:
-        """Say before the first training what could not be done: too many folds, no such split or group."""
+        """Raise DrexcacheError, before the first training, if there are too many folds or no such split or group."""
         if self.kind == "in-domain":
             different = len(set(self.same or self.test.hashes or self.test.ids))
             if not 2 <= self.folds <= different:
@@ -119,7 +119,7 @@ class Cell:
             label(self.test, groups)
 
     def looked_through(self, looks: Looks | None) -> Cell:
-        """The cell after a search for near-copies: kept in one fold inside a dataset, else only noted."""
+        """The cell after a search for near-copies, which share a fold within a dataset and are only noted across."""
         if self.kind == "in-domain":
             same, found = kept_together(self.test, looks)
             return replace(self, same=same, found=found)
@@ -131,7 +131,7 @@ class Cell:
         return replace(self, found=on_both_sides(self.sources, self.test, where, looks))
 
     def grouped(self, column: str) -> Cell:
-        """The cell with all images of one value of that label in one fold, those without a value by themselves."""
+        """The cell with all images of the same value of that label in one fold; images without a value stay single."""
         if self.kind != "in-domain":
             return self
         values = label(self.test, column)
@@ -145,7 +145,7 @@ class Cell:
         return replace(self, same=[str(group) for group in whole.tolist()], found=[*self.found, note])
 
     def notes(self) -> list[str]:
-        """What to know before believing the cell's scores."""
+        """Caveats about the cell's scores."""
         involved = {matrix.dataset: matrix for matrix in (*self.sources, self.test)}.values()
         notes = [
             f"{m.dataset}: ratings are put on [0, 1] by the lowest and highest seen ({m.low:g}, {m.high:g}), "
@@ -156,7 +156,7 @@ class Cell:
         return notes + [note for note in (self._leaks(), *self.found, self._left_out(), self._scales()) if note]
 
     def _leaks(self) -> str:
-        """Identical image files on both sides, and what was done about them."""
+        """A note on identical image files on both sides, and what was done about them."""
         test = self.test.dataset
         if self.kind == "in-domain":
             copies = len(self.test.hashes) - len(set(self.test.hashes))
@@ -172,7 +172,7 @@ class Cell:
         return f"{self.train} → {test}: {count} LEFT OUT OF THE TRAINING" if shared else ""
 
     def _left_out(self) -> str:
-        """Images that the dataset's own split neither trains on nor tests on."""
+        """A note on images in neither part of the dataset's own split."""
         if self.kind != "split":
             return ""
         train, test = split_rows(self.test, self.split)
@@ -193,11 +193,11 @@ def cells_of(
     matrices: Sequence[FeatureMatrix], train: Sequence[str] | None, test: Sequence[str] | None, *,
     folds: int, split: str | None, leave_one_out: bool,
 ) -> list[Cell]:  # fmt: skip
-    """The cells, those with the same train set together.
+    """The cells of an evaluation; those with the same train set are adjacent.
 
     Raises
     ------
-    DrexcacheError : an unknown dataset, or leave-one-out of fewer than 3 datasets.
+    DrexcacheError : an unknown dataset, or leave-one-out with fewer than 3 datasets.
     """
     known = {matrix.dataset: matrix for matrix in matrices}
     unknown = [name for name in (*(train or ()), *(test or ())) if name not in known]
@@ -222,11 +222,11 @@ def cells_of(
 
 
 def label(matrix: FeatureMatrix, column: str) -> Sequence[str]:
-    """(n,) texts of a label.
+    """The texts (n,) of a label.
 
     Raises
     ------
-    DrexcacheError : no such label; the message lists what there is.
+    DrexcacheError : no such label (lists the known ones).
     """
     if column not in matrix.labels:
         known = ", ".join(matrix.labels) or "none"
@@ -235,12 +235,12 @@ def label(matrix: FeatureMatrix, column: str) -> Sequence[str]:
 
 
 def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
-    """The rated rows of the matrices, with the same blocks in the same columns.
+    """The rated rows of the matrices, after checking that they can be compared, with blocks in the same order.
 
     Raises
     ------
-    DrexcacheError : no matrix, two of one dataset, other blocks or fingerprints (field by field), features or
-        ratings that are not finite (whose), fewer than 10 rated images, ratings that are all the same.
+    DrexcacheError : no matrix, two of one dataset, different blocks or fingerprints (says which), features or ratings
+        that are not finite (names the images), fewer than 10 rated images, or constant ratings.
     """
     if not matrices:
         raise DrexcacheError("no dataset to evaluate on")
@@ -265,7 +265,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
 
 
 def _differences(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:
-    """What keeps two matrices from being compared, field by field."""
+    """The differences that keep two matrices from being compared, field by field."""
     lines = []
     for block in dict.fromkeys([*first.blocks, *other.blocks]):
         missing = [matrix.dataset for matrix in (first, other) if block not in matrix.blocks]
@@ -290,12 +290,12 @@ def _width(matrix: FeatureMatrix, block: str) -> int:
 
 
 def _shared(sources: Sequence[FeatureMatrix], test: FeatureMatrix) -> frozenset[str]:
-    """Hashes of the image files that are in the test set and in one of the sources."""
+    """Hashes of the image files that are both in the test set and in a source."""
     return frozenset(test.hashes) & frozenset(image for source in sources for image in source.hashes)
 
 
 def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
-    """The rows of all parts as one matrix to train on."""
+    """The rows of all parts as a single matrix to train on."""
     if len(parts) == 1:
         return parts[0]
     return replace(

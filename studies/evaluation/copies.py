@@ -1,8 +1,8 @@
-"""Copies of a picture under other files: suggested by features, confirmed by pixels, kept on one side of a training.
+"""Finding copies of a picture in different files: suggested by features, confirmed by pixels.
 
-A cosine over all features suggests a pair. Alone it is no proof: the strongest pairs of a few thousand photographs are
-often two beaches, which a network finds alike by what they show. So every tap must agree, the first stages, which see
-edges and colours, like the last; and where the pictures can be read, their pixels decide.
+The cosine over all features suggests a pair but proves nothing: the most similar pairs among a few thousand photographs
+are often two beaches, which a network finds alike by their content. So every tap must agree, from the first stages,
+which see edges and colours, to the last; and if the pictures can be read, their pixels decide.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from drexcache.datasets import ImageFile, is_url, read_images
 from drexcache.errors import DrexcacheError, warnings_about
 from drexcache.scores import several
 
-# Inside 3 categories of SAVOIAS (598 images, recipe offline) the cosine between different images reaches 0.73. Of 48 of
-# them, re-encoded at JPEG quality 30 all are above 0.93, cropped by 3% above 0.84, mirrored above 0.82, halved in size
-# above 0.77 (nine in ten above 0.8), cropped by 10% above 0.72 (most above 0.8); made grey most are not found.
+# In 3 categories of SAVOIAS (598 images, recipe offline) the cosine between different images reaches 0.73. For altered
+# copies of 48 of them it is above 0.93 after re-encoding at JPEG quality 30, above 0.84 cropped by 3%, above 0.82
+# mirrored, above 0.77 at half size (nine in ten above 0.8) and above 0.72 cropped by 10% (most above 0.8); most grey
+# copies are not found.
 THRESHOLD = 0.8
-PART = 0.4  # the cosine that every tap must reach, too
-PART_COLUMNS = 16  # a narrower tap tells nothing by itself
-SUGGESTED = 0.6  # the cosine from which pixels are looked at
-SAME_LOOK = 0.95  # of 162,000 pairs in SAVOIAS none is above 0.94; of 30 distortions of ten photographs most are
-CHANCE = 0.01  # expected number of pairs of unrelated images above the threshold, where features are few
-ROWS = 1024  # rows compared at a time: memory grows with the images, not with their pairs
-FEW_PICTURES = 20  # from fewer different ones nothing can be said about chance
-FEW_COLUMNS = 64  # fewer make different pictures look alike, so that only equal features count, ...
-MIN_COLUMNS = 8  # ... and still fewer say nothing: one column has only two directions
+PART = 0.4  # the cosine that every tap must also reach
+PART_COLUMNS = 16  # a narrower tap is not checked by itself
+SUGGESTED = 0.6  # the cosine above which pixels are compared
+SAME_LOOK = 0.95  # none of 162,000 pairs in SAVOIAS is above 0.94; most of 30 distortions of ten photographs are
+CHANCE = 0.01  # expected number of pairs of unrelated images above the threshold, if there are few features
+ROWS = 1024  # rows compared at a time, so that memory grows with the images and not with their pairs
+FEW_PICTURES = 20  # with fewer different pictures, chance cannot be estimated
+FEW_COLUMNS = 64  # with fewer, different pictures look alike, so that only equal features count, ...
+MIN_COLUMNS = 8  # ... and with even fewer, features are not compared: a single column has only two directions
 EQUAL = 0.9999  # up to rounding
-MAX_PAIRS = 20_000**2  # comparing more would take longer than many a training
+MAX_PAIRS = 20_000**2  # comparing more would take longer than many trainings
 NAMED = 3
 
 Rows = NDArray[np.intp]
 Matches = tuple[Rows, Rows, NDArray[np.float32]]  # rows of a, rows of b, their cosines
-Files = Mapping[tuple[str, str], ImageFile]  # (dataset, image) -> where its picture lies
+Files = Mapping[tuple[str, str], ImageFile]  # (dataset, image) -> its picture
 
 
 class Looks:
-    """Pictures as small grey views, by which copies are told whatever their size, colours or encoding.
+    """Pictures as small grey views, which identify copies whatever their size, colours or encoding.
 
-    Each is compared whole, and by its middle 95, 90 and 80%, as it is and mirrored; light and contrast do not matter.
-    A file counts only if it still has the bytes that were extracted.
+    The whole picture and its middle 95, 90 and 80% are compared, as they are and mirrored, regardless of brightness and
+    contrast. A file is used only if it is still the one that was extracted.
     """
 
     def __init__(self, files: Files, hashes: Mapping[tuple[str, str], str] | None = None) -> None:
@@ -60,18 +61,18 @@ class Looks:
 
     @classmethod
     def of(cls, matrices: Sequence[FeatureMatrix], files: Files | None = None) -> Looks | None:
-        """Pictures where the files say, or else where they lay when extracted; None where there are none."""
+        """The pictures in ``files``, by default where they were at extraction; None if there are none."""
         found = dict(files or {})
         for matrix in matrices if files is None else ():
             if matrix.images and not is_url(matrix.images) and Path(matrix.images).exists():
-                with suppress(DrexcacheError):  # no longer a folder of images
+                with suppress(DrexcacheError):  # if it is no longer a folder of images
                     table = read_images(matrix.images, False)
                     found |= {(matrix.dataset, image): file for image, file in zip(table.ids, table.files, strict=True)}
         hashes = {(m.dataset, image): own for m in matrices for image, own in zip(m.ids, m.hashes, strict=False)}
         return cls(found, hashes) if found else None
 
     def same(self, one: tuple[str, str], other: tuple[str, str]) -> bool | None:
-        """Whether two (dataset, image) are one picture; None where one of them cannot be read."""
+        """Whether two (dataset, image) are the same picture; None if one of them cannot be read."""
         a, b = self._views(one), self._views(other)
         return None if a is None or b is None else bool(max((b @ a[0]).max(), (a @ b[0]).max()) >= SAME_LOOK)
 
@@ -88,12 +89,12 @@ class Looks:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """With all levels that it has: Pillow's own way from 16 bits to 8 makes most of them white."""
+    """The picture in grey with all its levels: Pillow's conversion from 16 bits to 8 turns most of them white."""
     return image.convert("F" if image.mode.startswith("I") else "L")
 
 
 def _views(picture: Image.Image, side: int = 24) -> NDArray[np.float32]:
-    """(8, side * side), each of mean 0 and length 1; the first is the whole picture."""
+    """The views of a picture, (8, side * side), each with mean 0 and length 1; the first is the whole picture."""
     width, height = picture.size
     views = []
     for cut in (0.0, 0.025, 0.05, 0.1):  # of each edge
@@ -106,14 +107,14 @@ def _views(picture: Image.Image, side: int = 24) -> NDArray[np.float32]:
 
 
 class _Directions:
-    """Rows of length 1 along standardised features, Z (n, d), and how long each part of them is."""
+    """Standardised features scaled to length 1, Z (n, d), and the length of each part of every row."""
 
     def __init__(self, Z: NDArray[np.float32], parts: Sequence[slice]) -> None:
         self.Z, self.parts = Z, parts
         self.lengths = [np.maximum(np.linalg.norm(Z[:, part], axis=1), 1e-12) for part in parts]
 
     def agree(self, i: Rows, other: _Directions, j: Rows) -> NDArray[np.bool_]:
-        """Whether every part of rows i is like that of the other's rows j."""
+        """Whether every part of rows i is similar to that of the other's rows j: bool, like i."""
         agree = np.ones(len(i), dtype=bool)
         for part, mine, theirs in zip(self.parts, self.lengths, other.lengths, strict=True):
             for start in range(0, len(i), ROWS):
@@ -126,16 +127,16 @@ class _Directions:
 def near_copies(
     a: FeatureMatrix, b: FeatureMatrix | None = None, threshold: float | None = None, looks: Looks | None = None
 ) -> Iterator[Matches]:
-    """Pairs of images that are one picture, a block of rows at a time; every pair is compared, none is approximated.
+    """Yield pairs of images that show the same picture, a block of rows at a time, by comparing all pairs exactly.
 
-    Each is a row of a and a row of b; without b, both are rows of a and the first is the smaller. The cosine of all
-    columns, standardised by the rows of both matrices, must reach the threshold (0.8, or more where so few features
-    would reach that by chance; with fewer than 64 columns they must be equal) and that of every tap 0.4. Where
-    ``looks`` has both pictures, 0.6 is enough for their pixels to be compared, and they decide.
+    A pair is a row of a and a row of b; without b, both are rows of a, the smaller first. The cosine of all columns,
+    standardised over both matrices, must reach the threshold (0.8, or more if there are so few features that chance
+    would reach that; equality with fewer than 64 columns), and that of every tap 0.4. If ``looks`` has both pictures, a
+    cosine of 0.6 is enough for their pixels to be compared, which then decide.
 
     Raises
     ------
-    DrexcacheError : matrices with other blocks.
+    DrexcacheError : the matrices have different numbers of features.
 
     >>> X = np.random.default_rng(0).normal(size=(6, 80)).astype("f4")
     >>> X[4] = X[1] + 0.01
@@ -166,9 +167,9 @@ def near_copies(
 
 
 def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[list[str], list[str]]:
-    """(n,) names that copies and near-copies of an image share, for its folds; and what to know about them.
+    """Names (n,) that copies and near-copies of an image share, so that they share a fold; and notes on them.
 
-    With fewer than 8 features only copies of a file are known.
+    With fewer than 8 features only exact copies of a file are found.
 
     >>> X = np.random.default_rng(0).normal(size=(6, 80)).astype("f4")
     >>> X[4] = X[1] + 0.01
@@ -200,10 +201,10 @@ def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[li
 def on_both_sides(
     sources: Sequence[FeatureMatrix], test: FeatureMatrix, where: str, looks: Looks | None = None
 ) -> list[str]:
-    """A note where images of the test set have near-copies among those to train on.
+    """A note if images of the test set have near-copies among the training images.
 
-    Copies with the same bytes are left to the caller. Near-copies stay in the training: features that look the
-    same to a backbone may be two pictures, and the person who knows them has to say.
+    Copies with the same bytes are left to the caller. Near-copies stay in the training set: pictures that look the same
+    to a backbone may still be different, and only someone who knows them can tell.
     """
     if test.X.shape[1] < MIN_COLUMNS:
         return []
@@ -227,7 +228,7 @@ def on_both_sides(
 
 
 def connected(group: Rows, links: tuple[Rows, Rows]) -> Rows:
-    """(n,) numbers of groups after the linked ones have become one.
+    """Group numbers (n,) after merging the linked groups.
 
     >>> connected(np.array([0, 1, 2, 3]), (np.array([0]), np.array([3]))).tolist()
     [0, 1, 2, 0]
@@ -238,18 +239,18 @@ def connected(group: Rows, links: tuple[Rows, Rows]) -> Rows:
 
 
 class _Best:
-    """The strongest match of each row, in memory that grows with the rows."""
+    """The strongest match of each row, using memory proportional to the rows."""
 
     def __init__(self, n: int) -> None:
         self.cosine, self.partner = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.intp)
 
     def take(self, rows: Rows, partners: Rows, alike: NDArray[np.float32]) -> None:
-        order = np.argsort(alike, kind="stable")  # of several matches of a row the last, the strongest, stays
+        order = np.argsort(alike, kind="stable")  # so that the strongest of several matches of a row is written last
         stronger = order[alike[order] > self.cosine[rows[order]]]
         self.cosine[rows[stronger]], self.partner[rows[stronger]] = alike[stronger], partners[stronger]
 
     def by_strength(self, group: Rows) -> list[tuple[int, int, float]]:
-        """Row, partner and cosine of the strongest match of each group, the most alike first."""
+        """Row, partner and cosine of the strongest match of each group, strongest first."""
         found: dict[int, tuple[int, int, float]] = {}
         for row in np.argsort(-self.cosine, kind="stable").tolist():
             if self.cosine[row] > 0:
@@ -258,10 +259,10 @@ class _Best:
 
 
 def _directions(a: FeatureMatrix, b: FeatureMatrix | None) -> tuple[_Directions, _Directions]:
-    """The rows of a and of b (or of a again), standardised by the rows of both."""
+    """The rows of a and of b (or of a again), standardised over both."""
     rows = a.X if b is None else np.concatenate([a.X, b.X])
     mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
-    std[std <= 1e-6 * np.abs(mean)] = np.inf  # a constant column, which tells nothing
+    std[std <= 1e-6 * np.abs(mean)] = np.inf  # ignores constant columns
     Z = ((rows - mean) / std).astype(np.float32)
     Z /= np.maximum(np.linalg.norm(Z, axis=1, keepdims=True), 1e-12)
     parts = [columns for columns in _parts(a) if columns.stop - columns.start >= PART_COLUMNS]
@@ -280,9 +281,9 @@ def _parts(matrix: FeatureMatrix) -> list[slice]:
 def _by_chance(Z: NDArray[np.float32], comparisons: int) -> float:
     """The cosine that `CHANCE` pairs of unrelated rows are expected to exceed in so many comparisons.
 
-    Between random directions in D dimensions cos^2 is Beta(1/2, (D - 1) / 2) with mean 1/D, which tells the D that
-    the rows Z (n, d) of length 1 really fill. Copies would pass for a lack of dimensions, so that it is told by rows of
-    which no two are alike; from a handful nothing can be told.
+    Between random directions in D dimensions cos^2 is Beta(1/2, (D - 1) / 2) with mean 1/D, which gives the effective
+    number of dimensions D of the rows Z (n, d) of length 1. Copies would make D seem smaller, so it is estimated from
+    rows of which no two are alike; with too few of those the result is 0.
     """
     some = Z[np.linspace(0, len(Z) - 1, min(len(Z), ROWS)).astype(int)]
     cosines, different = some @ some.T, list[int]()

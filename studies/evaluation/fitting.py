@@ -1,5 +1,4 @@
-"""evaluate: train and test inside and across datasets; every prediction is kept, and the scores come from
-them."""
+"""evaluate: train and test within and across datasets, keep every prediction, and compute the scores from them."""
 
 from __future__ import annotations
 
@@ -26,9 +25,9 @@ from drexcache.studies.evaluation.predictions import Predictions, Run
 from drexcache.studies.evaluation.scoring import outside_the_range, score
 
 Progress = Callable[[int, int, str], None]
-Fitted = tuple[Any, float]  # an estimator and the seconds its training took
-TOGETHER = 32  # fusion heads at once on a GPU, where that takes little longer than one: a bound on memory
-SMALL = 20_000_000  # features; below this, one thread per training and several folds in parallel are faster
+Fitted = tuple[Any, float]  # an estimator and its training time in seconds
+TOGETHER = 32  # fusion heads at a time on a GPU, where that takes little longer than one; limits memory
+SMALL = 20_000_000  # values of X below which one thread per training and several folds in parallel are faster
 
 
 def evaluate(
@@ -39,38 +38,38 @@ def evaluate(
     chosen: Mapping[str, ChosenSettings] | None = None, make: Make | None = None, together: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[ScoreTable, Predictions]:  # fmt: skip
-    """Score regressors inside each dataset and for every train -> test pair of datasets.
+    """Score regressors within each dataset and for every train -> test pair of datasets.
 
-    In-domain scores are of out-of-fold predictions, pooled over the folds. Folds follow a hash of the image's
-    id and are the same for all regressors. Copies and near-copies of an image stay in one fold; an image whose
-    file is in the test set too is left out of a cross-dataset training, and the cell is left out where too few others
-    remain; notes say so, and where near-copies stand on both sides. Images without a rating are not used.
+    In-domain scores are of out-of-fold predictions, pooled over the folds. Folds follow a hash of the image's id and
+    are the same for all regressors. Copies and near-copies of an image share a fold. An image whose file is also in the
+    test set is left out of a cross-dataset training, and the cell is left out if too few images remain; notes report
+    this, and near-copies on both sides. Images without a rating are not used.
 
     Parameters
     ----------
     matrices : one per dataset, with the same blocks and fingerprints. regressors : names that `make` knows.
-    train, test : names of datasets: only these cells. Default: all.
-    folds, repeats : k-fold inside a dataset, repeated with other folds. seeds : of the regressors.
+    train, test : names of datasets, to compute only these cells. Default: all.
+    folds, repeats : k-fold within a dataset, repeated with other folds. seeds : of the regressors.
     split : a column of labels; in-domain scores are then of its "test" images after training on its "train"
         images. Cells across datasets always use all rated images of both.
-    groups : a column of labels; also a score for each of its values.
-    group_folds : a column of labels; all images of one value stay in one fold.
-    weights : a column of labels that holds a positive number per image, such as how many people rated it: the
-        weight of the image in the training of a regressor that takes weights.
+    groups : a column of labels; also score each of its values separately.
+    group_folds : a column of labels; all images of one value share a fold.
+    weights : a column of labels with a positive number per image, such as how many people rated it: the weight of the
+        image in training, for regressors that take weights.
     leave_one_out : also train on all datasets but one and test on that one.
-    near_copies : look for near-copies (see `copies`), by the features of these matrices.
-    pictures : (dataset, image) -> its file. Pixels decide what is a near-copy. Default: where the pictures lay when
-        they were extracted; features alone decide where they are gone.
-    chosen : names among the regressors that stand for settings, and blocks of their own, as a search found them.
+    near_copies : look for near-copies (see `copies`) by the features of these matrices.
+    pictures : (dataset, image) -> its file, so that pixels decide what is a near-copy. Default: the files as they were
+        at extraction; if those are gone, features alone decide.
+    chosen : for names among the regressors that stand for the result of a search, its settings and blocks.
     make : (name, matrix, seed) -> unfitted estimator; default `drexcache.regressors.named.make_regressor`.
-    together : how many trainings (folds, repeats, seeds) of regressors that train many at once, such as fusion heads,
-        to do together; default: many on a GPU, else 1.
-    progress : called with (trainings done, trainings in all, what comes next).
+    together : number of trainings (folds, repeats, seeds) to do together, for regressors that can, such as fusion
+        heads; default: many on a GPU, else 1.
+    progress : called with (trainings done, total trainings, what comes next).
 
     Raises
     ------
-    DrexcacheError : matrices that cannot be compared, unknown names, fewer than 10 rated images, more folds
-        than images, a training that fails or predicts something that is not finite.
+    DrexcacheError : matrices that cannot be compared, unknown names, fewer than 10 rated images, more folds than
+        images, or a training that fails or predicts values that are not finite.
 
     >>> from sklearn.linear_model import Ridge
     >>> X = np.random.default_rng(0).normal(size=(40, 3)).astype("f4")
@@ -109,7 +108,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Job:
-    """One training. ``key``: equal for trainings with the same result, () where none is shared."""
+    """One training. ``key``: equal for trainings with the same result; () if the result is not shared."""
 
     name: str
     seed: int
@@ -127,7 +126,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one training predicted: (n,) values and, by arm, (n,) attention weights."""
+    """The predictions of one training: values (n,) and, by arm, attention weights (n,)."""
 
     test: FeatureMatrix
     fold: int
@@ -137,7 +136,7 @@ class _Piece:
 
 
 class _Trainer:
-    """Fits every regressor with every seed on what a cell trains on, once for all its test sets."""
+    """Fits every regressor with every seed on each train set, once for all its test sets."""
 
     def __init__(
         self, maker: Maker, regressors: Sequence[str], seeds: Sequence[int], together: int | None,
@@ -149,7 +148,7 @@ class _Trainer:
         self.kept: dict[tuple, Fitted] = {}  # of the current train set only
 
     def runs(self, cell: Cell, repeats: int, groups: str | None) -> list[Run]:
-        """One run per repeat, regressor and seed."""
+        """Train and predict one cell; returns one run per repeat, regressor and seed."""
         parts = [(repeat, part) for repeat in range(repeats) for part in cell.parts(repeat)]
         pieces: dict[tuple[int, str, int], list[_Piece]] = {
             who: [] for who in product(range(repeats), self.regressors, self.seeds)
@@ -161,7 +160,7 @@ class _Trainer:
         return [_run(cell, *who, own, groups) for who, own in pieces.items()]
 
     def _trained(self, jobs: Sequence[_Job], cell: Cell) -> Iterator[tuple[_Job, Fitted]]:
-        """Every job with its fitted estimator."""
+        """Yield every job with its fitted estimator."""
         batches = self._batches([job for job in jobs if not job.key or job.key not in self.kept], cell)
         ready: list[Fitted] = []
         for job in jobs:
@@ -170,13 +169,13 @@ class _Trainer:
             kept = self.kept.get(job.key)
             ready = ready or ([kept] if kept else next(batches))
             found, *ready = ready
-            if job.key:  # other cells of the same train set will ask again, those of others no more
+            if job.key:  # other cells with the same train set will need it again; earlier train sets are done
                 self.kept = {key: one for key, one in self.kept.items() if key[0] == job.key[0]} | {job.key: found}
             self.done += 1
             yield job, found
 
     def _batches(self, jobs: Sequence[_Job], cell: Cell) -> Iterator[list[Fitted]]:
-        """Many in one training, one after the other, or, of small problems, side by side with one thread each."""
+        """Yield fitted batches: many in one training if the regressor can, else one by one, small ones in parallel."""
         if not jobs:
             return
         source = self.maker.features(jobs[0].name, jobs[0].part.source)
@@ -221,7 +220,7 @@ class _Trainer:
         return [(estimator, seconds) for estimator in fitted]
 
     def _piece(self, job: _Job, fitted: Fitted, label: str) -> _Piece:
-        """What the fitted estimator says of the job's test rows."""
+        """The fitted estimator's predictions for the job's test rows."""
         estimator, seconds = fitted
         test = self.maker.features(job.name, job.part.test)
         predicted, attention = _predict(estimator, test.X, label)
@@ -234,7 +233,7 @@ def _rows(source: FeatureMatrix, part: Part) -> FeatureMatrix:
 
 @contextmanager
 def _one_sentence(label: str) -> Iterator[None]:
-    """What a training could not do as the sentence of a user's mistake."""
+    """A context that turns a ValueError of training into DrexcacheError with one sentence."""
     try:
         yield
     except ValueError as error:
@@ -248,7 +247,7 @@ def _has_gpu() -> bool:
 
 
 def _predict(estimator: Any, X: np.ndarray, label: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Predictions (n,) and, of a regressor that has them, attention weights by arm."""
+    """Predictions (n,) and, if the regressor has them, attention weights by arm."""
     predicted = np.asarray(estimator.predict(X), dtype=np.float64).reshape(-1)
     if len(predicted) != len(X) or not np.isfinite(predicted).all():
         raise DrexcacheError(f"{label}: predicted values that are not {len(X)} finite numbers")
@@ -277,5 +276,5 @@ def _run(cell: Cell, repeat: int, name: str, seed: int, pieces: Sequence[_Piece]
 
 
 def _repeats(cell: Cell, repeats: int) -> int:
-    """Only k-fold has something to repeat."""
+    """The number of repeats, which is 1 for anything but k-fold."""
     return repeats if cell.kind == "in-domain" else 1

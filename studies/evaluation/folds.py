@@ -1,4 +1,4 @@
-"""Which image is trained on and which is scored: folds and halves by hash, or a dataset's own split."""
+"""Dividing images into training and test: folds and halves by hash, or a dataset's own split."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from drexcache.errors import DrexcacheError
 def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = ()) -> NDArray[np.intp]:
     """The fold, 0..k-1, of each of the n images: (n,) ints.
 
-    Images are ranked by the SHA-256 of "seed:id" and dealt out in turn, so that the order of the images does
-    not matter and folds differ in size by one image at most. (The hash modulo k would not even depend on
-    which other images there are, but it leaves folds of very different sizes: 5 folds of 100 images easily
-    hold 12 to 28.)
+    Images are ranked by the SHA-256 of "seed:id" and dealt out in turn, so that their order does not matter and fold
+    sizes differ by at most one image. (The hash modulo k would also be independent of the other images, but its folds
+    would differ in size: 5 folds of 100 images easily have 12 to 28.)
 
     Parameters
     ----------
-    ids : unique ids of the images. seed : another seed is another, independent division.
-    same : (n,) hashes of the image files; images with the same hash are one image and go to the same fold.
+    ids : unique ids of the images. seed : another seed gives another, independent division.
+    same : (n,) hashes of the image files; images with the same hash count as one and go to the same fold.
 
     Raises
     ------
@@ -33,7 +32,7 @@ def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = 
     >>> hash_folds(["a", "b", "c", "d"], 2).tolist(), hash_folds(["d", "c", "b", "a"], 2).tolist()
     ([1, 1, 0, 0], [0, 0, 1, 1])
     """
-    # the smallest id stands for all images with the same bytes
+    # the smallest id represents all images with the same hash
     first: dict[str, str] = {}
     for image, file in zip(ids, same or ids, strict=True):
         first[file] = min(image, first.get(file, image))
@@ -47,11 +46,11 @@ def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = 
 
 
 def split_rows(matrix: FeatureMatrix, column: str = "split") -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks (n,) of the images that the dataset's own split trains on and tests on; see `split_parts`.
+    """Masks (n,) of the training and test images of the dataset's own split; see `split_parts`.
 
     Raises
     ------
-    DrexcacheError : no such column, a part that it does not name, or a text that is not understood.
+    DrexcacheError : no such column, no training or test images, or an unknown text.
     """
     parts = split_parts(matrix, column)
     if not parts["train"].any() or not parts["test"].any():
@@ -63,11 +62,11 @@ def split_rows(matrix: FeatureMatrix, column: str = "split") -> tuple[NDArray[np
 def split_parts(matrix: FeatureMatrix, column: str) -> dict[str, NDArray[np.bool_]]:
     """Masks (n,) of the images that a column calls "train", "validation" and "test", in any usual spelling.
 
-    Capitals do not matter, nor does a "set" at the end; an empty text is no part.
+    Case does not matter, nor does "set" at the end; an empty text belongs to no part.
 
     Raises
     ------
-    DrexcacheError : no such column, or a text that is none of these; the message lists what there is.
+    DrexcacheError : no such column, or a text that is none of these (lists the unknown ones).
 
     >>> labels = {"set": ["Train", "TEST", "val", "training set"]}
     >>> toy = FeatureMatrix(np.zeros((4, 1), "f4"), np.zeros(4), list("abcd"), {"x": slice(0, 1)}, labels=labels)
@@ -87,10 +86,10 @@ def split_parts(matrix: FeatureMatrix, column: str) -> dict[str, NDArray[np.bool
 
 
 def splitting_column(matrix: FeatureMatrix) -> str | None:
-    """The column that tells images to train on from others, None where no column does.
+    """The column that tells training images from others, or None if there is none.
 
-    It is any that names a training part and another one, and the column "split" whatever it says: that is where a
-    dataset's official split is kept.
+    This is any column that names a training part and another part, or the column "split" whatever its values, because
+    it holds a dataset's official split.
     """
     for column, labels in matrix.labels.items():
         parts = {split_part(text) for text in labels}

@@ -1,4 +1,4 @@
-"""What an evaluation trains: a regressor by its name or as a search chose it, its blocks, and the weights of images."""
+"""Making the regressors of an evaluation, by name or as a search chose them, with their blocks and image weights."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Make = Callable[[str, FeatureMatrix, int], Any]
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes unfitted estimators, and what they are fitted on."""
+    """Makes unfitted estimators, and selects the features and options that they are fitted with."""
 
     make: Make | None
     chosen: Mapping[str, ChosenSettings]
     weights: str | None
 
     def features(self, name: str, matrix: FeatureMatrix) -> FeatureMatrix:
-        """The blocks that the regressor was chosen with; all of them where none were."""
+        """The matrix with the blocks chosen for this regressor, or all blocks if none were chosen."""
         blocks = self.chosen[name].blocks if name in self.chosen else ()
         return matrix.select(blocks) if blocks else matrix
 
@@ -38,7 +38,7 @@ class Maker:
         return make_regressor(chosen.regressor if chosen else name, matrix, seed, chosen.settings if chosen else None)
 
     def options(self, name: str, estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
-        """What `fit` takes beside X and y: weights, and which dataset a row is from, for a scale of its own."""
+        """Further arguments of `fit`: image weights, and each row's dataset for regressors that learn its scale."""
         joined = DATASET in train.labels and "datasets" in signature(estimator.fit).parameters
         options: dict[str, Any] = {"datasets": train.labels[DATASET]} if joined else {}
         if self.weights:
@@ -47,7 +47,7 @@ class Maker:
 
 
 def _weight_option(name: str, estimator: Any) -> str:
-    """The parameter of `fit` by which an estimator, or the last step of its pipeline, takes weights."""
+    """The parameter of `fit` through which an estimator, or the last step of its pipeline, takes weights."""
     inner, prefix = getattr(estimator, "regressor", estimator), ""
     if hasattr(inner, "steps"):
         prefix, inner = f"{inner.steps[-1][0]}__", inner.steps[-1][1]
@@ -57,7 +57,7 @@ def _weight_option(name: str, estimator: Any) -> str:
 
 
 def _numbers(matrix: FeatureMatrix, column: str) -> np.ndarray:
-    """(n,) positive numbers of a label."""
+    """A label's values as positive numbers (n,)."""
     texts = label(matrix, column)
     try:
         values = np.array([float(text) for text in texts])

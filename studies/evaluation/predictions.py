@@ -1,4 +1,4 @@
-"""Predictions: what every regressor said of every image it had not been trained on."""
+"""Predictions: every regressor's predictions for images it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TYPES: dict[str, type] = {
     "target": str,
 }  # fmt: skip
 ATTENTION = "attention_"
-DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": "", "target": ""}  # of columns that may be missing
+DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": "", "target": ""}  # for columns that may be missing
 
 
 @dataclass(frozen=True)
 class Run:
-    """One regressor with one seed, trained here and tested there: n predictions.
+    """The n predictions of one regressor with one seed, trained on one set and tested on another.
 
     regressor, kind, train, test, seed, repeat : as in `drexcache.scores.table.Score`.
-    ids : (n,) images. fold : (n,) ints, the fold that each image was left out with (0 outside of k-fold).
-    rated, predicted : (n,) floats on [0, 1] by the target's range. group : (n,) names, or empty.
-    attention : arm -> (n,) weights, of a regressor that has them. seconds : time of training, or None.
-    target : the name of the ratings of the test set, "" where it is not known.
+    ids : (n,) images. fold : (n,) ints, the fold in which each image was held out (0 outside k-fold).
+    rated, predicted : (n,) floats, scaled from the target's range to [0, 1]. group : (n,) names, or empty.
+    attention : arm -> (n,) weights, if the regressor has them. seconds : training time, or None.
+    target : the name of the test set's ratings, "" if unknown.
     """
 
     regressor: str
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """kind, train set, test set: what two regressors must share to be compared."""
+        """kind, train set, test set, which two regressors must share to be compared."""
         return self.kind, self.train, self.test
 
 
@@ -84,7 +84,7 @@ class Predictions:
         return [run for run in self.runs if run.cell == cell and run.regressor == regressor]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A line per prediction, with the columns of the CSV; attention weights that a run does not have are NaN."""
+        """A data frame with a row per prediction and the columns of the CSV; missing attention weights are NaN."""
         import pandas as pd
 
         frames = [
@@ -100,12 +100,12 @@ class Predictions:
 
     @classmethod
     def from_pandas(cls, frame: pd.DataFrame) -> Predictions:
-        """The predictions of a frame as `to_pandas` gives it; seed, repeat, fold, group and target may be missing.
+        """The predictions from a frame as `to_pandas` returns it; seed, repeat, fold, group and target may be missing.
 
         Raises
         ------
-        DrexcacheError : another column is missing, no prediction at all, one that is not a finite number, or an image
-            that one run predicts twice.
+        DrexcacheError : another column is missing, there are no predictions, one is not a finite number, or a run
+            predicts an image twice.
         """
         missing = [name for name in TYPES if name not in frame and name not in DEFAULTS]
         if missing:
@@ -113,7 +113,7 @@ class Predictions:
         return cls(_runs(frame, "the predictions"))
 
     def to_csv(self, path: str | Path) -> None:
-        """Write one line per prediction, numbers with every digit."""
+        """Write one line per prediction; numbers keep every digit."""
         arms = list(dict.fromkeys(arm for run in self.runs for arm in run.attention))
         records: list[tuple] = []
         for run in self.runs:
@@ -127,21 +127,20 @@ class Predictions:
 
     @classmethod
     def read_csv(cls, path: str | Path) -> Predictions:
-        """The predictions that `to_csv` wrote.
+        """Read predictions that `to_csv` wrote.
 
         Raises
         ------
-        DrexcacheError : no such file, a missing column, no prediction at all, a cell that is not a number, or
-            an image that one run predicts twice.
+        DrexcacheError : no such file, a missing column, no predictions, a cell that is not a number, or a run that
+            predicts an image twice.
         """
-        needed = {
-            name: kind for name, kind in TYPES.items() if name != "target"
-        }  # which earlier versions did not write
+        # earlier versions did not write "target"
+        needed = {name: kind for name, kind in TYPES.items() if name != "target"}
         return cls(_runs(read_records(path, needed, {ATTENTION + "*": float}), str(path)))
 
 
 def predictions_beside(scores: str | Path) -> Path:
-    """Where the predictions behind a file of scores lie.
+    """The file with the predictions behind a file of scores.
 
     >>> predictions_beside("results/scores.csv").as_posix()
     'results/scores-predictions.csv'
@@ -150,7 +149,7 @@ def predictions_beside(scores: str | Path) -> Path:
 
 
 def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
-    """The runs that the lines of each key make."""
+    """Group the lines into runs."""
     if frame.empty:
         raise DrexcacheError(f"{where}: holds no predictions")
     frame = frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})

@@ -1,4 +1,4 @@
-"""From predictions to scores: every metric of every run with its interval."""
+"""Computing scores from predictions: every metric of every run with its interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from drexcache.scores import NOTE_ENDS, Score, ScoreTable, number, train_to_test
 from drexcache.studies.evaluation.folds import hash_folds
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
-ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings were given on different scales
-CALIBRATION_SEED = 1953  # of the halves; any number that no one uses for folds
+ACROSS = ("cross", "leave-one-out")  # the kinds whose train and test ratings are on different scales
+CALIBRATION_SEED = 1953  # of the halves; any number that nobody uses for folds
 FEW_GROUPS = 10
-FAR = 0.1  # share of the range by which a prediction may leave it before a note says so
+FAR = 0.1  # how far outside the range, as a share of it, a prediction may be before a note reports it
 
 
 def score(
@@ -27,19 +27,18 @@ def score(
     notes: Mapping[tuple[str, ...], Sequence[str]] | None = None,
     noise: Mapping[str, float | None] | None = None,
 ) -> ScoreTable:
-    """Every metric of every run, with its 95% interval.
+    """Compute every metric of every run, with its 95% interval.
 
-    Errors across datasets are given twice: raw, and after a linear calibration (see `calibrated`).
-    Correlations do not depend on a linear calibration and are given once. A regressor whose predictions are
-    constant in every fold has no correlation, although the folds' constants differ (and would correlate
-    negatively with the ratings, because leaving out high ratings lowers the mean of the rest).
+    Errors across datasets are given twice: raw, and after linear calibration (see `calibrated`). Correlations do
+    not change under linear calibration and are given once. A regressor whose predictions are constant within every
+    fold has no correlation, even if the constants differ (they would correlate negatively with the ratings, because
+    leaving out high ratings lowers the mean of the rest).
 
-    Runs with groups get a score for all images and one for each group of 3 images or more. With 10 groups or
-    more, the pooled interval is a bootstrap over groups; with fewer it is over images, and a note says so.
+    Runs with groups get a score for all images and one for each group of 3 or more images. With 10 or more groups,
+    the pooled interval is a bootstrap over groups; with fewer it is over images, and a note says so.
 
     notes : cell (kind, train, test), or regressor and cell, -> notes for its rows.
-    noise : test set -> variance of the errors of rating; rows of Pearson's r then have their noise ceiling, see
-    `noise_ceiling`.
+    noise : test set -> variance of the rating errors; rows of Pearson's r then get a noise ceiling (`noise_ceiling`).
     """
     rows: list[Score] = []
     for run in predictions.runs:
@@ -52,9 +51,9 @@ def score(
 def noise_ceiling(rated: Floats, noise: float | None) -> float | None:
     """The highest Pearson's r that predictions of these ratings can be expected to reach.
 
-    It is the root of their reliability, 1 - noise / variance: the errors of rating, of variance ``noise``, are
-    nothing that an image could tell. Images that differ less than others have the lower ceiling. None where the
-    noise is not known, or as large as the differences.
+    This is the square root of their reliability, 1 - noise / variance, because rating errors, whose variance is
+    ``noise``, cannot be predicted from an image. The less the ratings of images differ, the lower the ceiling. None if
+    the noise is unknown or not below the variance.
 
     >>> rated = np.linspace(0, 1, 50)
     >>> round(noise_ceiling(rated, 0.19 * np.var(rated, ddof=1)), 6)
@@ -67,12 +66,11 @@ def noise_ceiling(rated: Floats, noise: float | None) -> float | None:
 
 
 def calibrated(run: Run) -> Floats:
-    """Predictions (n,) after the least-squares line of rated on predicted, by cross-fitting.
+    """Predictions (n,) calibrated by the least-squares line of rated on predicted, with cross-fitting.
 
-    The images are halved by hash; each half is mapped by the line fitted on the other half, so that no image
-    is scored by a line that has seen its rating. What remains is the error of a user who rates half as many
-    images of the new dataset to learn its scale; the interval does not cover the uncertainty of the line
-    itself.
+    The images are halved by hash, and each half is mapped by the line fitted on the other half, so that no image is
+    scored by a line that has seen its rating. The remaining error is that of a user who rates half as many images of
+    the new dataset to learn its scale; the interval does not include the uncertainty of the line.
     """
     half = hash_folds(run.ids, 2, CALIBRATION_SEED)
     out = np.empty(len(run.ids))
@@ -85,7 +83,7 @@ def calibrated(run: Run) -> Floats:
 
 
 def _scores(run: Run, note: str, noise: float | None) -> list[Score]:
-    """All rows of one run."""
+    """All score rows of one run."""
     variants = [(False, run.predicted, list(METRICS))]
     if run.kind in ACROSS:
         variants.append((True, calibrated(run), [metric for metric in METRICS if metric not in CORRELATIONS]))
@@ -111,7 +109,7 @@ def _scores(run: Run, note: str, noise: float | None) -> list[Score]:
 
 
 def _subsets(run: Run) -> dict[str, NDArray[np.intp]]:
-    """Name -> positions: "" for all images, and each of several groups that has 3 images or more."""
+    """Group -> row numbers: "" for all images, and each group of 3 or more images if there are several groups."""
     subsets = {"": np.arange(len(run.ids))}
     groups = np.asarray(run.group, dtype=str)
     names = np.unique(groups).tolist()
@@ -123,14 +121,14 @@ def _subsets(run: Run) -> dict[str, NDArray[np.intp]]:
 
 
 def constant_in_folds(run: Run) -> bool:
-    """Whether the predictions of every fold (of two images or more) are one number, up to rounding."""
+    """Whether the predictions are constant, up to rounding, within every fold of two or more images."""
     parts = [run.predicted[run.fold == k] for k in np.unique(run.fold)]
     parts = [part for part in parts if len(part) > 1]
     return bool(parts) and all(np.ptp(part) <= 1e-12 * np.abs(part).max() for part in parts)
 
 
 def _group_notes(run: Run) -> list[str]:
-    """What to know about the groups of a run."""
+    """Caveats about the groups of a run."""
     counts = Counter(sorted(run.group))
     if len(counts) < 2:
         return []
@@ -150,9 +148,9 @@ def _group_notes(run: Run) -> list[str]:
 
 
 def outside_the_range(runs: Sequence[Run], test: FeatureMatrix) -> list[str]:
-    """A note on predictions more than a tenth of the range of the ratings outside of it, the farthest first.
+    """A note on predictions outside the ratings' range by more than a tenth of it, farthest first.
 
-    runs : of one regressor in one cell; of several, an image's farthest prediction counts.
+    runs : of one regressor in one cell; if there are several, an image's farthest prediction counts.
     """
     farthest: dict[str, float] = {}
     for run in runs:

@@ -40,7 +40,7 @@ enum { ROWS = 16 }; /* rows of weights at a time, so that gradient, moments and 
 /* e**x as 2**n * e**f with |f| <= ln 2 / 2; relative error at most 2e-7. */
 INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = x * 1.44269504f + 12582912.0f; /* + 1.5 * 2**23: the integer nearest to x / ln 2 is now in the last bits */
+    float n = x * 1.44269504f + 12582912.0f; /* + 1.5 * 2**23 puts the integer nearest to x / ln 2 in the last bits */
     uint32_t bits;
     memcpy(&bits, &n, 4);
     n -= 12582912.0f;
