@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, a line a minute elsewhere."""
+"""Progress: a bar on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MINUTE = 60.0  # seconds between two lines of a log
-LATELY = 64  # steps, or groups of steps, whose pace is that of the steps to come
+LATELY = 64  # latest steps, or groups of steps, from which the pace is estimated
 
 Show = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what is being done."""
+"""Called with steps done, total steps, and what is being done."""
 
 
 @contextmanager
 def step_bar(name: str, unit: str) -> Iterator[Show]:
-    """A callback (steps done, steps in all, what comes next) that draws a bar on stderr, or writes lines to a log.
+    """A context with a callback (steps done, total steps, what comes next) that draws a bar on stderr, or logs lines.
 
-    A log gets a line a minute even while one step takes longer, so that a person sees that the work goes on.
+    A log gets a line a minute even if a step takes longer, to show that the work continues.
     """
     if sys.stderr.isatty():
         with _bar(name, unit) as show:
@@ -42,9 +42,9 @@ def step_bar(name: str, unit: str) -> Iterator[Show]:
 
 
 class Pace:
-    """Where the work stands, and how long the rest takes at the pace of the latest steps.
+    """The state of the work, and the remaining time at the pace of the latest steps.
 
-    What came before the first step that was noted, such as loading weights, says nothing about the steps to come.
+    The time before the first noted step, such as loading weights, is not part of the pace.
 
     >>> pace = Pace("training", started=0)
     >>> pace.note(300, 0, 120, "svr, art → maps")
@@ -59,13 +59,13 @@ class Pace:
         self.steps: deque[tuple[float, int]] = deque(maxlen=LATELY)  # when, and how many were done by then
 
     def note(self, now: float, done: int, total: int, label: str) -> None:
-        """So many steps are done."""
+        """Record that so many steps are done."""
         self.total, self.label = total, label
         if not self.steps or done > self.steps[-1][1]:
             self.steps.append((now, done))
 
     def line(self, now: float) -> str:
-        """For people."""
+        """The progress as a line of text."""
         minutes = round((now - self.started) / 60)
         gone = f"{minutes} minute{'s' if minutes != 1 else ''} gone"
         if not self.total:
@@ -87,7 +87,7 @@ def _bar(name: str, unit: str) -> Iterator[Show]:
     with tqdm(desc=name, unit=unit, dynamic_ncols=True, leave=False, bar_format=form) as bar:
 
         def show(done: int, total: int, label: str) -> None:
-            if bar.total != total:  # the work begins: what came before says nothing about its pace
+            if bar.total != total:  # the work begins now: restart the clock
                 bar.reset(total)
                 bar.initial = bar.n = bar.last_print_n = done
             bar.set_postfix_str(label, refresh=False)

@@ -1,4 +1,4 @@
-"""A frozen timm backbone and its taps on a device: prepared images in, one vector per image out."""
+"""A frozen timm backbone with its taps on a device: turns each prepared image into a vector."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Backbone:
 
     Attributes
     ----------
-    block : the definition. dims : length of each tap's vector. batch : images per forward pass at most.
-    tapped : the model with its taps. run : what computes it, ``tapped`` itself or what an engine made of it.
-    mode : the engine's name. whole_batches : whether ``run`` takes nothing but full batches.
+    block : the definition. dims : length of each tap's vector. batch : images per forward pass, at most.
+    tapped : the model with its taps. run : the callable that computes it, ``tapped`` or an engine's version of it.
+    mode : the engine's name. whole_batches : whether ``run`` takes only full batches.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Backbone:
         self.where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.batch = batch or BATCH.get(device.type, 8)
         if device.type == "cuda" and block.precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False  # else cuDNN's convolutions keep 10 bits of fp32's 23
+            torch.backends.cudnn.allow_tf32 = False  # otherwise cuDNN's convolutions keep only 10 of fp32's 23 bits
         model.eval().requires_grad_(False).to(device=device, dtype=DTYPES[block.precision])
         self.tapped = TappedBackbone(model.to(memory_format=torch.channels_last), block).eval()
         self.dims = self.tapped.dims
@@ -49,7 +49,7 @@ class Backbone:
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def get_ready(self, images: int) -> None:
-        """Have the engine chosen, by the first number of images above 0."""
+        """Choose the engine at the first call with a number of images above 0."""
         if self._choose_engine is not None and images:
             choose, self._choose_engine = self._choose_engine, None
             choose(self, images)
@@ -61,7 +61,7 @@ class Backbone:
     def __call__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """Features float32 (B, d), on the device, of B images' pixels (3, H, W).
 
-        What a GPU's memory does not hold is done in halves, from then on.
+        If a GPU runs out of memory, the batch size is halved from then on.
 
         Raises
         ------
@@ -84,8 +84,8 @@ class Backbone:
     def _on_device(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """The images as one batch (B, 3, H, W) on the device.
 
-        On CUDA it is copied from pinned memory on a stream of its own, while the batch before is computed; uint8 pixels
-        travel as they are, a quarter of their bytes as floats.
+        On CUDA it is copied from pinned memory on a separate stream, while the previous batch is computed; uint8 pixels
+        are copied as such, which is a quarter of their size as floats.
         """
         if self._copying is None:
             return torch.stack(list(images)).to(self.device)
@@ -95,7 +95,7 @@ class Backbone:
             batch = pinned.to(self.device, non_blocking=True)
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(self._copying)
-        batch.record_stream(computing)  # its memory is not used again before the computation has read it
+        batch.record_stream(computing)  # keeps its memory from being reused before the computation has read it
         return batch
 
     @torch.inference_mode()
@@ -104,26 +104,26 @@ class Backbone:
         x = x.to(dtype=DTYPES[self.block.precision], memory_format=torch.channels_last)  # (B, 3, H, W)
         if not self.whole_batches:
             return self.run(x)
-        # One shape, one compilation: a batch that is not full is filled up with zeros, whose features are dropped.
+        # one shape needs one compilation: a short batch is padded with zeros, whose features are dropped
         filled = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - len(x)))
         filled = filled.contiguous(memory_format=torch.channels_last)
-        return self.run(filled)[: len(x)].clone()  # the next run of a CUDA graph writes over its output
+        return self.run(filled)[: len(x)].clone()  # the next run of a CUDA graph overwrites its output
 
 
 # --- taps ---------------------------------------------------------------------------------------------------
 
 
 class TappedBackbone(nn.Module):
-    """Normalised pixels (B, 3, H, W) to features float32 (B, d), the taps' vectors side by side.
+    """A module from normalised pixels (B, 3, H, W) to features float32 (B, d), the taps' vectors concatenated.
 
     ``dims`` : length of each tap's vector. The taps are forward hooks, so that any module of any timm model can be
-    tapped, and they are inside this module's forward, so that the whole of it can be compiled. A hook pools at once:
-    the layer behind may change the very same tensor in place.
+    tapped, and they run inside this module's forward, so that all of it can be compiled. A hook pools immediately,
+    because the next layer may change the same tensor in place.
 
     Raises
     ------
-    DrexcacheError : a size that the model's patches do not divide, a layer that the model does not have or does not
-        run, a pooling that does not fit it, or another length of its vector than the recipe says.
+    DrexcacheError : a size that is not a multiple of the patches, a layer that the model does not have or does not
+        run, a pooling that does not fit it, or a vector whose length is not the recipe's.
     """
 
     def __init__(self, model: nn.Module, block: Block) -> None:
@@ -165,7 +165,7 @@ class TappedBackbone(nn.Module):
         return tuple(vector.shape[1] for vector in vectors)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features float32 (B, d); with ``flip``, the mean of the images' and their mirror images'."""
+        """Features float32 (B, d); with ``flip``, averaged over each image and its mirror image."""
         vectors = torch.cat(self._pooled(x), dim=1)
         if self.block.flip:
             vectors = (vectors + torch.cat(self._pooled(x.flip(3)), dim=1)) / 2
@@ -185,13 +185,14 @@ class TappedBackbone(nn.Module):
 
 
 def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
-    """A layer's output, tokens (B, T, C) with ``prefix`` class and register tokens or maps (B, C, H, W), as vectors.
+    """Pool a layer's output to vectors (B, C).
 
-    ``gem`` is the generalised mean with p = 3 (Radenovic et al. 2018); ``grid2`` the means of a 2x2 grid, flattened.
+    x : tokens (B, T, C), of which the first ``prefix`` are class and register tokens, or maps (B, C, H, W).
+    ``gem`` is the generalised mean with p = 3 (Radenovic et al. 2018); ``grid2`` the means over a 2x2 grid, flattened.
 
     Raises
     ------
-    DrexcacheError : a pooling that this kind of output does not have.
+    DrexcacheError : the pooling does not fit this kind of output.
     """
     if x.ndim == 3:
         patches = x[:, prefix:]
@@ -211,7 +212,7 @@ def pool(x: torch.Tensor, tap: Tap, prefix: int) -> torch.Tensor:
 
 
 _OF_MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # (B, C, H, W) -> (B, C)
-    "mean": lambda x: x.mean(3).sum(2) / x.shape[2],  # OpenVINO adds up a whole map one by one, and loses two decimals
+    "mean": lambda x: x.mean(3).sum(2) / x.shape[2],  # OpenVINO sums a whole map sequentially and loses two decimals
     "std": lambda x: x.flatten(2).std(2),
     "max": lambda x: x.flatten(2).amax(2),
     "gem": lambda x: x.flatten(2).clamp(min=1e-6).pow(3).mean(2).pow(1 / 3),
@@ -224,7 +225,7 @@ def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
 
 
 def _refuse_cut_patches(model: nn.Module, block: Block) -> None:
-    """Raise where the last rows or columns of pixels would fill no patch, and so silently be left out."""
+    """Raise if the last rows or columns of pixels would not fill a patch and would be silently ignored."""
     embed = getattr(model, "patch_embed", None)
     sides = getattr(embed, "patch_size", None)
     if sides is None or getattr(embed, "dynamic_img_pad", False):

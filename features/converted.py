@@ -1,7 +1,8 @@
-"""Backbones converted to OpenVINO's form: how they are made, checked, kept on the disk and run.
+"""Backbones converted to OpenVINO's format: converting, checking, storing and running them.
 
-A kept file is named by all that changes it: the weights' file, the block's definition and the versions of what traces
-and converts. Its first line is JSON with the checksum of the rest: a file that is cut short or damaged is not used.
+A stored file is named after everything that affects it: the file of weights, the block's definition and the versions of
+the packages that trace and convert it. Its first line is JSON with a checksum of the rest, so that a truncated or
+damaged file is not used.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from drexcache.features.backbone import Backbone
 from drexcache.files import write_file
 from drexcache.recipes import NUMERICS, Block, fingerprint_of
 
-OLDEST = (2026, 4)  # version of OpenVINO
-AGREES = 1e-4  # how far the converted backbone may be from torch's on noise, as a share of the largest feature
+OLDEST = (2026, 4)  # supported version of OpenVINO
+AGREES = 1e-4  # largest difference between converted backbone and torch on noise, as a share of the largest feature
 PACKAGES = ("drexcache", "openvino", "timm", "torch")
 
 
@@ -39,14 +40,14 @@ def why_not(precision: str) -> str:
         able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except (PackageNotFoundError, ImportError):
         return "OpenVINO is not installed; run: pip install 'drexcache[openvino]'"
-    except Exception as error:  # a damaged installation, or a processor that it does not know
+    except Exception as error:  # a damaged installation, or an unsupported processor
         return f"OpenVINO does not run here ({error})"
     return "" if precision == "fp32" or "BF16" in able else "this processor has no arithmetic for bf16"
 
 
 @lru_cache(maxsize=1)
 def library() -> Any:
-    """The module openvino, without the package by which it reports its use over the network."""
+    """The module openvino, imported without its telemetry package."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -55,17 +56,17 @@ def library() -> Any:
 
 @lru_cache(maxsize=1)
 def core() -> Any:
-    """OpenVINO's entry, made once."""
+    """OpenVINO's Core object, created once."""
     return library().Core()
 
 
 def convert(backbone: Backbone) -> Any:
-    """The model, from normalised pixels float32 (B, 3, H, W) to features: traced with its taps.
+    """Trace the model with its taps, from normalised pixels float32 (B, 3, H, W) to features.
 
-    Normalisation stays outside: folded into the first layer's weights it cost a decimal of precision.
+    Normalisation stays outside, because folding it into the first layer's weights cost a decimal of precision.
     """
     size = backbone.block.size
-    with warnings.catch_warnings():  # of the tracer, about constants: see refuse_other_numbers
+    with warnings.catch_warnings():  # the tracer warns about constants, which refuse_other_numbers checks
         warnings.simplefilter("ignore")
         model = library().convert_model(backbone.tapped, example_input=torch.zeros(1, 3, *size))
     model.reshape([-1, 3, *size])
@@ -73,7 +74,7 @@ def convert(backbone: Backbone) -> Any:
 
 
 def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
-    """Raise ValueError unless model and backbone say the same, to rounding, of two images of noise."""
+    """Raise ValueError unless model and backbone agree, up to rounding, on two images of noise."""
     noise = torch.randn(2, 3, *backbone.block.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = backbone.tapped(noise).numpy()
@@ -85,9 +86,9 @@ def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a model: how many images a call, and OpenVINO's hint.
+    """One way to run a model: the images per call, and OpenVINO's hint.
 
-    "LATENCY" puts all cores on one call, "THROUGHPUT" has several calls side by side.
+    "LATENCY" uses all cores for one call, "THROUGHPUT" runs several calls in parallel.
     """
 
     images: int
@@ -98,7 +99,7 @@ class Way:
 
 
 class Runner:
-    """A model compiled for one way of running it. Its threads sleep while they wait, and may change cores."""
+    """A model compiled for one way of running it. Its threads sleep while waiting and are not pinned to cores."""
 
     def __init__(self, model: Any, way: Way, precision: str) -> None:
         self._images = way.images
@@ -108,7 +109,7 @@ class Runner:
             "PERFORMANCE_HINT": way.hint,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,  # else several processes, such as Ray's, share the same cores
+            "ENABLE_CPU_PINNING": False,  # otherwise several processes, such as Ray's, would share the same cores
         }
         compiled = core().compile_model(fixed, "CPU", options)
         self._dim = compiled.output(0).shape[1]
@@ -120,7 +121,7 @@ class Runner:
         found = np.empty((len(pixels), self._dim), np.float32)
         for start in range(0, len(pixels), self._images):
             part = pixels[start : start + self._images]
-            if len(part) < self._images:  # filled up with zeros, whose features are dropped
+            if len(part) < self._images:  # pad with zeros, whose features are dropped
                 part = np.concatenate([part, np.zeros_like(part[:1]).repeat(self._images - len(part), axis=0)])
             self._queue.start_async({0: part}, found[start : start + self._images])
         self._queue.wait_all()
@@ -136,7 +137,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Kept:
-    """A converted model as it stands on the disk, and what is known of its backbone."""
+    """A converted model as stored on the disk, with the metadata of its backbone."""
 
     dims: tuple[int, ...]
     weights_sha256: str
@@ -145,13 +146,13 @@ class Kept:
     constants: bytes
 
     def model(self) -> Any:
-        """The model."""
+        """The OpenVINO model."""
         constants = library().Tensor(np.frombuffer(self.constants, np.uint8).copy())  # aligned
         return core().read_model(self.graph, constants)
 
 
 def kept_path(block: Block, weights_file: str) -> Path:
-    """Where the block's converted model is kept: in $XDG_CACHE_HOME or ~/.cache, under drexcache/openvino."""
+    """The file of the block's converted model, in drexcache/openvino under $XDG_CACHE_HOME or ~/.cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drexcache" / "openvino"
     changed_by = {key: value for key, value in block.spec().items() if key not in ("precision", "alpha", "exif")}
     versions = {package: version(package) for package in PACKAGES}
@@ -160,11 +161,11 @@ def kept_path(block: Block, weights_file: str) -> Path:
 
 
 def write_kept(path: Path, model: Any, backbone: Backbone) -> None:
-    """Keep the model, whole or not at all.
+    """Store the model, completely or not at all.
 
     Raises
     ------
-    DrexcacheError : it cannot be written.
+    DrexcacheError : the file cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.xml"
@@ -178,7 +179,7 @@ def write_kept(path: Path, model: Any, backbone: Backbone) -> None:
 
 
 def read_kept(path: Path) -> Kept | None:
-    """What `write_kept` wrote; None where there is nothing, or nothing whole."""
+    """Read what `write_kept` wrote; None if the file is missing or damaged."""
     try:
         first, _, rest = path.read_bytes().partition(b"\n")
         about = json.loads(first)

@@ -1,4 +1,4 @@
-"""What runs a backbone: torch as it is ("eager"), or, on CUDA, compiled by torch into CUDA graphs ("compiled")."""
+"""The engines that run a backbone: plain torch ("eager") or, on CUDA, torch.compile with CUDA graphs ("compiled")."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # malloc.h
 
 @dataclass(frozen=True)
 class Engines:
-    """Chooses a backbone's engine once it is known how many images there are; says what was chosen, and why.
+    """Chooses a backbone's engine once the number of images is known, and reports the choice and the reason.
 
-    compile : on CUDA, "always", "never" or, with "auto", from WORTH_COMPILING images on. Nothing is compiled elsewhere:
-        on a CPU it takes half a minute and the result is slower than eager.
+    compile : on CUDA, "always", "never" or, with "auto", for WORTH_COMPILING images or more. Nothing is compiled on
+        other devices: on a CPU it takes half a minute and the result is slower than eager.
     """
 
     compile: str = "auto"
@@ -31,7 +31,7 @@ class Engines:
 
         Raises
         ------
-        DrexcacheError : "always" where compiling is not possible; the message says why.
+        DrexcacheError : "always" although compiling is not possible (says why).
         """
         name = backbone.block.name
         if backbone.device.type != "cuda":
@@ -50,14 +50,14 @@ class Engines:
 
 
 def _why_no_compiler() -> str:
-    """Why nothing can be compiled here, or ""."""
+    """The reason why nothing can be compiled here, or ""."""
     from torch.utils._triton import has_triton
 
     return "" if has_triton() else "Triton is not installed"
 
 
 def _try_to_compile(backbone: Backbone) -> str:
-    """Compile and run one full batch; why that did not work, or ""."""
+    """Compile and run one full batch; returns the reason if that failed, else ""."""
     pixels = torch.zeros(backbone.batch, 3, *backbone.block.size, dtype=torch.uint8)
     try:
         backbone.run = torch.compile(backbone.tapped, dynamic=False, fullgraph=True, mode="reduce-overhead")
@@ -65,14 +65,14 @@ def _try_to_compile(backbone: Backbone) -> str:
         backbone(pixels).cpu()
     except DrexcacheError:
         raise
-    except Exception as error:  # whatever a compiler stumbles over, the eager model works
+    except Exception as error:  # whatever the compiler fails on, the eager model works
         backbone.run, backbone.mode, backbone.whole_batches = backbone.tapped, "eager", False
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return ""
 
 
 def _try_anew(backbone: Backbone) -> str:
-    """As above, without torch's cache of compiled code: a process killed while it compiled left a file cut short."""
+    """As above with a fresh cache of compiled code: a process killed while compiling may have left a truncated file."""
     from torch._inductor.utils import fresh_cache
 
     with fresh_cache():
@@ -80,14 +80,14 @@ def _try_anew(backbone: Backbone) -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, up to its peak, instead of handing it back at once.
+    """Let this process keep the memory it frees, up to its peak, instead of returning it at once.
 
-    A convolutional network frees and takes hundreds of megabytes per batch. glibc returns blocks of that size to the
-    system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
-    (benchmarks/results/allocator.txt). Returns whether the C library took the advice; others than glibc are left alone.
+    A convolutional network frees and allocates hundreds of megabytes per batch. glibc returns blocks of that size to
+    the system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
+    (benchmarks/results/allocator.txt). Returns whether the C library accepted it; only glibc is changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # no glibc: macOS, Windows, musl
+    except (OSError, TypeError, AttributeError):  # not glibc: macOS, Windows, musl
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))

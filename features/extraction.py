@@ -1,6 +1,6 @@
-"""Fills a cache: takes over the rows that are there, computes what is missing, and publishes the finished file.
+"""Filling a cache: takes over existing rows, computes what is missing, and publishes the finished file.
 
-What computes the blocks comes in from outside, as a loader of extractors: `drexcache.features.loading` has the one
+The extractors that compute the blocks come from a loader that is passed in; `drexcache.features.loading` has the one
 that makes them from a recipe.
 """
 
@@ -18,7 +18,7 @@ from drexcache.datasets import ImageTable
 from drexcache.features import planning
 from drexcache.features.pipeline import Extractor, Job, compute_rows, default_workers
 
-Loader = Callable[[frozenset[str]], Mapping[str, Extractor]]  # told the blocks that the cache already has
+Loader = Callable[[frozenset[str]], Mapping[str, Extractor]]  # called with the names of blocks already in the cache
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Summary:
 
     Attributes
     ----------
-    images, computed, reused : counts. seconds : of the whole run; failures : id -> why an image could not be read.
+    images, computed, reused : counts. seconds : of the whole run. failures : id -> why an image could not be read.
     computing : seconds from the first image read to the last row written.
-    shares : share of that time spent waiting for decoded images ("decode"), in the models ("model") and writing
-        ("write"). bytes : the cache's size.
+    shares : how that time divides into waiting for decoded images ("decode"), models ("model") and writing
+        ("write"). bytes : size of the cache.
     """
 
     path: Path
@@ -49,9 +49,9 @@ def fill_cache(
     store: str = "float32", prune: bool = False, also: Sequence[str | Path] = (),
     rehash: bool = False, say: Callable[[str], None],
 ) -> Summary:  # fmt: skip
-    """Fill the cache ``out`` with every extractor's features of every image in the table, and count what was done.
+    """Fill the cache ``out`` with every extractor's features of every image in the table.
 
-    load : gives block name -> extractor; called once the cache is ours to write.
+    load : returns block name -> extractor; called once the cache is locked for writing.
     The other parameters, and the errors raised, are those of `extract`.
     """
     started = time.monotonic()
@@ -78,7 +78,7 @@ def fill_cache(
 def _fill(
     job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, rehash: bool
 ) -> tuple[int, FeatureCache]:
-    """The number of images computed, and the finished cache."""
+    """Compute and write what is missing; returns the number of images computed, and the finished cache."""
     files = planning.current_files(job.table, sources, rehash)
     missing = planning.missing_rows(job.table, wanted, sources, files[0])
     for name, extractor in job.extractors.items():

@@ -1,4 +1,4 @@
-"""What computes each block of a recipe, on which device and with which weights; and `extract`, which has it done."""
+"""Loading the extractors of a recipe, with their weights and device; and `extract`, which runs them."""
 
 from __future__ import annotations
 
@@ -55,29 +55,29 @@ def extract(
 ) -> Summary:
     """Fill the cache ``out`` with the recipe's features of every image in the table.
 
-    Rows that the cache, or an interrupted run, already holds are kept: only missing or changed images and missing
-    blocks are computed. An image that cannot be read is a row marked as failed; the next run tries it again.
+    Rows that the cache, or an interrupted run, already has are kept: only missing or changed images and missing blocks
+    are computed. An image that cannot be read becomes a row marked as failed, which the next run tries again.
 
     Parameters
     ----------
-    weights : "hub", "packaged", "random" (for tests) or a path; default: what the recipe says.
+    weights : "hub", "packaged", "random" (for tests) or a path; default: the recipe's.
     device : "auto" (CUDA, then MPS, then CPU) or a torch device.
     batch_size, workers : images per forward pass (default: 8 on a CPU, 64 on a GPU); decoding threads (default: one
         per core, at most 16).
     store : "float32" or "float16", the dtype on disk.
     compile : compile the backbones on CUDA "always", "never", or, with "auto", for 20,000 images and more.
-    engine_cpu : what runs backbones on a CPU: "torch", "openvino", or, with "auto", what the environment variable
-        DREXCACHE_ENGINE_CPU says, else OpenVINO where it is installed.
+    engine_cpu : the engine on a CPU: "torch", "openvino", or "auto", which follows the environment variable
+        DREXCACHE_ENGINE_CPU or else uses OpenVINO if it is installed.
     prune : drop rows whose image is no longer in the table; without it they are an error.
-    also : other caches, such as shards, whose rows are taken over where image, recipe and weights agree.
-    rehash : read every file again, also those whose size, times and inode are as they were.
-    backbones : what `load_extractors` gave for the same recipe, weights, device and batch size, to be used again.
-    say : receives one line for each thing a user should know.
+    also : other caches, such as shards, whose rows are copied if image, recipe and weights agree.
+    rehash : read every file again, even if its size, times and inode are unchanged.
+    backbones : reuse what `load_extractors` returned for the same recipe, weights, device and batch size.
+    say : called with a line for everything that a user should know.
 
     Raises
     ------
-    DrexcacheError : unreachable weights, another recipe under the same block name, removed images, a cache that
-        somebody else is writing, no space. What was committed stays.
+    DrexcacheError : unreachable weights, another recipe under the same block name, removed images, a cache that another
+        process is writing, or no space. Committed rows are kept.
     """
     if compile not in COMPILE:
         raise DrexcacheError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
@@ -109,7 +109,7 @@ def extract(
 
 
 def check_reach(blocks: Sequence[Block], source: str) -> None:
-    """Raise DrexcacheError if any block's weights cannot be had, before the first are loaded."""
+    """Raise DrexcacheError if any block's weights are out of reach, before the first are loaded."""
     for block in blocks:
         if block.backbone == IMPORTED:
             raise DrexcacheError(
@@ -126,16 +126,16 @@ def load_extractors(
     known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto", engine_cpu: str = "auto",
     keep: bool = True,
 ) -> dict[str, Extractor]:  # fmt: skip
-    """Block name -> what computes it. Says which weights, and, for blocks that are not ``known``, their licence.
+    """Block name -> its extractor. Reports the weights and, for blocks that are not ``known``, their licence.
 
-    keep : whether models that are converted for OpenVINO are kept on the disk.
+    keep : whether to store models converted for OpenVINO on the disk.
     """
-    if device.type == "cpu" and not all(block.is_classic for block in blocks):  # the cues take little, and give it back
+    if device.type == "cpu" and not all(block.is_classic for block in blocks):  # cues need little memory
         keep_freed_memory()
     found: dict[str, Extractor] = {}
     for given in blocks:
         if given.is_classic:
-            from drexcache.features.cues import Cues  # and with it SciPy, which a backbone does not need
+            from drexcache.features.cues import Cues  # imports SciPy, which a backbone does not need
 
             found[given.name] = Cues(given)
             continue
@@ -159,7 +159,7 @@ def load_extractors(
 
 
 def bf16_is_slow(device: torch.device) -> bool:
-    """Whether bf16 is emulated there, and so many times slower than fp32: a CPU without AVX-512 or its like."""
+    """Whether bf16 is emulated, and so much slower than fp32, as on a CPU without AVX-512 or similar."""
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -167,7 +167,7 @@ def load_backbone(
     block: Block, source: str, device: torch.device, *, batch: int | None = None, compile: str = "auto",
     say: Callable[[str], None] = _stderr,
 ) -> Backbone:  # fmt: skip
-    """One block's backbone with its weights, on the device; errors as in `load_weights` and `Backbone`."""
+    """One block's backbone with its weights on the device; raises as `load_weights` and `Backbone` do."""
     block = with_own_normalisation(block)
     model = build_model(block)
     weights = load_weights(model, block.backbone, block.tag, source)
@@ -180,11 +180,11 @@ def load_backbone(
 def _on_openvino(
     block: Block, source: str, engine_cpu: str, *, batch: int | None, say: Callable[[str], None], keep: bool
 ) -> OpenVinoBackbone | None:
-    """The block's backbone on OpenVINO, or None where torch is to run it.
+    """The block's backbone on OpenVINO, or None if torch should run it.
 
     Raises
     ------
-    DrexcacheError : OpenVINO is asked for and cannot be used.
+    DrexcacheError : OpenVINO was requested but cannot be used.
     """
     engine = os.environ.get("DREXCACHE_ENGINE_CPU", "auto") if engine_cpu == "auto" else engine_cpu
     if engine == "torch":

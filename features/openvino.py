@@ -1,4 +1,4 @@
-"""Backbones run by OpenVINO on a CPU: as torch computes them, converted once, and run the way that is fastest here."""
+"""Running backbones with OpenVINO on a CPU: converted once, with torch's results, in the way that is fastest here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from drexcache.features.pixels import normalise, to_pixels
 from drexcache.files import write_file
 from drexcache.recipes import Block
 
-ROUNDS = 2  # how often each way of running is timed; the best time counts
+ROUNDS = 2  # times that each way of running is timed; the best counts
 
 
 class OpenVinoBackbone:
     """One block's frozen model, run by OpenVINO; an `Extractor` of the pipeline.
 
-    weights_file : the hash of the file of weights, or words that stand for the weights' values.
-    load : gives a block's torch backbone, which is needed where no converted model is on the disk.
-    forced : whether a backbone that cannot be converted is an error, instead of being run by torch.
-    keep : whether the converted model is written to the disk.
+    weights_file : the hash of the file of weights, or a phrase that identifies them.
+    load : returns a block's torch backbone, needed if no converted model is on the disk.
+    forced : whether a backbone that cannot be converted is an error, rather than run by torch.
+    keep : whether to write the converted model to the disk.
     """
 
     where, mode = "cpu", "openvino"
@@ -53,18 +53,18 @@ class OpenVinoBackbone:
         self._tuner: Tuner | None = None
 
     def get_ready(self, images: int) -> None:
-        """Read or convert the model, by the first number of images above 0.
+        """Read or convert the model at the first call with a number of images above 0.
 
         Raises
         ------
-        DrexcacheError : a backbone that OpenVINO cannot run, where it is forced.
+        DrexcacheError : OpenVINO is forced but cannot run the backbone.
         """
         if not images or self._tuner or self.mode == "eager":
             return
         started, name = time.monotonic(), self.block.name
         try:
             self._model = self._kept.model() if self._kept else self._converted()
-        except Exception as error:  # whatever the converter stumbles over, torch's model works
+        except Exception as error:  # whatever the converter fails on, torch's model works
             self._give_up((str(error).strip().splitlines() or [type(error).__name__])[0])
             return
         how = "read from the disk" if self._kept else "converted"
@@ -87,7 +87,7 @@ class OpenVinoBackbone:
         way = self._tuner.next_way()
         if way not in self._runners:
             self._runners[way] = Runner(self._model, way, self.block.precision)
-            self._runners[way](pixels[: way.images])  # the first run arranges the model's memory
+            self._runners[way](pixels[: way.images])  # the first run sets up the model's memory
         started = time.perf_counter()
         features = self._runners[way](pixels)
         if self._tuner.note(way, len(pixels), time.perf_counter() - started):
@@ -107,7 +107,7 @@ class OpenVinoBackbone:
         return model
 
     def _give_up(self, reason: str) -> None:
-        """Go on with torch and say so, or raise where OpenVINO is forced."""
+        """Continue with torch and say so, or raise if OpenVINO is forced."""
         name, backbone = self.block.name, self.block.backbone
         if self._forced:
             raise DrexcacheError(f"block {name}: OpenVINO cannot run {backbone} ({reason}); give --engine-cpu torch")
@@ -118,7 +118,7 @@ class OpenVinoBackbone:
 
 
 def ways(images: int, batch: int) -> list[Way]:
-    """The ways worth timing for so many images; one alone where there are too few to time several."""
+    """The ways worth timing for so many images; a single one if there are too few images to compare."""
     alone, together = Way(1, "LATENCY"), Way(batch, "LATENCY")
     apart, halves = Way(1, "THROUGHPUT"), Way(max(1, batch // 2), "THROUGHPUT")
     found = [alone, together] if torch.get_num_threads() == 1 else [alone, together, apart, halves]
@@ -127,23 +127,23 @@ def ways(images: int, batch: int) -> list[Way]:
 
 
 class Tuner:
-    """Times the ways in turns on the first real batches; ``ways`` is the fastest alone once that is known.
+    """Times the ways in turn on the first real batches; once the fastest is known, ``ways`` holds only that one.
 
-    path : where the fastest is remembered; what stands there is not timed again.
+    path : the file that stores the fastest way; if it exists, nothing is timed.
     """
 
     def __init__(self, candidates: Sequence[Way], batch: int, path: Path) -> None:
         self.ways, self._batch, self._path = list(candidates), batch, path
         self._seconds: dict[Way, list[float]] = {way: [] for way in self.ways}
-        with suppress(OSError, ValueError, TypeError):  # nothing remembered
+        with suppress(OSError, ValueError, TypeError):  # nothing stored yet
             self.ways = [Way(**json.loads(path.read_text()))]
 
     def next_way(self) -> Way:
-        """The way that the next batch is run."""
+        """The way to run the next batch."""
         return min(self.ways, key=lambda way: len(self._seconds.get(way, ())))
 
     def note(self, way: Way, images: int, seconds: float) -> bool:
-        """Take down a time; whether the fastest way is now known for the first time."""
+        """Record a time; returns whether the fastest way has just become known."""
         if len(self.ways) == 1 or images != self._batch:
             return False
         self._seconds[way].append(seconds / images)
@@ -154,6 +154,6 @@ class Tuner:
         return True
 
     def verdict(self) -> str:
-        """For people: the fastest, and the times of all."""
+        """The fastest way and the times of all, as text."""
         times = ", ".join(f"{way}: {min(seconds) * 1000:.0f} ms" for way, seconds in self._seconds.items())
         return f"runs {self.ways[0]} (an image, by {times})"

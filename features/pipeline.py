@@ -1,4 +1,4 @@
-"""The extraction engine: decoding threads, the extractors and a writing thread, which all work at the same time.
+"""The extraction engine: decoding threads, extractors and a writing thread, all working at the same time.
 
 An extractor computes one block: a `drexcache.features.backbone.Backbone`, or the hand-made cues.
 """
@@ -29,13 +29,13 @@ from drexcache.recipes import Block
 
 
 class Extractor(Protocol):
-    """What computes one block of the cache.
+    """Computes one block of the cache.
 
     Attributes
     ----------
-    block : its definition. dims : length of each tap's vector. batch : images per call at most.
-    weights_sha256, weights_source : of what was loaded, see `drexcache.features.weights.Weights`.
-    where, mode : for the provenance, the device, and what runs the model on it, such as "eager" or "compiled".
+    block : its definition. dims : length of each tap's vector. batch : images per call, at most.
+    weights_sha256, weights_source : see `drexcache.features.weights.Weights`.
+    where, mode : for the provenance, the device and the engine, such as "eager" or "compiled".
     """
 
     block: Block
@@ -47,20 +47,20 @@ class Extractor(Protocol):
     mode: str
 
     def get_ready(self, images: int) -> None:
-        """Choose an engine for this many images; called again with each run's number, 0 included."""
+        """Choose an engine for this many images; called once per run, possibly with 0."""
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
-        """One image's input; called in a decoding thread."""
+        """Turn one image into the model's input; called in a decoding thread."""
 
     def __call__(self, inputs: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Features float32 (B, d) of B prepared images, possibly on a device that is still computing them."""
 
 
 class Meter:
-    """Seconds that the run spent waiting for decoded images ("decode"), in the models, and writing.
+    """Seconds that a run spent waiting for decoded images ("decode"), in the models, and writing.
 
-    Decoding and writing go on in threads beside the models. Of decoding only the time counts that the models waited
-    for it: on a GPU the share of "decode" is the share of time that the GPU stood idle.
+    Decoding and writing happen in threads beside the models. Decoding counts only while the models wait for it: on a
+    GPU the share of "decode" is the time that the GPU is idle.
 
     >>> meter = Meter()
     >>> with meter("model"):
@@ -75,7 +75,7 @@ class Meter:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time of the ``with`` block for this stage."""
+        """A context whose time counts for this stage."""
         started = time.perf_counter()
         try:
             yield
@@ -83,18 +83,18 @@ class Meter:
             self.seconds[stage] += time.perf_counter() - started
 
     def bottleneck(self) -> str:
-        """The stage that took most of the time."""
+        """The stage that took the most time."""
         return max(self.seconds, key=lambda stage: self.seconds[stage])
 
     def shares(self) -> dict[str, float]:
-        """Stage -> its share of the time counted."""
+        """Stage -> its share of the total time."""
         whole = sum(self.seconds.values()) or 1.0
         return {stage: seconds / whole for stage, seconds in self.seconds.items()}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one run computes and how; ``workers`` is the number of decoding threads."""
+    """What a run computes and how; ``workers`` is the number of decoding threads."""
 
     table: ImageTable
     extractors: Mapping[str, Extractor]
@@ -105,7 +105,7 @@ class Job:
 
 
 def compute_rows(job: Job, writer: CacheWriter) -> int:
-    """Compute and write every row that the writer lacks, with a progress bar; the number of images."""
+    """Compute and write every row that the writer lacks, with a progress bar; returns the number of images."""
     missing = {name: ~writer.done(name) for name in job.extractors}
     rows = np.flatnonzero(np.any(list(missing.values()), axis=0))
     job = replace(job, extractors={name: one for name, one in job.extractors.items() if missing[name].any()})
@@ -120,7 +120,7 @@ def compute_rows(job: Job, writer: CacheWriter) -> int:
 def _batches(
     job: Job, rows: np.ndarray, missing: Mapping[str, np.ndarray], writer: CacheWriter, behind: WriteBehind
 ) -> Iterator[list[ReadImage]]:
-    """Readable images in batches, with a progress bar; unreadable ones are written down as failed."""
+    """Yield readable images in batches, with a progress bar; unreadable ones are recorded as failed."""
     extractors = list(job.extractors.values())
     images = read_ahead(job.table, rows, extractors, job.workers, 2 * job.batch_size + job.workers)
     batch: list[ReadImage] = []
@@ -147,9 +147,9 @@ def _batches(
 def _compute(
     job: Job, batch: list[ReadImage], missing: Mapping[str, np.ndarray], writer: CacheWriter, behind: WriteBehind
 ) -> None:
-    """Compute every block for one batch and have its rows written; rows that a block already has are left alone.
+    """Compute every block for one batch and submit its rows for writing, skipping rows that a block already has.
 
-    A GPU is only given its work here: the writing thread waits for the features, while the next batch is prepared.
+    On a GPU this only starts the work: the writing thread waits for the features while the next batch is prepared.
     """
     rows = np.array([image.row for image in batch])
     features = {}
@@ -176,7 +176,7 @@ def _write(
 
 
 def _finite(values: np.ndarray, job: Job, block: StoredBlock, rows: np.ndarray) -> np.ndarray:
-    """The values as they are stored; an infinite or undefined one ends the run, before it gets into a table."""
+    """The values in the stored dtype; one that is not finite ends the run before it is written."""
     with np.errstate(over="ignore"):
         stored = values.astype(block.dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
@@ -200,23 +200,23 @@ def _write_failure(image: ReadImage, missing: Mapping[str, np.ndarray], writer: 
 
 @dataclass
 class ReadImage:
-    """One image on its way: what its file is, and each block's input, or why the image could not be read."""
+    """An image that has been read: its file's hash and state, and each block's input or the reason of failure."""
 
     row: int
     sha256: bytes = bytes(32)
-    stat: tuple[int, int] = (0, 0)  # as `ImageFile.stat` gives it; zeros where it is not to be trusted
+    stat: tuple[int, int] = (0, 0)  # from `ImageFile.stat`; zeros if it cannot be trusted
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
     failure: str = ""
 
 
 def read_image(table: ImageTable, row: int, extractors: Sequence[Extractor]) -> ReadImage:
-    """Hash and decode one file once, and make each block's input from it."""
+    """Read one file once: hash it, decode it, and prepare each block's input."""
     image, file = ReadImage(row), table.files[row]
     decodings = [(Decode(one.block.alpha, one.block.exif), one) for one in extractors]
     try:
         before = file.stat()
         data = file.read()
-        if file.stat() == before:  # else it changed while it was read: the next run reads it again
+        if file.stat() == before:  # otherwise it changed while being read, and the next run reads it again
             image.stat = before
         image.sha256 = hashlib.sha256(data).digest()
         with warnings_about(table.ids[row]):
@@ -231,7 +231,7 @@ def read_image(table: ImageTable, row: int, extractors: Sequence[Extractor]) -> 
 
 
 def default_workers() -> int:
-    """Decoding threads: one for each core that this process may use, at most 16."""
+    """The default number of decoding threads: one per core that this process may use, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, cores)
 
@@ -239,10 +239,10 @@ def default_workers() -> int:
 def read_ahead(
     table: ImageTable, rows: np.ndarray, extractors: Sequence[Extractor], workers: int, ahead: int
 ) -> Iterator[ReadImage]:
-    """The images of these rows, in order, read by ``workers`` threads at most ``ahead`` images before the consumer."""
+    """Yield the images of these rows in order, read by ``workers`` threads at most ``ahead`` images in advance."""
     waiting: deque[Future[ReadImage]] = deque()
     remaining = map(int, rows)
-    # Each thread resizes by itself: a team of torch's threads for each would be cores squared, in the models' way.
+    # each thread resizes by itself: a team of torch threads for each would be cores squared and slow the models down
     pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
     try:
         while True:
@@ -253,17 +253,17 @@ def read_ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(torch.get_num_threads())  # this thread's own number, again for threads to come
+        torch.set_num_threads(torch.get_num_threads())  # makes this thread's number the default for new threads again
 
 
 # --- writing behind -----------------------------------------------------------------------------------------
 
 
 class WriteBehind:
-    """Does jobs one after the other in one thread; what a job raises is raised in the caller, at the latest at the end.
+    """Does jobs one after the other in a single thread; a job's exception reaches the caller, at the latest at the end.
 
-    After a job has failed none is done any more: what a failed fsync lost must not be vouched for by a later commit.
-    Leaving the ``with`` block waits for the jobs that were handed over, also after Ctrl-C: they are few and short.
+    After a job has failed, no more are done: a later commit must not cover what a failed fsync lost. Leaving the
+    ``with`` block waits for the submitted jobs, even after Ctrl-C, because they are few and short.
 
     >>> done = []
     >>> with WriteBehind() as behind:
@@ -288,7 +288,7 @@ class WriteBehind:
                 self._waiting.popleft().result()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Hand over one job; waits while too many are still to be done."""
+        """Submit a job; waits while too many are pending."""
         self._waiting.append(self._pool.submit(self._do, job))
         while len(self._waiting) > self._most or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()

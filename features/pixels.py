@@ -1,4 +1,4 @@
-"""From an image to the pixels that a backbone reads: resize, normalise."""
+"""Turning an image into the pixels that a backbone takes: resize, normalise."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from drexcache.errors import DrexcacheError
 from drexcache.recipes import CHOICES
 
-_BAND_PIXELS = 1 << 20  # pixels turned to float at a time by "tensor-bilinear"
+_BAND_PIXELS = 1 << 20  # pixels that "tensor-bilinear" converts to float at a time
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.Tensor:
-    """An RGB image squeezed to (H, W), aspect not kept.
+    """Resize an RGB image to (H, W) without keeping the aspect ratio.
 
     "pil-bilinear", "pil-bicubic" : Pillow's resize, uint8 (3, H, W), as torchvision's Resize of a PIL image.
-    "tensor-bilinear" : antialiased bilinear on float32 in [0, 1], float32 (3, H, W), bit for bit
-        torchvision's resize(antialias=True) of the float tensor, and so DINOv3's own image processor's.
+    "tensor-bilinear" : antialiased bilinear on float32 in [0, 1], float32 (3, H, W), bit for bit the same as
+        torchvision's resize(antialias=True) of the float tensor, and so as DINOv3's own image processor.
 
     >>> to_pixels(Image.new("RGB", (30, 20), "white"), (2, 3), "tensor-bilinear").shape
     torch.Size([3, 2, 3])
@@ -36,9 +36,9 @@ def to_pixels(image: Image.Image, size: tuple[int, int], resize: str) -> torch.T
 def normalise(
     pixels: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
 ) -> torch.Tensor:
-    """(B, 3, H, W) uint8, or float in [0, 1], to float32: (x - mean) / std for each channel.
+    """Normalise (B, 3, H, W), uint8 or float in [0, 1], to float32: (x - mean) / std per channel.
 
-    Bit for bit torchvision's ToTensor and Normalize on the CPU: /255, subtract, divide, each in float32.
+    On the CPU this is bit for bit the same as torchvision's ToTensor and Normalize: /255, subtract, divide, in float32.
 
     >>> white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     >>> normalise(white, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0)).flatten()
@@ -56,9 +56,9 @@ def _uint8(rgb: Image.Image) -> torch.Tensor:
 
 
 def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tensor:
-    """Antialiased bilinear in two passes, across and then down, as torch itself does it.
+    """Resize with antialiased bilinear in two passes, horizontal then vertical, as torch itself does.
 
-    The pass across goes band by band, so that never more than a band of the image is held as float32.
+    The horizontal pass goes band by band, so that only one band of the image is in memory as float32.
     """
     rows = max(1, _BAND_PIXELS // image.width)
     across = torch.empty(3, image.height, width)  # allocated once: a list of bands fragments the heap
@@ -70,7 +70,7 @@ def _tensor_bilinear(image: Image.Image, height: int, width: int) -> torch.Tenso
 
 
 def _resize_float(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(3, h, w) -> (3, height, width), antialiased bilinear; an axis that keeps its size is left as it is."""
+    """(3, h, w) -> (3, height, width), antialiased bilinear; an axis that keeps its size is unchanged."""
     resized = torch.nn.functional.interpolate(
         pixels[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
     )

@@ -1,4 +1,4 @@
-"""What a cache is to hold after this run: which blocks, whose rows, and what may not be mixed."""
+"""Planning an extraction: the contents of the finished cache, the rows to compute, and conflicts to refuse."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError
 from drexcache.features.pipeline import Extractor, read_image
 
-# How far a row computed again may be from the stored one, as a share of its largest value.
+# how far a recomputed row may be from the stored one, as a share of its largest value
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 def stored_blocks(extractors: Mapping[str, Extractor], store: str = "float32") -> dict[str, StoredBlock]:
-    """How the cache describes the blocks that these extractors compute."""
+    """The cache's descriptions of the blocks that these extractors compute."""
     return {
         name: StoredBlock(one.block, one.weights_sha256, one.weights_source, dims=one.dims, dtype=store)
         for name, one in extractors.items()
@@ -28,7 +28,7 @@ def stored_blocks(extractors: Mapping[str, Extractor], store: str = "float32") -
 
 
 def provenance_entry(extractor: Extractor) -> dict[str, Any]:
-    """The entry of a block's provenance for the rows that are computed here and now."""
+    """The entry in a block's provenance for rows that this run computes."""
     packages = ["drexcache", "torch", "timm", "pillow", "numpy"] + ["openvino"] * (extractor.mode == "openvino")
     return {"device": extractor.where, "mode": extractor.mode, **{package: version(package) for package in packages}}
 
@@ -36,9 +36,9 @@ def provenance_entry(extractor: Extractor) -> dict[str, Any]:
 def missing_rows(
     table: ImageTable, blocks: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], hashes: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Block name -> bool (n,), the rows that no source gives: features of the same file, recipe and weights, intact.
+    """Block name -> bool (n,): rows for which no source has intact features of the same file, recipe and weights.
 
-    hashes : SHA-256 (n, 32) of the files as `current_files` gives them.
+    hashes : SHA-256 (n, 32) of the files, from `current_files`.
     """
     missing = {name: np.ones(len(table.ids), bool) for name in blocks}
     rows = {image: row for row, image in enumerate(table.ids)}
@@ -56,7 +56,7 @@ def wanted_contents(
     table: ImageTable, wanted: Mapping[str, StoredBlock], entries: Mapping[str, dict[str, Any]],
     sources: Sequence[FeatureCache],
 ) -> Contents:  # fmt: skip
-    """What the finished file is to hold: the wanted blocks, and the other blocks that the cache already has.
+    """The contents of the finished file: the wanted blocks, and any other blocks that the cache already has.
 
     entries : block name -> what this run adds to its provenance, for blocks of which it computes rows.
     """
@@ -79,7 +79,7 @@ def wanted_contents(
 def _carried(
     table: ImageTable, sources: Sequence[FeatureCache]
 ) -> tuple[dict[str, Target], dict[str, tuple[str, ...]]]:
-    """The table's ratings and labels, and those of other names that the cache already had."""
+    """The table's ratings and labels, and those under other names that the cache already has."""
     targets, labels = dict(table.targets), dict(table.labels)
     for cache in sources:
         row = {image: at for at, image in enumerate(cache.ids)}
@@ -117,9 +117,9 @@ def refuse_conflicts(
 def current_files(
     table: ImageTable, sources: Sequence[FeatureCache], rehash: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """SHA-256 (n, 32) and state (n, 2, see `ImageFile.stat`) of the files that a source knows, zeros for the others.
+    """SHA-256 (n, 32) and state (n, 2, see `ImageFile.stat`) of the files that a source has, zeros for the others.
 
-    A file whose state is as it was when it was hashed is not read again, unless ``rehash``.
+    A file whose state has not changed since it was hashed is not read again, unless ``rehash``.
     """
     n = len(table.ids)
     hashes, stats = np.zeros((n, 32), "u1"), np.zeros((n, 2), "<i8")
@@ -133,7 +133,7 @@ def current_files(
             try:
                 now = table.files[row].stat()
             except OSError:
-                continue  # met again, and reported, when it is read
+                continue  # will be reported when it is read
             if now == tuple(old_stats[at]) and not rehash:
                 hashes[row], stats[row] = old_hashes[at], now
             else:
@@ -146,13 +146,13 @@ def probe(
     table: ImageTable, writer: CacheWriter, extractors: Mapping[str, Extractor], contents: Contents,
     entries: Mapping[str, dict[str, Any]], say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Where kept rows were made by another version, device or engine, compute one of them again and compare.
+    """If kept rows were computed with another version, device or engine, recompute one of them and compare.
 
-    entries : block name -> this run's entry of the provenance, for blocks of which it computes rows.
+    entries : block name -> this run's provenance entry, for blocks of which it computes rows.
 
     Raises
     ------
-    DrexcacheError : the numbers differ by more than rounding; the message names what changed.
+    DrexcacheError : the numbers differ by more than rounding (says what changed).
     """
     for name, new in entries.items():
         block, done = contents.blocks[name], np.flatnonzero(writer.done(name))

@@ -1,4 +1,4 @@
-"""From a model and images to predictions, with the images prepared exactly as in training."""
+"""Predicting images with a model, preparing them exactly as in training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
 
-MANY = 200  # images, whose prediction somebody may want to stop and go on with
+MANY = 200  # images whose prediction somebody may want to interrupt and continue later
 
 
 def predict(
@@ -31,7 +31,7 @@ def predict(
 
     Parameters
     ----------
-    weights : where the backbones' weights come from; default: as in training. They must be the same weights.
+    weights : the source of the backbones' weights; default: as in training. They must be the same weights.
     device, engine_cpu : as in `extract`.
 
     Returns
@@ -40,7 +40,7 @@ def predict(
 
     Raises
     ------
-    DrexcacheError : a cache of other features, other weights than in training, or no images.
+    DrexcacheError : a cache with other features, other weights than in training, or no images.
     """
     if not is_url(images) and Path(images).suffix == ".h5":
         cache = open_cache(images)
@@ -76,13 +76,13 @@ def _extracted(
     source = weights or _as_in_training(model)
     check_reach(recipe.blocks, source)
     backbones = load_extractors(recipe.blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
-    model.check(stored_blocks(backbones), f"weights {source}")  # before images are computed in vain
+    model.check(stored_blocks(backbones), f"weights {source}")  # before any image is computed
     extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
     return open_cache(out)
 
 
 def _as_in_training(model: Model) -> str:
-    """The source of the weights that the model was trained with, where it can be named without a path."""
+    """The source of the weights that the model was trained with, unless it is a path."""
     phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
     sources = {phrase.split()[0] for phrase in phrases}
     if sources - {"hub", "packaged", "random"}:
