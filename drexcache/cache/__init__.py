@@ -1,4 +1,4 @@
-"""The HDF5 file: one dataset's features, kept so that a crash loses nothing, read as a matrix or row by row."""
+"""The HDF5 cache of one dataset's features: safe against crashes, read as a matrix or row by row."""
 
 import lazy_loader
 

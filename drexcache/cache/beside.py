@@ -1,4 +1,4 @@
-"""The files beside a cache while it is written: the lock, a note of who holds it, and the partial files."""
+"""The files beside a cache while it is written: the lock, a note on who holds it, and the partial files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from drexcache.errors import DrexcacheError
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system says that has none
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
 @contextmanager
 def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the right to write ``path``, also where it is reached through a link; a dead process's lock blocks nobody.
+    """A context that holds the exclusive right to write ``path``, even if it is reached through a link.
 
-    On a file system without locks, a file that exists while the cache is written serves as the lock. If a process on
-    another machine dies and leaves it behind, it has to be removed by hand, as the message says.
+    A process that dies releases the lock. On a file system without locks, a file that exists while the cache is written
+    serves as the lock; if a process on another machine dies and leaves it behind, it has to be removed by hand, as the
+    message says.
 
     Raises
     ------
-    DrexcacheError : another process is writing, which the message names; the folder cannot be written to.
+    DrexcacheError : another process is writing (names it), or the folder cannot be written to.
     """
     real = path.resolve()
     note = Path(f"{real}.writer")
@@ -47,7 +48,7 @@ def writer_lock(path: Path) -> Iterator[None]:
             f"{path}: being written by {holder}; wait for it, or stop it, and run again{soft}"
         ) from error
     except OSError as error:
-        with suppress(OSError):  # where it cannot be removed it could not be written
+        with suppress(OSError):  # if it cannot be removed, it could not be written either
             note.unlink()
         if lock is not None:
             lock.release()
@@ -60,7 +61,7 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 
 def _without_locks(folder: Path) -> bool:
-    with tempfile.TemporaryFile(dir=folder) as probe:  # which also finds a folder in which no file can be made
+    with tempfile.TemporaryFile(dir=folder) as probe:  # also fails if no file can be created in the folder
         try:
             fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,7 +80,7 @@ def partial_paths(final: Path) -> list[Path]:
 
 
 def no_space(error: OSError, final: Path, needed: int | None = None) -> DrexcacheError:
-    """The sentence for a write that failed."""
+    """The error for a write that failed, mostly for lack of space."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
         size = f" (the whole cache takes {max(needed / 1e6, 0.1):,.1f} MB)" if needed else ""
         what = f"no space left on the disk{size}; free some"

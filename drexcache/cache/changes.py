@@ -1,4 +1,4 @@
-"""Caches out of caches: merge shards, new ratings, differences, exports."""
+"""Operations on finished caches: merging shards, new ratings, differences, exports."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from drexcache.files import write_file
 
 
 def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
-    """Make one cache of all the shards of a table.
+    """Merge all shards of a table into one cache.
 
     Raises
     ------
-    DrexcacheError : shards of different tables or recipes, an overlap, a missing shard, or ``out`` exists.
+    DrexcacheError : the shards belong to different tables or recipes, overlap or are incomplete, or ``out`` exists.
     """
     caches = [open_cache(path) for path in shards]
     out = Path(out)
@@ -72,14 +72,14 @@ def rate(
     higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
     out_of_range: str = "refuse", columns: Columns | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Add a target from a file of ratings, or replace one; features are not touched. The notes of the reading.
+    """Add or replace a target from a file of ratings, leaving the features alone; returns the notes on reading it.
 
-    The file's labels are added, too. Without ``replace_target`` an image's label stays where the file has none.
+    The file's labels are added, too. Without ``replace_target`` an image keeps its label if the file has none for it.
 
     Raises
     ------
-    DrexcacheError : ratings that do not match; or, without ``replace_target``, a target of that name exists, or a label
-        has other values in the file than in the cache.
+    DrexcacheError : the ratings do not match the images; or, without ``replace_target``, a target of that name exists,
+        or a label in the file contradicts the cache.
     """
     cache = open_cache(path)
     check_name(target, "target")
@@ -99,7 +99,7 @@ def rate(
 def _agreeing(
     cache: FeatureCache, labels: Mapping[str, Sequence[str]], ratings: str | Path
 ) -> dict[str, tuple[str, ...]]:
-    """The labels of a file of ratings, completed by the cache's own, which none of them may contradict."""
+    """The labels of a file of ratings, completed from the cache's own, which they must not contradict."""
     found = {}
     for name, column in labels.items():
         own = cache.labels.get(name, column)
@@ -121,10 +121,10 @@ def rewrite(
 
     Raises
     ------
-    DrexcacheError : another process is writing, no space, or a row's checksum does not hold; nothing is replaced.
+    DrexcacheError : another process is writing, there is no space, or a row fails its checksum; nothing is replaced.
     """
     real = final.resolve()
-    fresh = real.with_name(f"{real.name}.rewrite")  # not a partial file: what is left of it is worth nothing
+    fresh = real.with_name(f"{real.name}.rewrite")  # unlike a partial file, useless if it is left behind
     with writer_lock(final):
         if any(source.path == final and source.replaced() for source in sources):
             raise DrexcacheError(f"{final}: another process replaced it meanwhile; run the same command again")
@@ -161,7 +161,7 @@ def _take_failures(writer: CacheWriter, source: FeatureCache) -> None:
 
 
 def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
-    """Where two caches differ and by how much, a line each; empty when they hold the same."""
+    """Where two caches differ and by how much, a line each; empty if they hold the same."""
     found = []
     for one, two in ((a, b), (b, a)):
         only = sorted(set(one.ids) - set(two.ids))
@@ -209,15 +209,14 @@ def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarra
 
 
 def export(cache: FeatureCache, out: str | Path, blocks: Sequence[str] | None = None) -> int:
-    """Write ids, targets, labels and features with named columns to .npz, .parquet or .csv; the number of rows.
+    """Write ids, targets, labels and features with named columns to .npz, .parquet or .csv; returns the number of rows.
 
-    A column of features is named BLOCK/TAP/NUMBER; in .npz the features are one array ``X`` with ``columns`` naming
-    them. A target or label whose name is taken (by ``id``, ``X``, ``columns`` or a target) is called "target/NAME" or
-    "label/NAME".
+    Columns of features are named BLOCK/TAP/NUMBER; an .npz has one array ``X``, with the names in ``columns``. A target
+    or label whose name is taken (by ``id``, ``X``, ``columns`` or a target) is called "target/NAME" or "label/NAME".
 
     Raises
     ------
-    DrexcacheError : another ending, pyarrow (for .parquet) is not installed, or the file cannot be written.
+    DrexcacheError : another extension, pyarrow (for .parquet) is not installed, or the file cannot be written.
     """
     out = Path(out)
     writers = {".npz": _npz, ".parquet": _parquet, ".csv": _csv}

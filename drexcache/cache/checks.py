@@ -1,4 +1,4 @@
-"""What a cache must have and what its checksums are made over: see FORMAT.md."""
+"""What a cache must contain and what its checksums cover: see FORMAT.md."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from drexcache.cache.parser import Extent
 from drexcache.errors import DrexcacheError
 
-# What an image's seal and a block's seal are made over: they hold only together, however a power cut mixes old and new.
+# What an image's seal covers. A seal shows that a row's parts belong together, however a power cut mixes old and new.
 SEALED_OF_IMAGE = ("/images/id", "/images/sha256", "/images/bytes", "/images/mtime_ns", "/images/failure")
 
 
 def sealed_of_block(block: str) -> tuple[str, ...]:
-    """The datasets that a block's seal is made over: the image's id and file, the features' CRC-32, the status."""
+    """The datasets that a block's seal covers: the image's id and file hash, the features' CRC-32, the status."""
     return "/images/id", "/images/sha256", f"/blocks/{block}/crc32", f"/blocks/{block}/status"
 
 
 def seals(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """uint32 (n,): CRC-32 over row i's bytes of each column, one after the other."""
+    """The seals, uint32 (n,): CRC-32 over row i's bytes of each column, one after the other."""
     n = len(columns[0])
     rows = np.concatenate([np.ascontiguousarray(column).view("u1").reshape(n, -1) for column in columns], axis=1)
     return np.fromiter((zlib.crc32(row) for row in rows), "<u4", n)
@@ -55,11 +55,11 @@ def _stored(value: float) -> str:
 
 
 def check_shapes(datasets: Mapping[str, Extent], attributes: Mapping[str, Any], path: Path, version: int) -> None:
-    """Every group and dataset that the format promises is there, and has the rows and the type that it must have.
+    """Check that every group and dataset of the format exists, with the right number of rows and type.
 
     Raises
     ------
-    DrexcacheError : names the first one that is not.
+    DrexcacheError : one is missing or wrong (names the first).
     """
     for name in ("/images", "/blocks", "/targets", "/labels"):
         if name not in attributes:

@@ -1,4 +1,4 @@
-"""The bytes of a file from a stranger: fields one after the other, structures inside the file that overlap no other."""
+"""Reading the bytes of an untrusted file: fields in sequence, structures that lie in the file and do not overlap."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import itertools
 import os
 import struct
 
-MAX_READ = 4 << 20  # bytes of all structures with checksums, which take about a second, or four times as many of others
+MAX_READ = 4 << 20  # bytes of structures with checksums (about a second of work), or four times as many without
 
 
 class Fields:
-    """A structure's fields, taken one after the other."""
+    """A structure's fields, read one after the other."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -41,7 +41,7 @@ class Fields:
 
 
 class FileBytes:
-    """The file's bytes, each read as part of one structure only."""
+    """The bytes of a file, where each byte may belong to only one structure."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor, self.size, self.left = descriptor, os.fstat(descriptor).st_size, MAX_READ

@@ -1,4 +1,4 @@
-"""What a cache file holds and under which names: shared by reader and writer, specified in FORMAT.md."""
+"""The layout of a cache file, shared by reader and writer and specified in FORMAT.md."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from drexcache.errors import DrexcacheError
 from drexcache.recipes import NUMERICS, Block, fingerprint_of, recipe_from_dict
 
 FORMAT = "drexcache"
-VERSION = 2  # version 1, which has no seals and no checksum over the attributes, is read as well
-FAILURE_BYTES = 96  # room for one image's reason of failure
+VERSION = 2  # version 1, without seals and without a checksum over the attributes, can still be read
+FAILURE_BYTES = 96  # room for the reason why an image failed
 
 MISSING, DONE, FAILED = 0, 1, 2  # a row's status in a block
 
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A block as the cache keeps it: its definition, whose weights computed it, how wide it is, where it ran.
+    """A block as the cache stores it: its definition, the weights that computed it, its width and its provenance.
 
     ``provenance`` holds one entry per run that contributed rows: versions, device, compiled or eager, date.
     """
@@ -46,12 +46,12 @@ class StoredBlock:
 
     @property
     def dim(self) -> int:
-        """Columns of the block."""
+        """The number of columns."""
         return sum(self.dims)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that changes a number of the block."""
+        """SHA-256 (hex) over everything that affects the block's numbers."""
         return fingerprint_of({**self.fields(), "numerics": self.numerics})
 
     @property
@@ -64,7 +64,7 @@ class StoredBlock:
         }
 
     def fields(self) -> dict[str, Any]:
-        """What a difference of two blocks is shown by: the definition's fields and the weights' hash."""
+        """The definition's fields and the weights' hash, by which two blocks are compared."""
         return {**self.definition.spec(), "weights_sha256": self.weights_sha256}
 
 
@@ -79,10 +79,10 @@ class Contents:
     blocks: dict[str, StoredBlock]
     shard: str = ""  # "i/n" when the rows are one shard of a larger table
     table_sha256: str = ""  # of the whole table's ids; equal in all shards of a table
-    images: str = field(default="", compare=False)  # where they lay: a hint, which makes no two caches differ
+    images: str = field(default="", compare=False)  # where the images were: a hint, ignored in comparisons
 
     def attributes(self) -> dict[str, dict[str, Any]]:
-        """HDF5 group path -> the attributes in which caches differ."""
+        """HDF5 group path -> its attributes, except those that `stored_attributes` adds."""
         found: dict[str, dict[str, Any]] = {
             "/": {
                 "format": FORMAT, "type": "cache", "version": VERSION, "dataset": self.dataset, "shard": self.shard,
@@ -102,7 +102,7 @@ class Contents:
         return found
 
     def stored_attributes(self) -> dict[str, dict[str, Any]]:
-        """The attributes that are written: also where the images lay, and the checksum over the whole outline."""
+        """The attributes as written, including where the images were and the checksum over the outline."""
         found = self.attributes()
         found["/"]["images"] = self.images
         shapes = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in self.datasets().items()}
@@ -136,7 +136,7 @@ class Contents:
         return found
 
     def values(self) -> dict[str, np.ndarray]:
-        """HDF5 dataset path -> values, of the datasets that are known before anything is computed."""
+        """HDF5 dataset path -> values, for the datasets known before anything is computed."""
         found = {f"/targets/{name}/value": np.asarray(target.values, "<f8") for name, target in self.targets.items()}
         texts = {"/images/id": self.ids} | {f"/labels/{name}/value": column for name, column in self.labels.items()}
         for name, column in texts.items():
@@ -145,7 +145,7 @@ class Contents:
 
 
 def check_name(name: str, what: str) -> str:
-    """A valid name in the file: letters, digits, '.', '_', '-', up to 64 of them."""
+    """The name, if it is valid in the file: 1 to 64 letters, digits, '.', '_' or '-'; else DrexcacheError."""
     if not re.fullmatch(r"[\w.\-]{1,64}", name) or name in (".", ".."):
         raise DrexcacheError(f"{what} {name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
     return name
@@ -164,11 +164,11 @@ def target_attributes(target: Target) -> dict[str, Any]:
 
 
 def target_from_attributes(name: str, values: np.ndarray, attributes: Mapping[str, Any], where: str) -> Target:
-    """A target from its values (n,) and its group's attributes, each checked.
+    """The target with these values (n,) and its group's attributes, each checked.
 
     Raises
     ------
-    DrexcacheError : a missing or malformed attribute.
+    DrexcacheError : an attribute is missing or malformed.
     """
     try:
         low, high = float(attributes["low"]), float(attributes["high"])
@@ -196,11 +196,11 @@ def stored_block_attributes(block: StoredBlock) -> dict[str, Any]:
 
 
 def block_from_attributes(attributes: Mapping[str, Any], dtype: str, where: str) -> StoredBlock:
-    """A block from its group's attributes, each checked.
+    """The block with these attributes of its group, each checked.
 
     Raises
     ------
-    DrexcacheError : a missing or malformed attribute, or a fingerprint that the definition does not give.
+    DrexcacheError : an attribute is missing or malformed, or the fingerprint does not match the definition.
     """
     try:
         definition = json.loads(attributes["definition"])
@@ -229,7 +229,7 @@ def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: StoredBlock, new: StoredBlock) -> list[str]:
-    """Field by field, what makes two blocks' fingerprints differ: ``field: old -> new``."""
+    """The fields in which two blocks' fingerprints differ, as ``field: old -> new``."""
     before, after = ({**block.fields(), "numerics": block.numerics} for block in (old, new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {_brief(before.get(key))} -> {_brief(after.get(key))}" for key in keys]

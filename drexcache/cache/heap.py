@@ -1,4 +1,4 @@
-"""Fractal heaps and B-trees, in which HDF5 keeps links and attributes that are many or large."""
+"""Fractal heaps and B-trees, in which HDF5 stores links and attributes if there are many or large ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import struct
 
 from drexcache.cache.fields import Fields, FileBytes, lookup3
 
-LARGE, LARGE_BYTES = 1, 24  # the B-tree's type and the bytes of a record of objects stored outside of a heap
+LARGE, LARGE_BYTES = 1, 24  # type and record size of the B-tree of objects stored outside a heap
 
 
 def tree_records(file: FileBytes, address: int, kind: int, size: int) -> list[bytes]:
-    """All records, of ``size`` bytes, of a version 2 B-tree of at most two levels."""
+    """All records, of ``size`` bytes each, of a version 2 B-tree with at most two levels."""
     fields = file.checked(address, 38, b"BTHD")
     fields.expect(0, what="a B-tree of version")
     fields.expect(kind, what="a B-tree of type")
@@ -37,10 +37,10 @@ def _node(file: FileBytes, address: int, count: int, kind: int, size: int, node_
 
 
 class Heap:
-    """A fractal heap: `get` gives an object's bytes by its id, which says where in the heap it lies.
+    """A fractal heap: `get` returns an object's bytes by its id, which encodes its position in the heap.
 
-    The heap is one row of ``width`` blocks of ``first`` bytes, one more such row, and rows of blocks twice as large as
-    those before; while it is small it is the first block alone.
+    The heap consists of two rows of ``width`` blocks of ``first`` bytes, then rows of blocks twice as large as those
+    before; a small heap is just the first block.
     """
 
     def __init__(self, file: FileBytes, address: int, id_bytes: int) -> None:
@@ -101,7 +101,7 @@ class Heap:
         return data
 
     def _outside(self, number: bytes) -> bytes:
-        """A large object, which has a place of its own in the file."""
+        """A large object, which is stored outside the heap."""
         if self.large is None:
             records = tree_records(self.file, self.large_tree, LARGE, LARGE_BYTES)
             self.large = {record[16:]: record[:16] for record in records}

@@ -1,4 +1,4 @@
-"""Features that another tool computed become a block of a cache, joined to its images by their ids."""
+"""Importing features computed by another tool into a cache as a block, matched to its images by id."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def import_features(
     array: str | None = None, id_column: str | None = None, columns: str | None = None, same_order: bool = False,
     allow_unmatched: bool = False, replace_block: bool = False, say: Say = print, **reading: Any,
 ) -> FeatureCache:  # fmt: skip
-    """Write features that another tool computed into a cache as a block, and open it.
+    """Write features computed by another tool into a cache as a block, and open the cache.
 
-    Rows find their images by id, by the rules of ratings (docs/any-folder.md). An existing cache keeps its images and
-    ratings. A new one has those of ``images`` and ``ratings``; of the ratings alone; or, with neither, the features'
-    own ids.
+    Rows are matched to images by id, by the same rules as ratings (docs/any-folder.md). An existing cache keeps its
+    images and ratings. A new one takes them from ``images`` and ``ratings``, or from the ratings alone; without either,
+    its images are the features' own ids.
 
-    A block of another cache keeps its fingerprint. That of other features is made of ``note`` where one is given:
-    features that the same words describe count as the same, so that a model trained on one dataset predicts another.
-    Without a note it is made of the numbers themselves.
+    A block from another cache keeps its fingerprint. Other features get one from ``note``: features described in the
+    same words count as the same, so that a model trained on one dataset can predict another. Without a note the
+    fingerprint is computed from the numbers themselves.
 
     Parameters
     ----------
     features, ids, array, id_column, columns : see `drexcache.cache.read_features`.
     note : what computed them, such as "open_clip ViT-B/32 laion2b, 224 px".
     same_order : take the rows in the order of the cache's images (or of the ratings' lines) instead of by id.
-    allow_unmatched : leave out features without an image; images without features then have none in this block.
+    allow_unmatched : leave out features without an image, and accept images without features.
     replace_block : replace a block of that name.
     reading : for a new cache, the other options of `read_images`.
 
     Raises
     ------
-    DrexcacheError : what `read_features` and `read_images` refuse; ids that match nothing (three of each side); a block
-        of that name that holds other features. Nothing is written then.
+    DrexcacheError : whatever `read_features` and `read_images` refuse, ids that match no image (shows some of both), or
+        an existing block of that name with other features. Nothing is written then.
 
     >>> import_features("clip.npz", "photos.h5", "clip", note="ViT-B/32")  # doctest: +SKIP
     """
@@ -104,7 +104,7 @@ def import_features(
 
 
 def _done(cache: FeatureCache | None, block: str, replaced: bool) -> np.ndarray | None:
-    """bool (n,): images that have features in the block already; None where there is no such block."""
+    """Whether each image already has features in the block, bool (n,); None if there is no such block."""
     if cache is None or replaced or block not in cache.blocks:
         return None
     return cache.status(block) == DONE
@@ -113,7 +113,7 @@ def _done(cache: FeatureCache | None, block: str, replaced: bool) -> np.ndarray 
 def _new_contents(
     found: Incoming, out: Path, images: str | Path | None, ratings: Any, reading: dict[str, Any]
 ) -> tuple[Contents, Sequence[str], tuple[ImageFile, ...], tuple[str, ...]]:
-    """A new cache's images and ratings; the order that ``same_order`` means; the images' files; notes."""
+    """A new cache's contents, the order of images for ``same_order``, the images' files, and notes."""
     if images is not None:
         table = read_images(images, ratings, **reading)
         order: Sequence[str] = table.ids
@@ -132,7 +132,7 @@ def _new_contents(
 
 
 def _table_of_ratings(out: Path, ratings: Any, reading: dict[str, Any]) -> tuple[ImageTable, Sequence[str]]:
-    """The images that a file of ratings names, without files, and their order in it."""
+    """A table of the images named in a file of ratings, without files, and their order in it."""
     names = ("image", "rating", "split", "rater", "error")
     columns = Columns(
         **{name: reading.get(f"{name}_column") for name in names},
@@ -150,7 +150,7 @@ def _table_of_ratings(out: Path, ratings: Any, reading: dict[str, Any]) -> tuple
 
 
 def _in_order(found: Incoming, ids: Sequence[str], order: Sequence[str], say: Say) -> np.ndarray:
-    """(n,) for each image its row of the features, which stand in that order."""
+    """For each image its row of the features, (n,), if the rows are in the given order."""
     if len(order) != len(found.X):
         raise DrexcacheError(f"{found.source}: {len(found.X)} rows for {len(order)} images; --same-order needs as many")
     row = {image: at for at, image in enumerate(order)}
@@ -161,7 +161,7 @@ def _in_order(found: Incoming, ids: Sequence[str], order: Sequence[str], say: Sa
 def _by_id(
     found: Incoming, ids: Sequence[str], out: Path, done: np.ndarray | None, allowed: bool, say: Say
 ) -> np.ndarray:
-    """(n,) for each image its row of the features, -1 where it has none."""
+    """For each image its row of the features, (n,), matched by id; -1 if it has none."""
     if found.ids is None:
         raise DrexcacheError(
             f"{found.source}: holds no ids; give them with --ids FILE (one a line), or say with --same-order that its "
@@ -195,12 +195,12 @@ def _said(problems: dict[str, list[str]]) -> list[str]:
 
 
 def _stored(block: str, found: Incoming, note: str, X: np.ndarray, ids: Sequence[str]) -> StoredBlock:
-    """How the cache describes the block: the hash of the note, or of ids and numbers, stands for the weights'."""
+    """The block's description; the hash of the note, or else of ids and numbers, takes the place of the weights'."""
     content = hashlib.sha256()
     for image, row in zip(ids, X, strict=True):
         content.update(image.encode() + b"\0" + row.tobytes())
     source = Path(found.source).name
-    if found.stored is not None and not note:  # drexcache's own features stay what they are
+    if found.stored is not None and not note:  # drexcache's own features keep their description
         return replace(found.stored, definition=replace(found.stored.definition, name=block))
     taps = tuple(Tap(layer="file", pool="value", name=name, dim=width) for name, width in found.taps.items())
     entry = {
@@ -216,11 +216,11 @@ def _stored(block: str, found: Incoming, note: str, X: np.ndarray, ids: Sequence
 
 
 def _joined(cache: FeatureCache, old: StoredBlock, new: StoredBlock, places: np.ndarray, X: np.ndarray) -> StoredBlock:
-    """The block that has the rows of both, where they are the same features and agree.
+    """The description of the block with the rows of both, which must be the same features.
 
     Raises
     ------
-    DrexcacheError : another width, note or content; rows that are there with other numbers.
+    DrexcacheError : they differ in width, note or content, or a row exists with other numbers.
     """
     end = "replace the block with --replace, or give another --block name"
     if old.dim != new.dim:
@@ -241,7 +241,7 @@ def _joined(cache: FeatureCache, old: StoredBlock, new: StoredBlock, places: np.
 def _take_hashes(
     found: Incoming, rows: np.ndarray, places: np.ndarray, hashes: np.ndarray, known: np.ndarray, ids: Sequence[str]
 ) -> None:
-    """Fill in a new cache's unknown hashes (n, 32) by those of the cache that features come from, which must agree."""
+    """Fill in hashes (n, 32) from the cache that the features come from; they must agree with the known ones."""
     theirs, mine = found.hashes[rows[places]] if found.hashes is not None else known[:0], known[places]
     other = (theirs != mine).any(axis=1) & theirs.any(axis=1) & mine.any(axis=1)
     if other.any():
@@ -251,7 +251,7 @@ def _take_hashes(
 
 
 def _hashed(files: Sequence[ImageFile], cache: FeatureCache | None, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """SHA-256 (n, 32) and state (n, 2) of a new cache's image files, zeros where it has none."""
+    """SHA-256 (n, 32) and state (n, 2) of a new cache's image files; zeros if there are none."""
     hashes, stats = np.zeros((n, 32), "u1"), np.zeros((n, 2), "<i8")
     if cache is not None or not files:
         return hashes, stats

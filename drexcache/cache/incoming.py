@@ -1,4 +1,4 @@
-"""Features that another tool computed: arrays and tables from a file, checked, with the ids that they belong to."""
+"""Reading features computed by another tool: arrays and tables from a file, checked, with their ids."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ NUMBERED = re.compile(r"(.+)/\d+")  # a column of `cache export`: BLOCK/TAP/NUMB
 class Incoming:
     """n rows of features from another tool.
 
-    source : the file, for messages. X : (n, d), float16 or float32. ids : (n,) names, None where the file has none.
-    taps : name -> number of columns, in order; together all d. notes : what was left out, a sentence each.
-    stored, hashes : of a cache's block, how it describes it and the image files' SHA-256 (n, 32); else None.
+    source : the file, for messages. X : (n, d), float16 or float32. ids : (n,) names, None if the file has none.
+    taps : name -> number of columns, in order, covering all d. notes : what was left out, a sentence each.
+    stored, hashes : for a block from a cache, its description and the image files' SHA-256 (n, 32); else None.
     """
 
     source: str
@@ -54,16 +54,16 @@ def read_features(
 
     Parameters
     ----------
-    block : of a file with columns named BLOCK/TAP/NUMBER, as `cache export` writes them, those of this block are
-        taken, or all where it has none; of a cache, this block unless ``array`` names another.
-    ids : the n names, or a file with one a line, where the features' own file has none.
+    block : from a file with columns named BLOCK/TAP/NUMBER, as `cache export` writes them, only this block is taken,
+        or all columns if it has none; from a cache, this block unless ``array`` names another.
+    ids : the n names, or a file with one per line, if the features' own file has none.
     array : name of the array in an .npz or .safetensors, or of the block in a cache.
-    id_column, columns : of a table, the column of ids, and a pattern for those of features such as "clip_*".
+    id_column, columns : for a table, the column of ids, and a pattern for the feature columns such as "clip_*".
 
     Raises
     ------
-    DrexcacheError : another kind of file, pickled or of objects; not two-dimensional numbers; NaN or infinite values
-        (of which ids); an id twice, or not as many as rows.
+    DrexcacheError : another kind of file, one with pickled objects, an array that is not two-dimensional and numeric,
+        NaN or infinite values (names the ids), a repeated id, or not one id per row.
     """
     if isinstance(source, np.ndarray):
         found = Incoming("the array", source, None, {})
@@ -111,7 +111,7 @@ def _checked(found: Incoming) -> Incoming:
 
 
 def _given_ids(ids: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Names as given, or those in a file: a .npy of texts, or one a line."""
+    """The names as given, or read from a file: a .npy of texts, or a text file with one per line."""
     if not isinstance(ids, str | Path):
         return tuple(str(name) for name in ids)
     path = Path(ids)
@@ -130,7 +130,7 @@ def _texts(values: np.ndarray, where: str) -> tuple[str, ...]:
 
 
 def _npy(path: Path) -> np.ndarray:
-    """The array of a .npy, read from the disk as it is used; never unpickled."""
+    """The array of a .npy, memory-mapped and never unpickled."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
@@ -159,7 +159,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """That an array is as large as it says, before memory is taken for it."""
+    """Check that an array is as large as it claims, before memory is allocated for it."""
     with archive.open(member) as file:
         read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)
@@ -171,7 +171,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors and, as array "ids", what the metadata's key "ids" lists in JSON."""
+    """The tensors and, as array "ids", the JSON list under the metadata key "ids"."""
     import safetensors
 
     try:
@@ -186,7 +186,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         name: tensor.reshape(-1) for name, tensor in tensors.items() if tensor.size == max(tensor.shape, default=0)
     }
     if len(vectors) == len(tensors) > 1 and len({len(vector) for vector in vectors.values()}) == 1:
-        return {"": np.stack(list(vectors.values())), "ids": np.array(list(vectors))}  # a tensor for each image
+        return {"": np.stack(list(vectors.values())), "ids": np.array(list(vectors))}  # one tensor per image
     return tensors
 
 
@@ -239,7 +239,7 @@ def _frame(path: Path) -> pd.DataFrame:
         raise DrexcacheError(f"{path}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
     except (OSError, ValueError) as error:
         raise DrexcacheError(f"{path}: not readable as a table ({' '.join(str(error).split())[:120]})") from error
-    except Exception as error:  # pyarrow has many kinds of errors
+    except Exception as error:  # pyarrow raises errors of many kinds
         raise DrexcacheError(f"{path}: not readable as a table ({' '.join(str(error).split())[:120]})") from error
 
 
@@ -275,7 +275,7 @@ def _of_table(frame: pd.DataFrame, where: str, block: str, id_column: str | None
 
 
 def _values(cells: pd.DataFrame, where: str, ids: Sequence[str] | None) -> tuple[np.ndarray, bool]:
-    """The cells as numbers (n, d), and whether they come from one column of lists."""
+    """The cells as numbers (n, d), and whether they come from a single column of lists."""
     import pandas as pd
 
     if cells.shape[1] == 1 and len(cells) and isinstance(cells.iloc[0, 0], list | np.ndarray):
@@ -299,7 +299,7 @@ def _values(cells: pd.DataFrame, where: str, ids: Sequence[str] | None) -> tuple
 
 
 def _taps(header: Sequence[str], block: str) -> tuple[list[int], dict[str, int]]:
-    """Which columns to take and, where they are named BLOCK/TAP/NUMBER, the taps' widths."""
+    """Which columns to take and, if they are named BLOCK/TAP/NUMBER, the taps' widths."""
     if not all(NUMBERED.fullmatch(name) for name in header):
         return list(range(len(header))), {}
     own = [at for at, name in enumerate(header) if name.partition("/")[0] == block]
@@ -308,6 +308,6 @@ def _taps(header: Sequence[str], block: str) -> tuple[list[int], dict[str, int]]
     for prefix, group in groupby(header[at].rpartition("/")[0] for at in picked):
         tap = prefix.removeprefix(f"{block}/").replace("/", ".") if prefix != block else "all"
         if tap in taps:
-            return picked, {}  # columns of one tap apart from each other: taken as they stand
+            return picked, {}  # the columns of a tap are not adjacent: take them as they are
         taps[tap] = len(list(group))
     return picked, taps

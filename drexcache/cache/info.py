@@ -1,4 +1,4 @@
-"""What a cache holds, in short and as plain JSON types, and whether it is what was written."""
+"""A cache's summary as plain JSON types, and the verification of its checksums."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def info(cache: FeatureCache) -> dict[str, Any]:
 
 
 def verify(cache: FeatureCache) -> list[str]:
-    """Read everything and say what does not match its checksum; an empty list means that all does."""
+    """Read everything and return a sentence for whatever does not match its checksum; empty if all is well."""
     problems = damaged_contents(cache.contents, cache.storage.attributes)
     if cache.complete and cache.image_checksum() != cache.storage.read("/images/checksum").tobytes():
         problems.append("/images: hashes or failures do not match their checksum")
@@ -44,14 +44,14 @@ def verify(cache: FeatureCache) -> list[str]:
 
 
 def _label_counts(cache: FeatureCache, label: str) -> dict[str, int]:
-    """Text -> how many images have it, without decoding a million texts."""
+    """Text -> the number of images that have it, without decoding a million texts."""
     counts = Counter(cache.storage.read(f"/labels/{label}/value").tolist())
     texts = cache.decoded(f"/labels/{label}/value", np.array(list(counts), dtype="S"))
     return dict(sorted(zip(texts, counts.values(), strict=True)))
 
 
 def damaged_contents(contents: Contents, attributes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for the ids, the ratings and the labels that do not match the checksum among the attributes."""
+    """A sentence for each of ids, ratings and labels that does not match its checksum in the attributes."""
     problems = []
     if sha256_of_ids(contents.ids) != attributes["/images"].get("ids_sha256"):
         problems.append("/images/id: the ids do not match their checksum")
@@ -65,7 +65,7 @@ def damaged_contents(contents: Contents, attributes: Mapping[str, Mapping[str, A
 
 
 def block_summary(block: StoredBlock, status: np.ndarray) -> dict[str, Any]:
-    """A block as plain JSON types, with how many of the rows, whose status (n,) is given, are done."""
+    """A block as plain JSON types, with the number of rows in each status (n,)."""
     return {
         "backbone": block.definition.backbone, "tag": block.definition.tag, "dim": block.dim, "dtype": block.dtype,
         "taps": {tap: cols.stop - cols.start for tap, cols in block.taps.items()},
@@ -76,7 +76,7 @@ def block_summary(block: StoredBlock, status: np.ndarray) -> dict[str, Any]:
 
 
 def target_summary(target: Target) -> dict[str, Any]:
-    """A target as plain JSON types: its range and meaning, how many images are rated and how."""
+    """A target as plain JSON types: its range and meaning, and the number, mean and spread of its ratings."""
     rated = target.values[np.isfinite(target.values)]
     with np.errstate(over="ignore"):
         mean, std = (float(rated.mean()), float(rated.std())) if len(rated) else (None, None)

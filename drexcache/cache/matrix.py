@@ -1,4 +1,4 @@
-"""FeatureMatrix: plain arrays that every regressor shares, and which of its rows can be learnt from."""
+"""FeatureMatrix: the plain arrays that every regressor takes, and checks of its rows before training."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ NAMED = 5  # images in a message
 
 @dataclass(frozen=True)
 class FeatureMatrix:
-    """The features and ratings of n images, row i of everything being image ``ids[i]``.
+    """The features and ratings of n images; row i of everything belongs to the image ``ids[i]``.
 
     Attributes
     ----------
     X : float32 (n, d), C-contiguous.
-    y : float64 (n,), ratings on [0, 1] by the target's declared range, 1 the highest in its meaning
-        (a target where less means more is flipped); NaN where an image has no rating.
+    y : float64 (n,), ratings scaled from the target's range to [0, 1], 1 the most of what is rated (a target whose
+        lower ratings mean more is flipped); NaN where an image has no rating.
     ids : (n,) image ids.
     blocks : block name -> its columns of X; together they cover X in order.
     taps : "block/tap" -> its columns of X.
-    dataset, target : where the rows come from; low, high : the target's own range,
-        ``declared`` or only observed; higher_is : "more" or "less".
-    fingerprints : block name -> fingerprint of what computed it.
-    hashes : (n,) SHA-256 of each image file, as hex; "dataset/id" where the file was never read.
-    labels : column name -> (n,) strings, such as a split ("train"/"test") or a group ("" where unknown).
-    noise : variance of the errors of rating in y, None where it is not known.
-    images : the folder, zip or URL where the pictures lay when they were extracted, "" where it is not known.
+    dataset, target : names of the dataset and of the ratings; low, high : the target's own range, ``declared`` or
+        only observed; higher_is : whether a higher rating means "more" or "less".
+    fingerprints : block name -> fingerprint.
+    hashes : (n,) SHA-256 of each image file, as hex; "dataset/id" if the file was never read.
+    labels : column name -> (n,) strings, such as a split ("train"/"test") or a group ("" if unknown).
+    noise : variance of the rating errors in y, None if unknown.
+    images : the folder, zip or URL of the images at extraction, "" if unknown.
 
     >>> m = FeatureMatrix(np.ones((2, 3), "f4"), np.array([0.0, 1.0]), ["a", "b"], {"cue": slice(0, 3)})
     >>> m.rows([1]).ids, m.select(["cue"]).X.shape
@@ -63,7 +63,7 @@ class FeatureMatrix:
         return len(self.ids)
 
     def rows(self, index: Sequence[int] | np.ndarray) -> FeatureMatrix:
-        """Those rows (positions, or a boolean mask of n), in that order."""
+        """The given rows (row numbers, or a boolean mask of n), in that order."""
         index = np.asarray(index)
         if index.dtype == bool:
             index = np.flatnonzero(index)
@@ -78,11 +78,11 @@ class FeatureMatrix:
         )
 
     def where(self, label: str, value: str) -> FeatureMatrix:
-        """The rows whose label has that value, such as ``where("split", "train")``; "Train set" is "train".
+        """The rows whose label has that value, such as ``where("split", "train")``, which also finds "Train set".
 
         Raises
         ------
-        DrexcacheError : no such label, or no row with that value; the message lists what there is.
+        DrexcacheError : no such label, or no row with that value (lists the known ones).
         """
         if label not in self.labels:
             raise DrexcacheError(f"{self.dataset}: no label named {label}; it has: {', '.join(self.labels) or 'none'}")
@@ -93,11 +93,11 @@ class FeatureMatrix:
         return self.rows(found)
 
     def select(self, names: Sequence[str]) -> FeatureMatrix:
-        """Those blocks or taps ("block" or "block/tap") only; each becomes a block of the result.
+        """Only the given blocks or taps ("block" or "block/tap"); each becomes a block of the result.
 
         Raises
         ------
-        DrexcacheError : an unknown name; the message lists what there is.
+        DrexcacheError : an unknown name (lists the known ones).
         """
         known = {**self.taps, **self.blocks}
         unknown = [name for name in names if name not in known]
@@ -124,7 +124,7 @@ class FeatureMatrix:
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame indexed by image id: ``y`` under the target's name, the labels, and the features.
 
-        Features are float32 columns named "block/tap/number", or "block/number" where a block's taps are not known.
+        Features are float32 columns named "block/tap/number", or "block/number" if a block's taps are unknown.
 
         >>> m = FeatureMatrix(np.ones((1, 2), "f4"), np.array([0.5]), ["a"], {"cue": slice(0, 2)})
         >>> m.to_pandas().to_dict("index")
@@ -138,24 +138,24 @@ class FeatureMatrix:
 
     @property
     def columns(self) -> list[str]:
-        """The d names of the features: "block/tap/number", or "block/number" where a block's taps are not known."""
+        """The d names of the features: "block/tap/number", or "block/number" if a block's taps are unknown."""
         names = [""] * self.X.shape[1]
         for part, where in {**self.blocks, **self.taps}.items():
             names[where] = [f"{part}/{number}" for number in range(where.stop - where.start)]
         return names
 
     def raw(self, y: np.ndarray) -> np.ndarray:
-        """Ratings or predictions on [0, 1] back in the target's own range and direction."""
+        """Convert ratings or predictions on [0, 1] back to the target's own range and direction."""
         y = np.asarray(y, dtype=np.float64)
         return self.low + (self.high - self.low) * (y if self.higher_is == "more" else 1.0 - y)
 
 
 def rated_rows(matrix: FeatureMatrix, where: str) -> FeatureMatrix:
-    """The rows that have a rating (NaN stands for none).
+    """The rows that have a rating (not NaN).
 
     Raises
     ------
-    DrexcacheError : an infinite rating, or a feature that is NaN or infinite; names the first images.
+    DrexcacheError : an infinite rating, or a feature that is NaN or infinite (names the first images).
 
     >>> m = FeatureMatrix(np.ones((2, 3), "f4"), np.array([0.5, np.nan]), ["a.png", "b.png"], {"cues": slice(0, 3)})
     >>> rated_rows(m, "art.h5").ids
@@ -170,7 +170,7 @@ def rated_rows(matrix: FeatureMatrix, where: str) -> FeatureMatrix:
 
 
 def refuse_infinite_ratings(ids: Sequence[str], where: str) -> None:
-    """Raise DrexcacheError if any image has an infinite rating; names the first."""
+    """Raise DrexcacheError about these images with infinite ratings, if there are any; names the first."""
     if ids:
         raise DrexcacheError(f"{where}: infinite ratings of {_list(ids)}")
 

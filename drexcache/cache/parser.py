@@ -1,8 +1,8 @@
-"""The outline of a cache file, read without the HDF5 library, so that a stranger's file never reaches it.
+"""Reading the outline of a cache file without the HDF5 library, so that an untrusted file never reaches it.
 
-Read is what FORMAT.md allows, in the form in which the HDF5 library (1.10 and later) writes it, and everything else is
-refused. Every structure must lie inside the file, carry its right checksum and overlap no other. The names are those of
-the HDF5 File Format Specification 3.0.
+It reads what FORMAT.md allows, in the form that the HDF5 library (1.10 and later) writes, and refuses everything else.
+Every structure must lie inside the file, match its checksum and overlap no other. Names are those of the HDF5 File
+Format Specification 3.0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILTERS, ATTRIBUTE, CONTINUATION, MODIFIED, ATTRIBUTE_INFO = 11, 12, 16, 18, 21
 OF_A_GROUP = {0, LINK_INFO, LINK, GROUP_INFO, ATTRIBUTE, MODIFIED, ATTRIBUTE_INFO}
 OF_A_DATASET = {0, DATASPACE, DATATYPE, FILL, LAYOUT, MODIFIED, ATTRIBUTE, ATTRIBUTE_INFO}
 
-# size -> the bits of a little-endian IEEE float: flags, offset, precision, places and sizes of exponent and mantissa
+# size -> the bits of a little-endian IEEE float: flags, offset, precision, positions and sizes of exponent and mantissa
 FLOATS = {
     2: (0x0F20, 0, 16, 10, 5, 0, 10, 15), 4: (0x1F20, 0, 32, 23, 8, 0, 23, 127), 8: (0x3F20, 0, 64, 52, 11, 0, 52, 1023)
 }  # fmt: skip
@@ -39,7 +39,7 @@ FLOATS = {
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a dataset's values lie: ``shape`` values of ``dtype`` from byte ``offset`` of the file, in C order."""
+    """The location of a dataset: ``shape`` values of ``dtype`` from byte ``offset`` of the file, in C order."""
 
     offset: int
     shape: tuple[int, ...]
@@ -47,31 +47,31 @@ class Extent:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one entry along the first axis."""
+        """Size in bytes of one entry along the first axis."""
         return int(self.dtype.itemsize * math.prod(self.shape[1:]))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole dataset."""
+        """Size in bytes of the whole dataset."""
         return self.row_bytes * self.shape[0]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a file holds: attributes by group path, extents by dataset path."""
+    """What a file contains: attributes by group path, extents by dataset path."""
 
     attributes: dict[str, dict[str, Any]]
     datasets: dict[str, Extent]
 
 
 def read_outline(descriptor: int, path: Path) -> Outline:
-    """Say where everything lies in an open file that may come from a stranger, without reading any values.
+    """Find where everything is in an open, untrusted file, without reading any values.
 
     Raises
     ------
-    DrexcacheError : not HDF5, damaged, or holding anything that FORMAT.md forbids: links other than one hard link to
-        each object, storage outside the file, virtual datasets, filters, chunks, other types, oversized attributes,
-        values beyond the file's end or on top of each other.
+    DrexcacheError : not HDF5, damaged, or with anything that FORMAT.md forbids: links other than one hard link to
+        each object, external storage, virtual datasets, filters, chunks, other types, oversized attributes, values
+        beyond the end of the file or overlapping.
     """
     if os.fstat(descriptor).st_size == 0:
         raise DrexcacheError(f"{path}: the file is empty")
@@ -89,7 +89,7 @@ def read_outline(descriptor: int, path: Path) -> Outline:
 
 
 class ForbiddenError(ValueError):
-    """NAME is something that FORMAT.md forbids."""
+    """The file has something that FORMAT.md forbids; the message begins with its name."""
 
 
 class _Walk:
@@ -117,7 +117,7 @@ class _Walk:
         return root
 
     def node(self, address: int, name: str) -> None:
-        """A group and all below it, or a dataset."""
+        """Visit a group and everything below it, or a dataset."""
         self.objects += 1
         if self.objects > MAX_OBJECTS or name.count("/") > MAX_DEPTH:
             raise ForbiddenError(f"{name} is one of more than {MAX_OBJECTS} objects, or nested too deep")
@@ -136,7 +136,7 @@ class _Walk:
             raise ForbiddenError(f"{name} is neither a plain group nor a plain dataset, or has a second link")
 
     def messages(self, address: int) -> list[tuple[int, Fields]]:
-        """(type, body) of an object's header messages."""
+        """The (type, body) of an object's header messages."""
         start = self.file.peek(address, 34)
         start.take(4)
         start.expect(2, what="an object header of version")
@@ -160,7 +160,7 @@ class _Walk:
         return found
 
     def links(self, messages: list[tuple[int, Fields]], name: str) -> Iterator[tuple[str, int]]:
-        """(name, address) of a group's hard links."""
+        """The (name, address) of a group's hard links."""
         bodies = [body for kind, body in messages if kind == LINK]
         for body in bodies + self.stored_apart(messages, LINK_INFO, order_bytes=8, record=(5, 11, 4, 7)):
             body.expect(1, what="a link of version")
@@ -185,10 +185,9 @@ class _Walk:
     def stored_apart(
         self, messages: list[tuple[int, Fields]], info: int, order_bytes: int, record: tuple[int, int, int, int]
     ) -> list[Fields]:
-        """Messages that lie in a fractal heap because there are many or large ones, found by a B-tree.
+        """Messages stored in a fractal heap, because there are many or large ones, and found through a B-tree.
 
-        record : the B-tree's type, the bytes of a record of it, and where in a record the heap's id begins and how long
-            it is.
+        record : the B-tree's type and record size, and the start and length of the heap id in a record.
         """
         for body in (body for kind, body in messages if kind == info):
             body.expect(0, what="a message of version")
@@ -223,7 +222,7 @@ class _Walk:
 
 
 def attribute(body: Fields, name: str) -> tuple[str, Any]:
-    """An attribute's name and value, from its message."""
+    """Parse an attribute's name and value from its message."""
     body.expect(3, what="an attribute of version")
     body.expect(0, what="a shared attribute")
     name_size, type_size, space_size = (body.number(2) for _ in range(3))
@@ -239,7 +238,7 @@ def attribute(body: Fields, name: str) -> tuple[str, Any]:
 
 
 def datatype(body: Fields, name: str) -> np.dtype:
-    """A whole number, a float or a fixed-length text."""
+    """Parse a type: an integer, a float or fixed-length text."""
     kind = body.number(1)
     flags, size = body.number(3), body.number(4)
     if kind >> 4 in (1, 3) and 0 < size <= MAX_TEXT_BYTES:
@@ -258,7 +257,7 @@ def datatype(body: Fields, name: str) -> np.dtype:
 
 
 def dataspace(body: Fields, name: str) -> tuple[int, ...]:
-    """A shape; () for a scalar."""
+    """Parse a shape; () for a scalar."""
     version, rank, flags, kind = (body.number(1) for _ in range(4))
     shape = tuple(body.number(8) for _ in range(rank))
     largest = tuple(body.number(8) for _ in range(rank)) if flags & 1 else shape

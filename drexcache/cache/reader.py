@@ -32,11 +32,11 @@ from drexcache.errors import DrexcacheError
 def open_cache(path: str | Path) -> FeatureCache:
     """Open a finished cache for reading.
 
-    What is read is the file as it stood when opened: a writer that replaces it meanwhile is not seen.
+    It stays the file as it was when opened, even if a writer replaces it meanwhile.
 
     Raises
     ------
-    DrexcacheError : no such file, not HDF5, not a drexcache cache, of a newer version, damaged, or never finished.
+    DrexcacheError : no such file, not HDF5, not a drexcache cache, of a newer version, damaged, or unfinished.
     """
     path = Path(path)
     if not path.exists() and (partial := partial_paths(path)):
@@ -59,9 +59,9 @@ class FeatureCache:
     ----------
     path : the file. ``storage``: its open file. ``contents``: everything but the computed values (ids, targets,
         labels, blocks).
-    complete : whether the extraction that wrote the file came to its end.
+    complete : whether the extraction that wrote the file was finished.
 
-    Safe to use from several threads, after a fork, and to send to spawned processes.
+    It can be used from several threads and after a fork, and sent to spawned processes.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -103,27 +103,27 @@ class FeatureCache:
 
     @property
     def images(self) -> str:
-        """The folder, zip or URL where the images lay when the file was made, "" where it does not say."""
+        """The folder, zip or URL of the images when the file was made, "" if unknown."""
         return str(self.storage.attributes["/"].get("images", ""))
 
     @property
     def shard(self) -> str:
-        """ "i/n" when the file is one shard of a larger table, else empty."""
+        """ "i/n" if the file is one shard of a larger table, else ""."""
         return str(self.storage.attributes["/"].get("shard", ""))
 
     @property
     def table_sha256(self) -> str:
-        """Hash of the ids of the whole table, equal in all its shards."""
+        """SHA-256 (hex) of the ids of the whole table, equal in all its shards."""
         return str(self.storage.attributes["/"].get("table_sha256", ""))
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Image ids, in the rows' order."""
+        """Image ids, in row order."""
         return self._texts("/images/id")
 
     @cached_property
     def blocks(self) -> dict[str, StoredBlock]:
-        """Block name -> what computed it, in alphabetical order."""
+        """Block name -> its description, in alphabetical order."""
         found = {}
         for name in children(self.storage.attributes, "/blocks"):
             here = f"/blocks/{name}"
@@ -136,7 +136,7 @@ class FeatureCache:
 
     @cached_property
     def targets(self) -> dict[str, Target]:
-        """Target name -> its values (n,) in its own range, NaN where an image has none."""
+        """Target name -> its values (n,) in its own range, NaN where an image has no rating."""
         found = {}
         for name in children(self.storage.attributes, "/targets"):
             here = f"/targets/{name}"
@@ -146,7 +146,7 @@ class FeatureCache:
 
     @cached_property
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """Label column, such as a split -> (n,) texts."""
+        """Label column (such as a split) -> (n,) texts."""
         return {name: self._texts(f"/labels/{name}/value") for name in children(self.storage.attributes, "/labels")}
 
     @property
@@ -158,7 +158,7 @@ class FeatureCache:
         )  # fmt: skip
 
     def status(self, block: str) -> np.ndarray:
-        """uint8 (n,): 0 missing, 1 done, 2 failed."""
+        """Each row's status, uint8 (n,): 0 missing, 1 done, 2 failed."""
         status = self.storage.read(f"/blocks/{self._known(block)}/status")
         return status if self._vouched else np.where(self.sealed(block), status, np.uint8(MISSING))
 
@@ -168,7 +168,7 @@ class FeatureCache:
         return self.complete or self.version == 1
 
     def sealed(self, block: str | None = None) -> np.ndarray:
-        """bool (n,): rows of a block, or of what is known of the images, whose seal holds (FORMAT.md)."""
+        """For each row of a block, or of the image metadata if None, whether its seal holds (FORMAT.md): bool (n,)."""
         names = SEALED_OF_IMAGE if block is None else sealed_of_block(block)
         stored, good = self.storage.read("/images/seal" if block is None else f"/blocks/{block}/seal"), []
         step = max(1, READ_BYTES // sum(self.storage.extents[name].row_bytes for name in names))
@@ -178,11 +178,11 @@ class FeatureCache:
         return np.concatenate(good)
 
     def hashes(self) -> np.ndarray:
-        """uint8 (n, 32): SHA-256 of each image file's bytes; zeros where it was never read."""
+        """SHA-256 of each image file's bytes, uint8 (n, 32); zeros if the file was never read."""
         return self.storage.read("/images/sha256")
 
     def stats(self) -> np.ndarray:
-        """int64 (n, 2): size in bytes and modification time in ns of each file when it was last hashed, or zeros."""
+        """Size in bytes and state (`ImageFile.stat`) of each file when it was last hashed, int64 (n, 2), or zeros."""
         stats = np.stack([self.storage.read("/images/bytes"), self.storage.read("/images/mtime_ns")], axis=1)
         return stats if self._vouched else np.where(self.sealed()[:, None], stats, 0)
 
@@ -196,7 +196,7 @@ class FeatureCache:
         return {self.ids[row]: text for row, text in zip(failed.tolist(), texts, strict=True)}
 
     def features(self, block: str, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Features of one block, (n, d) or those rows, in the stored dtype; rows without features are zeros."""
+        """Features of one block, (n, d) or the given rows, in the stored dtype; rows without features are zeros."""
         name = f"/blocks/{self._known(block)}/features"
         if rows is None or isinstance(rows, slice):
             start, stop, step = (rows or slice(None)).indices(len(self))
@@ -206,7 +206,7 @@ class FeatureCache:
         return self.storage.pick_rows(name, np.asarray(rows, dtype=np.int64))
 
     def crc32(self, block: str) -> np.ndarray:
-        """uint32 (n,): CRC-32 of each stored row's bytes."""
+        """CRC-32 of each stored row's bytes, uint32 (n,)."""
         return self.storage.read(f"/blocks/{self._known(block)}/crc32")
 
     def matrix(self, blocks: Sequence[str] | None = None, target: str | None = None) -> FeatureMatrix:
@@ -215,11 +215,11 @@ class FeatureCache:
         Parameters
         ----------
         blocks : block or "block/tap" names; default: all blocks.
-        target : default: the only target there is, or no ratings (NaN) where there is none.
+        target : name of the ratings; default: the only target, or NaN for all images if there is none.
 
         Raises
         ------
-        DrexcacheError : an unknown block, tap or target, or no image that has all the blocks.
+        DrexcacheError : an unknown block, tap or target, several targets without a choice, or no image with all blocks.
         """
         chosen = list(blocks) if blocks else list(self.blocks)
         needed = list(dict.fromkeys(self._known(name.split("/")[0]) for name in chosen))
@@ -261,7 +261,7 @@ class FeatureCache:
         )  # fmt: skip
 
     def _load(self, block: str, done: np.ndarray, out: np.ndarray) -> None:
-        """Copy the done rows of one block into ``out`` (rows, d), reading forwards in small pieces."""
+        """Copy the done rows of one block into ``out`` (rows, d), reading sequentially in small pieces."""
         step = self._rows_at_once(block)
         filled = 0
         for start in range(0, len(self), step):
@@ -274,11 +274,11 @@ class FeatureCache:
             filled += count
 
     def verify(self) -> list[str]:
-        """Read everything and say what does not match its checksum; an empty list means that all does."""
+        """Read everything and return a sentence for whatever does not match its checksum; empty if all is well."""
         return verify(self)
 
     def intact(self, block: str) -> np.ndarray:
-        """bool (k,): for each of the k done rows, whether its bytes match its CRC-32, and its seal holds."""
+        """For each of the k done rows, whether its bytes match its CRC-32 and its seal holds: bool (k,)."""
         done, stored = np.flatnonzero(self.status(block) == DONE), self.crc32(block)
         step = self._rows_at_once(block)
         good = np.zeros(len(self), dtype=bool)
@@ -290,7 +290,7 @@ class FeatureCache:
         return good[done]
 
     def image_checksum(self) -> bytes:
-        """SHA-256 over what is known of the image files, as FORMAT.md defines it."""
+        """SHA-256 over the image metadata, as FORMAT.md defines it."""
         if self.version == 1:
             return self.storage.sha256("/images/sha256", "/images/failure")
         return self.storage.sha256(*SEALED_OF_IMAGE[1:], "/images/seal")
@@ -301,11 +301,11 @@ class FeatureCache:
         return self.storage.sha256(*(f"/blocks/{block}/{column}" for column in columns))
 
     def info(self) -> dict[str, Any]:
-        """What the cache holds, as plain JSON types: what ``drexcache cache info --json`` prints."""
+        """A summary as plain JSON types, as ``drexcache cache info --json`` prints it."""
         return info(self)
 
     def target(self, name: str | None = None) -> Target | None:
-        """The target of that name; without a name the only one there is, or None."""
+        """The target of that name; without a name the only target, or None."""
         if name is None:
             if len(self.targets) > 1:
                 raise DrexcacheError(
@@ -328,14 +328,14 @@ class FeatureCache:
         return self.decoded(name, self.storage.read(name))
 
     def decoded(self, name: str, values: np.ndarray) -> tuple[str, ...]:
-        """Some stored texts (k,) of that dataset as strings."""
+        """Decode some stored texts (k,) of that dataset."""
         try:
             return tuple(value.decode() for value in values.tolist())
         except UnicodeDecodeError as error:
             raise DrexcacheError(f"{self.path}: {name}: not valid UTF-8 ({error})") from error
 
     def replaced(self) -> bool:
-        """Whether a writer has put another file under this name since the cache was opened."""
+        """Whether a writer has replaced the file since the cache was opened."""
         return self.storage.replaced()
 
 

@@ -1,4 +1,4 @@
-"""CachedRows: rows of a cache whose features stay on disk until they are asked for."""
+"""CachedRows: rows of a cache whose features stay on disk until they are needed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from drexcache.cache.reader import FeatureCache
 from drexcache.datasets import has_value
 from drexcache.errors import DrexcacheError
 
-READ_ROWS = 512  # by one call
-GAP = 4  # rows not asked for that are cheaper to read along than to leave out
+READ_ROWS = 512  # per read
+GAP = 4  # up to so many rows in between are cheaper to read than to skip
 
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Rows of a cache as a regressor sees them; `rated_rows_of` and `featured_rows_of` make one.
+    """Rows of a cache as a regressor sees them, made by `rated_rows_of` or `featured_rows_of`.
 
     Attributes
     ----------
-    cache : where the features are. places : (n,) their rows in the cache, ascending. y : float64 (n,) on [0, 1],
-        NaN where there is no rating.
+    cache : where the features are. places : (n,) their row numbers in the cache, ascending. y : float64 (n,) on
+        [0, 1], NaN where there is no rating.
     blocks : block or "block/tap" name -> its columns; together they cover the d columns in order.
-    target : the ratings' name; empty where none were asked for.
+    target : the ratings' name, "" if none were requested.
 
-    Safe to read from several threads.
+    Can be read from several threads.
     """
 
     cache: FeatureCache
@@ -47,15 +47,15 @@ class CachedRows:
         return len(self), max(columns.stop for columns in self.blocks.values())
 
     def rows(self, index: np.ndarray) -> CachedRows:
-        """Those rows (ascending positions, or a boolean mask of n)."""
+        """The given rows (ascending row numbers, or a boolean mask of n)."""
         return replace(self, places=self.places[index], y=self.y[index])
 
     def read(self, index: np.ndarray) -> np.ndarray:
-        """Features float32 (m, d) of the rows at ``index`` (m,), ascending positions.
+        """Read the features float32 (m, d) of the rows ``index`` (m,), ascending.
 
         Raises
         ------
-        DrexcacheError : a feature is NaN or infinite; names the first images.
+        DrexcacheError : a feature is NaN or infinite (names the first images).
         """
         out = np.empty((len(index), self.shape[1]), np.float32)
         done = 0
@@ -65,14 +65,14 @@ class CachedRows:
         return out
 
     def pieces(self, index: np.ndarray | None = None, size: int = READ_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features (m, d) and ratings (m,) of all rows, or of ascending ``index``, ``size`` at a time and in order."""
+        """Yield features (m, d) and ratings (m,) of all rows, or of ascending ``index``, ``size`` rows at a time."""
         index = np.arange(len(self)) if index is None else index
         for start in range(0, len(index), size):
             some = index[start : start + size]
             yield self.read(some), self.y[some]
 
     def _read(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Fill out (m, d) with nearby rows of the cache: one read a block, whatever its taps."""
+        """Fill out (m, d) with nearby rows of the cache, with one read per block, however many taps."""
         span, wanted = slice(int(places[0]), int(places[-1]) + 1), places - places[0]
         stored: dict[str, np.ndarray] = {}
         for name, columns in self.blocks.items():
@@ -81,7 +81,7 @@ class CachedRows:
                 stored[block] = self.cache.features(block, span)
             values = stored[block] if len(wanted) == span.stop - span.start else stored[block][wanted]
             values = values[:, self.cache.blocks[block].taps[tap]] if tap else values
-            torch.from_numpy(out[:, columns]).copy_(torch.from_numpy(values))  # float16: 8 times as fast as NumPy's
+            torch.from_numpy(out[:, columns]).copy_(torch.from_numpy(values))  # float16: 8 times as fast as NumPy
             if not np.isfinite(out[:, columns]).all():
                 ids = [self.cache.ids[place] for place in places.tolist()]
                 refuse_unusable_features(out[:, columns], ids, name, str(self.cache.path))
@@ -90,9 +90,9 @@ class CachedRows:
 def rated_rows_of(
     cache: FeatureCache, columns: Sequence[str] = (), target: str | None = None, split: tuple[str, str] | None = None
 ) -> CachedRows:
-    """The rows of a cache that have a rating and all the blocks; no feature is read.
+    """The rows of a cache that have a rating and all the blocks; reads no features.
 
-    columns : block or "block/tap" names; default: all blocks. target : default: the only one there is.
+    columns : block or "block/tap" names; default: all blocks. target : name of the ratings; default: the only ones.
     split : label and value that the rows must have, such as ("split", "train").
 
     Raises
@@ -115,7 +115,7 @@ def rated_rows_of(
 
 
 def featured_rows_of(cache: FeatureCache, columns: Sequence[str] = ()) -> CachedRows:
-    """The rows of a cache that have all the blocks, rated or not; no feature is read.
+    """The rows of a cache that have all the blocks, rated or not; reads no features.
 
     columns : block or "block/tap" names; default: all blocks.
 
@@ -131,7 +131,7 @@ def featured_rows_of(cache: FeatureCache, columns: Sequence[str] = ()) -> Cached
 
 
 def _chosen(cache: FeatureCache, columns: Sequence[str]) -> tuple[dict[str, slice], np.ndarray]:
-    """The columns of each block or tap, and bool (n,): the images that have all the blocks."""
+    """The columns of each block or tap, and bool (n,): whether an image has all the blocks."""
     blocks, end = {}, 0
     for name in columns or cache.blocks:
         blocks[name] = slice(end, end := end + _width(cache, name))
@@ -153,7 +153,7 @@ def _width(cache: FeatureCache, name: str) -> int:
 
 
 def _labelled(cache: FeatureCache, label: str, value: str) -> np.ndarray:
-    """bool (n,): the images whose label has that value, as `FeatureMatrix.where` takes it."""
+    """Whether each image's label has that value, in the sense of `FeatureMatrix.where`: bool (n,)."""
     if label not in cache.labels:
         raise DrexcacheError(f"{cache.path}: no label named {label}; it has: {', '.join(cache.labels) or 'none'}")
     found = np.array(has_value(cache.labels[label], value), dtype=bool)
@@ -164,7 +164,7 @@ def _labelled(cache: FeatureCache, label: str, value: str) -> np.ndarray:
 
 
 def _runs(places: np.ndarray) -> Iterator[np.ndarray]:
-    """Ascending places in pieces that are worth one read each.
+    """Split ascending row numbers into pieces that are worth one read each.
 
     >>> [run.tolist() for run in _runs(np.array([0, 1, 4, 90, 91]))]
     [[0, 1, 4], [90, 91]]

@@ -1,8 +1,8 @@
-"""HDF5 as drexcache uses it: metadata written once, data in fixed places, files from strangers read as data.
+"""HDF5 as drexcache uses it: metadata written once, data at fixed offsets, untrusted files read as mere data.
 
-Every dataset of ours is contiguous, unfiltered and allocated when the file is made. So a value's place in the file
-never changes: rows are written and read with plain positioned I/O, and after creation the HDF5 metadata is never
-touched again, which is why a crash cannot break it.
+Every dataset of ours is contiguous, unfiltered and allocated when the file is created. So a value's position in the
+file never changes: rows are written and read with plain positioned I/O, and the HDF5 metadata is never touched again
+after creation, so that a crash cannot break it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from drexcache.errors import DrexcacheError
 from drexcache.files import reserve, sync, write_at
 
 ALIGNMENT = 4096
-FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # above this size, length / stored bytes may be at most this
-READ_BYTES = 4 << 20  # read at a time, so that they stay in the processor's cache
+FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # above this size, the length may be at most so many times the stored bytes
+READ_BYTES = 4 << 20  # read at a time, to stay in the processor's cache
 
 
 class Storage:
-    """An open file of ours: where its datasets lie, and their values read and written by position.
+    """An open cache file: the location of its datasets, and their values read and written by position.
 
-    The outline is read from the same descriptor as the values: a file that is put in this one's place meanwhile is
-    never mixed with it. Safe to use from several threads and after a fork.
+    The outline is read from the same descriptor as the values, so a file that replaces this one meanwhile is never
+    mixed up with it. It can be used from several threads and after a fork.
 
     Attributes
     ----------
-    path : its name when it was opened. attributes : group path -> attributes. extents : dataset path -> where it lies.
+    path : its name when it was opened. attributes : group path -> attributes. extents : dataset path -> its location.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -49,7 +49,7 @@ class Storage:
         self.attributes, self.extents = outline.attributes, outline.datasets
 
     def _refuse_bombs(self) -> None:
-        """A file of holes takes next to nothing on the disk, and its whole length in memory."""
+        """Refuse a sparse file that takes next to nothing on the disk but its whole length in memory."""
         size, stored = os.fstat(self._descriptor).st_size, os.fstat(self._descriptor).st_blocks * 512
         if size <= FREE_BYTES or size <= MAX_SPARSENESS * stored:
             return
@@ -60,7 +60,7 @@ class Storage:
             except OSError as error:
                 if error.errno != errno.ENXIO:
                     raise
-                break  # nothing but a hole from here on
+                break  # only a hole from here on
             end = os.lseek(self._descriptor, start, os.SEEK_HOLE)
             stored += end - start
         if size > MAX_SPARSENESS * stored:
@@ -71,24 +71,24 @@ class Storage:
         self.close()
 
     def close(self) -> None:
-        """Close the file; nothing can be read any more."""
+        """Close the file."""
         descriptor, self._descriptor = getattr(self, "_descriptor", -1), -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def read(self, name: str) -> np.ndarray:
-        """All values of a dataset."""
+        """Read all values of a dataset."""
         return self.read_rows(name, 0, self.extents[name].shape[0])
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` up to ``stop`` of a dataset."""
+        """Read rows ``start`` up to ``stop`` of a dataset."""
         extent = self.extents[name]
         out = np.empty((max(0, stop - start), *extent.shape[1:]), extent.dtype)
         self._fill(out, extent.offset + start * extent.row_bytes)
         return out
 
     def pick_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The rows at these positions (k,), in that order."""
+        """Read the rows with these numbers (k,), in that order."""
         extent = self.extents[name]
         if len(rows) and (rows.min() < 0 or rows.max() >= extent.shape[0]):
             raise IndexError(f"row {rows.max()} of {extent.shape[0]}")
@@ -96,11 +96,11 @@ class Storage:
         width = extent.row_bytes
         for target, row in zip(out, rows.tolist(), strict=True):
             if os.preadv(self._descriptor, [target], extent.offset + row * width) != width:
-                self._fill(target, extent.offset + row * width)  # a read cut short: the rest, or the error
+                self._fill(target, extent.offset + row * width)  # a short read: read again, or raise the error
         return out
 
     def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The rows at these positions (k,), with one read where they lie close together."""
+        """Read the rows with these numbers (k,), in a single read if they are close together."""
         if not len(rows):
             return self.read_rows(name, 0, 0)
         first, last = int(rows.min()), int(rows.max()) + 1
@@ -113,17 +113,17 @@ class Storage:
         digest = hashlib.sha256()
         for name in names:
             extent = self.extents[name]
-            step = max(1, READ_BYTES // extent.row_bytes)  # in pieces: a million failures' room is 96 MB
+            step = max(1, READ_BYTES // extent.row_bytes)  # in pieces: for a million images the failures take 96 MB
             for start in range(0, extent.shape[0], step):
                 digest.update(self.read_rows(name, start, min(start + step, extent.shape[0])).data)
         return digest.digest()
 
     def write(self, name: str, values: np.ndarray) -> None:
-        """All values of a dataset, which `sync` brings to the disk."""
+        """Write all values of a dataset; `sync` makes sure they are on the disk."""
         self.write_rows(name, np.arange(len(values)), values)
 
     def write_rows(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """Values of the rows at these positions (k,), which `sync` brings to the disk."""
+        """Write the values of the rows with these numbers (k,); `sync` makes sure they are on the disk."""
         extent = self.extents[name]
         values = np.ascontiguousarray(values, extent.dtype)
         cuts = np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1
@@ -133,17 +133,17 @@ class Storage:
                 write_at(self._descriptor, data, extent.offset + int(rows[start]) * extent.row_bytes)
 
     def sync(self) -> None:
-        """Return when everything written so far is on the disk."""
+        """Wait until everything written so far is on the disk."""
         sync(self._descriptor)
 
     @property
     def identity(self) -> tuple[int, int, int]:
-        """Inode, size and modification time: another file under the same name has another."""
+        """Inode, size and modification time, which differ for another file under the same name."""
         stat = os.fstat(self._descriptor)
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def replaced(self) -> bool:
-        """Whether another file has been put under this name since the file was opened."""
+        """Whether the file has been replaced since it was opened."""
         try:
             stat = self.path.stat()
         except FileNotFoundError:
@@ -160,7 +160,7 @@ class Storage:
 
 
 def text_dtype(values: Iterable[str]) -> np.dtype:
-    """The fixed-length UTF-8 dtype that holds the longest of these."""
+    """The fixed-length UTF-8 dtype that fits the longest of these texts."""
     return np.dtype(f"S{max(1, max((len(value.encode()) for value in values), default=1))}")
 
 
@@ -171,8 +171,8 @@ def create(
 ) -> None:
     """Write and sync a file with these groups (path -> attributes) and datasets (path -> shape, dtype) of zeros.
 
-    Text attributes are stored as fixed-length UTF-8. The file's full size is reserved, so that a disk too small for
-    it says so now.
+    Text attributes are stored as fixed-length UTF-8. The file's full size is allocated, so that a disk that is too
+    small is noticed now.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def create(
                     _write_attribute(node, key, value)
             for name, (shape, dtype) in datasets.items():
                 _create_contiguous(file, name, shape, np.dtype(dtype))
-    except RuntimeError as error:  # what h5py makes of a write that fails while it closes the file
+    except RuntimeError as error:  # h5py raises it if a write fails while the file is closed
         number = re.search(r"errno = (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code)) from error
@@ -212,7 +212,7 @@ def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the file system's own zeros, at no cost
-    layout.set_obj_track_times(False)  # the same contents give the same bytes
+    layout.set_obj_track_times(False)  # so that the same contents give the same bytes
     if dtype.kind == "S":
         kind = h5py.h5t.py_create(h5py.string_dtype("utf-8", dtype.itemsize), logical=True)
     else:

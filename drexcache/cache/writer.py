@@ -1,9 +1,9 @@
 """Writing a cache so that a crash at any moment loses nothing that was committed.
 
-A cache is filled as ``NAME.partial-K`` beside its final place and renamed when it is whole. The partial file's HDF5
-metadata and its size are written once, at creation; afterwards rows are written into fixed places. A row counts only
-when its seal holds: a checksum over the image's id and file hash, the features' checksum and the row's status, written
-when all of them are on the disk. Whatever mixture of old and new a power cut leaves, no seal holds over it.
+A cache is filled as ``NAME.partial-K`` beside its final place and renamed when complete. The partial file's HDF5
+metadata and its size are written once, at creation; afterwards rows are written at fixed offsets. A row counts only if
+its seal holds: a checksum over the image's id and file hash, the features' checksum and the row's status, written
+after all of them are on the disk. No seal matches a mixture of old and new that a power cut may leave.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CacheWriter:
     """Fills one partial file; use `start_writer` to get one.
 
     ``done(block)`` tells which rows are committed; ``put`` writes rows, ``commit`` makes them count, ``finish``
-    publishes the file. Features go to the file at once, the few bytes a row beside them with the next commit.
+    publishes the file. Features are written at once, the few other bytes of each row with the next commit.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -57,11 +57,11 @@ class CacheWriter:
         self._storage.close()
 
     def done(self, block: str) -> np.ndarray:
-        """bool (n,): rows that are committed."""
+        """Whether each row is committed: bool (n,)."""
         return self.cache.status(block) == DONE
 
     def put(self, block: str, rows: np.ndarray, features: np.ndarray) -> None:
-        """Write features (k, d) of these rows; they count after the next `commit`, which comes by itself in time."""
+        """Write features (k, d) of these rows; they count after the next `commit` (see `tick`)."""
         values = np.ascontiguousarray(features, dtype=self._storage.extents[f"/blocks/{block}/features"].dtype)
         checks = np.fromiter((zlib.crc32(row) for row in values), dtype="<u4", count=len(values))
         self._storage.write_rows(f"/blocks/{block}/features", rows, values)
@@ -70,14 +70,14 @@ class CacheWriter:
         self._uncommitted += len(rows)
 
     def put_files(self, rows: np.ndarray, hashes: np.ndarray, stats: np.ndarray, failures: Sequence[str]) -> None:
-        """Write what is known of these images' files: SHA-256 (k, 32), size and mtime (k, 2), "" or why unreadable.
+        """Record these images' files: SHA-256 (k, 32), size and state (k, 2), and the reason of failure or "".
 
-        Call it before `put`: where the file is another one than before, its rows count as missing in every block.
+        Call it before `put`: if a file has changed, its rows become missing in every block.
         """
         texts = [reason.encode()[:FAILURE_BYTES].decode(errors="ignore").encode() for reason in failures]
         before, hashes = self._storage.gather("/images/sha256", rows), np.asarray(hashes, "u1")
         changed = rows[(before != hashes).any(axis=1) & before.any(axis=1)]
-        known = rows[hashes.any(axis=1) & ~before.any(axis=1)]  # for the first time: features imported before stay
+        known = rows[hashes.any(axis=1) & ~before.any(axis=1)]  # hashed for the first time: imported features stay
         for block in self.cache.blocks:
             self.forget(block, changed)
             kept = known[self._storage.gather(f"/blocks/{block}/status", known) == DONE]
@@ -96,12 +96,12 @@ class CacheWriter:
         self._later(f"/blocks/{block}/status", rows, np.full(len(rows), MISSING, "u1"))
 
     def tick(self) -> None:
-        """Commit when the last commit is some time, or very many rows, ago."""
+        """Commit if the last commit is more than `COMMIT_SECONDS` or `COMMIT_ROWS` ago."""
         if time.monotonic() - self._synced > COMMIT_SECONDS or self._uncommitted > COMMIT_ROWS:
             self.commit()
 
     def commit(self) -> None:
-        """Make every row written so far count; when this returns they do so through a power cut, too."""
+        """Make every row written so far count; when this returns, they survive even a power cut."""
         touched = {
             name: np.unique(np.concatenate([rows for rows, _ in parts])) for name, parts in self._waiting.items()
         }
@@ -110,7 +110,7 @@ class CacheWriter:
             self._storage.write_rows(name, rows, values)
         self._waiting.clear()
         if touched:
-            self._storage.sync()  # a sync that fails ends the run before anything vouches for what it lost
+            self._storage.sync()  # if it fails, the run ends before any seal covers what was lost
             self._seal("/images/seal", SEALED_OF_IMAGE, touched.get("/images/sha256"))
             for block in self.cache.blocks:
                 self._seal(f"/blocks/{block}/seal", sealed_of_block(block), touched.get(f"/blocks/{block}/status"))
@@ -125,7 +125,7 @@ class CacheWriter:
             self._storage.write_rows(name, rows, seals([self._storage.gather(column, rows) for column in columns]))
 
     def finish(self, final: Path) -> None:
-        """Write the checksums, mark the file complete and put it under its final name, replacing an older one."""
+        """Write the checksums, mark the file complete and rename it to its final name, replacing an older one."""
         self.commit()
         for block in self.cache.blocks:
             self._write_checksum(f"/blocks/{block}/checksum", self.cache.block_checksum(block))
@@ -133,12 +133,12 @@ class CacheWriter:
         self._storage.sync()
         self._storage.write("/complete", np.ones(1, "u1"))
         self._storage.sync()
-        real = final.resolve()  # a link stays a link
+        real = final.resolve()  # so that a link stays a link
         self.path.replace(real)
         sync_folder(real.parent)
 
     def reopen(self) -> None:
-        """Unmark the file as complete, which it is where a run was stopped just before the rename."""
+        """Clear the complete mark, which is set if a run was stopped just before the rename."""
         if self.cache.complete:
             self._storage.write("/complete", np.zeros(1, "u1"))
             self._storage.sync()
@@ -154,20 +154,20 @@ def start_writer(
     sources: Sequence[FeatureCache],
     files: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[CacheWriter, dict[Path, int]]:
-    """The writer to fill for these contents, holding every row that ``sources`` can give. Call it under `writer_lock`.
+    """The writer for these contents, already filled with every usable row of ``sources``. Call it under `writer_lock`.
 
-    Goes on in place where an interrupted run wanted the same contents; otherwise takes its rows over: those whose
-    image id, file hash and block fingerprint agree and whose checksum holds.
+    If an interrupted run wanted the same contents, its partial file is continued in place. From other sources, rows are
+    copied if image id, file hash and block fingerprint agree and the checksum holds.
 
     Parameters
     ----------
-    sources : the caches of `open_sources`, or others whose rows are wanted.
-    files : SHA-256 (n, 32) and size and mtime (n, 2) of the files as they are now, for every image that a source
-        knows; None takes the sources' word for them.
+    sources : the caches of `open_sources`, or others to take rows from.
+    files : SHA-256 (n, 32) and size and state (n, 2) of the current files, for every image that a source has; None
+        trusts the sources.
 
     Returns
     -------
-    The writer, and for each source the number of its rows whose checksum did not hold.
+    The writer, and for each source the number of its rows that failed their checksum.
     """
     partials = [cache for cache in sources if cache.path in partial_paths(final)]
     wanted = contents.attributes(), contents.datasets()
@@ -192,9 +192,9 @@ def start_writer(
 
 
 def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
-    """The finished cache, if there is one, and the partial files of interrupted extractions, oldest first.
+    """Open the finished cache, if there is one, and the partial files of interrupted extractions, oldest first.
 
-    A partial file that cannot be read is moved aside; the second value says so, a sentence for each.
+    A partial file that cannot be read is moved aside; the second value has a sentence on each.
     """
     found, notes = ([FeatureCache(final)] if final.exists() else []), []
     for path in partial_paths(final):
@@ -209,12 +209,12 @@ def open_sources(final: Path) -> tuple[list[FeatureCache], list[str]]:
 
 
 def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray, np.ndarray] | None) -> int:
-    """Copy every row of ``source`` that the writer lacks and that belongs to it; the number that were damaged."""
+    """Copy every row of ``source`` that the writer needs; returns the number of damaged ones."""
     rows = {image: row for row, image in enumerate(writer.cache.ids)}
     place = np.array([rows.get(image, -1) for image in source.ids], dtype=np.int64)
     theirs, stats, fits, damaged = source.hashes(), source.stats(), place >= 0, 0
     if files is not None:
-        fits &= (files[0][place] == theirs).all(axis=1) | ~theirs.any(axis=1)  # imported without a look at the file
+        fits &= (files[0][place] == theirs).all(axis=1) | ~theirs.any(axis=1)  # no hash: imported without the files
         theirs, stats = files[0][place], files[1][place]
     for name, block in source.blocks.items():
         mine = writer.cache.blocks.get(name)
@@ -241,9 +241,9 @@ def _read_rows(source: FeatureCache, block: str, rows: np.ndarray) -> np.ndarray
 
 
 def _keep_fit(writer: CacheWriter, files: tuple[np.ndarray, np.ndarray] | None) -> int:
-    """Forget the rows of an interrupted run that are cut, damaged, or not of the files as they are now.
+    """Forget the rows of an interrupted run that are incomplete, damaged, or computed from files that have changed.
 
-    Returns the number of rows that were sealed and yet do not match their checksum.
+    Returns the number of rows that were sealed but do not match their checksum.
     """
     writer.reopen()
     cache = writer.cache
@@ -280,11 +280,11 @@ def _new_partial(final: Path, contents: Contents) -> Path:
 
 
 def create_empty(path: Path, contents: Contents, final: Path) -> None:
-    """Write a file with room for all of ``final``, in which ids, ratings and labels, known from the start, stand.
+    """Write a file with room for all of ``final`` that already holds the ids, ratings and labels.
 
     Raises
     ------
-    DrexcacheError : no space for the whole of it, or the folder cannot be written to.
+    DrexcacheError : not enough space for the whole file, or the folder cannot be written to.
     """
     path.unlink(missing_ok=True)
     try:
@@ -299,7 +299,7 @@ def create_empty(path: Path, contents: Contents, final: Path) -> None:
 
 
 def _restore_length(path: Path) -> None:
-    """Give a partial file that was cut off its full length back: the lost rows then fail their checksums."""
+    """Extend a truncated partial file to its full length; the lost rows then fail their checksums."""
     with path.open("r+b") as file:
         head = file.read(48)
         if len(head) == 48 and head[:8] == b"\x89HDF\r\n\x1a\n" and head[8] in (2, 3):

@@ -1,4 +1,4 @@
-"""Images and ratings come in: folders, zips, URLs and tables of ratings become an `ImageTable`."""
+"""Input: folders, zips, URLs and tables of ratings become an `ImageTable`."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which columns of a table hold what: those that were named, else those of common names."""
+"""Which columns of a table hold what: those that the user named, else those with common names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeVar
 from drexcache.datasets.formats import Table
 from drexcache.errors import DrexcacheError, counted, with_guesses
 
-# Column names that are understood without being told (see plain_name). For images and splits the first that is
-# there wins; several that could be ratings are an error, for the wrong one would go unnoticed.
+# Column names that are recognised by themselves (see plain_name). For images and splits the first one present wins;
+# several that could be ratings are an error, because a wrong choice would go unnoticed.
 IMAGE_COLUMNS = (
     "file", "filename", "file_name", "image", "image_name", "imagename", "image_file", "image_path", "img",
     "img_name", "path", "filepath", "file_path", "name", "image_id", "img_id", "id",
@@ -29,10 +29,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table to read; None leaves it to common names ("file", "rating", "split", ...).
+    """The columns of a table to read; None looks for a common name ("file", "rating", "split", ...).
 
-    rating : may be a pattern such as "rater_*" that fits several columns, one per rater.
-    rater : who rated, where each line is one rater's rating of an image.
+    rating : may be a pattern such as "rater_*" that matches several columns, one per rater.
+    rater : the column of raters, if each line is one rater's rating of an image.
     error : each rating's standard error or, with error_raters, the standard deviation over that many raters.
     """
 
@@ -45,7 +45,7 @@ class Columns:
     error_raters: int | None = None
 
     def given(self) -> list[str]:
-        """The options that were given, by their name on the command line."""
+        """The command-line names of the options that were given."""
         values = (self.image, self.rating, self.split, self.groups, self.rater, self.error)
         return [option for option, value in zip(_OPTIONS.values(), values, strict=True) if value]
 
@@ -55,7 +55,7 @@ NO_COLUMNS = Columns()
 
 @dataclass(frozen=True)
 class Places:
-    """The numbers of the columns; ratings : one, or one per rater; labels : name -> column; guessed : a phrase each."""
+    """Column numbers. ratings : one, or one per rater; labels : name -> column; guessed : a phrase per guess."""
 
     image: int
     ratings: list[int]
@@ -66,11 +66,11 @@ class Places:
 
 
 def choose(tables: Sequence[Table], find: Callable[[list[str]], Found]) -> tuple[Table, Found, list[str]]:
-    """The one table in whose header everything is found, what ``find`` returned for it, and a note on other tables.
+    """The only table whose header has everything, what ``find`` returned for it, and a note on the other tables.
 
     Raises
     ------
-    DrexcacheError : none, saying what ``find`` missed (its LookupError: what, option), or several.
+    DrexcacheError : no such table (says what ``find`` missed, from its LookupError: what, option), or several.
     """
     fits: list[tuple[Table, Found]] = []
     missing = []
@@ -93,12 +93,12 @@ def choose(tables: Sequence[Table], find: Callable[[list[str]], Found]) -> tuple
 
 
 def find_columns(header: list[str], columns: Columns) -> Places:
-    """Where the columns stand. LookupError, as of `find_column`, on all that are missing or ambiguous."""
+    """The positions of the columns. Raises LookupError, as `find_column` does, on all that are missing or ambiguous."""
     problems: list[tuple[str, str]] = []
 
-    def find(told: str | None, known: Sequence[str], what: str) -> int:
+    def find(named: str | None, known: Sequence[str], what: str) -> int:
         try:
-            return find_column(header, told, known, what)
+            return find_column(header, named, known, what)
         except LookupError as error:
             problems.append(error.args)
             return -1
@@ -119,30 +119,30 @@ def find_columns(header: list[str], columns: Columns) -> Places:
     chosen = [(columns.image, image, "image names"), (columns.rating, ratings[0], "ratings")]
     if "split" in labels and "split" not in columns.groups:
         chosen.append((columns.split, labels["split"], "splits"))
-    guessed = [f"{what} from column {header[at]!r}" for told, at, what in chosen if told is None]
+    guessed = [f"{what} from column {header[at]!r}" for named, at, what in chosen if named is None]
     return Places(image, ratings=ratings, labels=labels, rater=rater, error=error, guessed=guessed)
 
 
-def find_column(header: list[str], told: str | None, known: Sequence[str], what: str) -> int:
-    """Where one column stands: the one that was told or, failing that, the one of a known name.
+def find_column(header: list[str], named: str | None, known: Sequence[str], what: str) -> int:
+    """The position of one column: the one that the user named or, failing that, one with a known name.
 
     Raises LookupError with what is wrong and the option that helps.
     """
-    if told is None:
+    if named is None:
         found = [at for name in known for at, cell in enumerate(header) if plain_name(cell) == name]
     else:
-        found = [at for at, cell in enumerate(header) if cell == told]
+        found = [at for at, cell in enumerate(header) if cell == named]
     option = _OPTIONS[what]
     if not found:
-        missing = "no column is known by its name to hold" if told is None else f"no column {told!r} of"
+        missing = "no column is known by its name to hold" if named is None else f"no column {named!r} of"
         several = ", or several with a pattern such as 'rater*'" if what == "ratings" else ""
         raise LookupError(f"{missing} {what}", option + several)
-    if len(found) > 1 and (told is not None or known is RATING_COLUMNS):
+    if len(found) > 1 and (named is not None or known is RATING_COLUMNS):
         several = ", ".join(header[at] for at in found)
         raise LookupError(f"several columns could be {what} ({several})", option)
     return found[0]
 
 
 def plain_name(name: str) -> str:
-    """A column's name in lower case, blanks and hyphens as "_"."""
+    """A column's name in lower case, with "_" for spaces and hyphens."""
     return name.casefold().replace(" ", "_").replace("-", "_")

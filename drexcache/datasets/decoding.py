@@ -1,4 +1,4 @@
-"""From an image file's bytes to 8-bit RGB."""
+"""Decoding an image file's bytes to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from PIL import TiffImagePlugin, WebPImagePlugin  # isort: skip
 
 from drexcache.errors import DrexcacheError
 
-BAND_PIXELS = 1 << 20  # pixels of a deep grey image that are scaled at a time
+BAND_PIXELS = 1 << 20  # pixels of a 12- or 16-bit grey image to scale at a time
 
-# First bytes, kind, Pillow's reader. Pillow's own Image.open is not used: it measures an image against a
-# module's global and warns from 89 megapixels, and quieting that would change what all threads share.
+# First bytes, kind, Pillow's reader. Image.open is not used because it checks the size against a module-wide limit
+# and warns from 89 megapixels; silencing that would change a setting that all threads share.
 _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
@@ -27,20 +27,20 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
     *((prefix, "TIFF", TiffImagePlugin.TiffImageFile) for prefix in TiffImagePlugin.PREFIXES),
 )
-# The modes that Pillow's own convert turns into RGB
+# The modes that Pillow's convert can turn into RGB
 _TO_RGB = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 _large_images = threading.Lock()
-LARGE = 1 << 26  # pixels from which on images are decoded one at a time
+LARGE = 1 << 26  # pixels above which images are decoded one at a time
 
 
 @dataclass(frozen=True)
 class Decode:
-    """How a file becomes RGB where that is open.
+    """The choices in decoding a file to RGB.
 
-    alpha : "drop" forgets transparency, as convert("RGB") does; "white" lays the image over white.
-    exif : "ignore" keeps the stored orientation, "apply" turns the image as its EXIF tag says (Pillow itself
-        always turns a TIFF).
+    alpha : "drop" ignores transparency, as convert("RGB") does; "white" puts the image on white.
+    exif : "ignore" keeps the stored orientation, "apply" rotates the image as its EXIF tag says (Pillow always
+        rotates a TIFF).
     """
 
     alpha: str = "drop"
@@ -54,19 +54,19 @@ class Decode:
 
 
 class UnreadableImage(Exception):  # noqa: N818
-    """One image cannot be read, and why in a phrase; the image's row says so and the run goes on."""
+    """An image cannot be read, with the reason as a phrase; its row is marked as failed and the run continues."""
 
 
 def decode_rgb(data: bytes, decode: Decode = Decode(), max_pixels: int = 500_000_000) -> Image.Image:
-    """The image in a JPEG, PNG, GIF (first frame), WebP, BMP or TIFF file as 8-bit RGB.
+    """Decode a JPEG, PNG, GIF (first frame), WebP, BMP or TIFF file to 8-bit RGB.
 
     12-bit and 16-bit grey is scaled to 0..255 and rounded. Colour profiles are not applied. The size is
-    read from the header and checked before memory for pixels is taken. Safe to call from several threads.
+    read from the header and checked before memory for pixels is allocated. Safe to call from several threads.
 
     Raises
     ------
-    UnreadableImage : not an image, broken, truncated, larger than max_pixels, or of pixels in no known range.
-    MemoryError : too little memory; left alone, for it is the machine's failure and not the image's.
+    UnreadableImage : not an image, broken, truncated, larger than max_pixels, or with pixels of unknown range.
+    MemoryError : too little memory; passed on, because the machine is at fault and not the image.
 
     >>> file = io.BytesIO()
     >>> Image.new("L", (4, 2), 7).save(file, "PNG")
@@ -79,10 +79,10 @@ def decode_rgb(data: bytes, decode: Decode = Decode(), max_pixels: int = 500_000
 
 @contextmanager
 def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Iterator[Image.Image]:
-    """A context that holds what `decode_rgb` gives; large images have theirs one after the other.
+    """A context with the result of `decode_rgb`, which only one thread at a time enters with a large image.
 
-    So that memory does not grow with the threads. They also need Pillow's global limit, which a TIFF meets when it is
-    loaded, to be raised meanwhile.
+    This keeps memory from growing with the number of threads, and allows Pillow's global limit, which applies when a
+    TIFF is loaded, to be raised meanwhile.
     """
     kind, reader = _reader(data)
     with _as_unreadable(kind):
@@ -100,7 +100,7 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
 
 
 def _reader(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
-    """The file's kind by its first bytes, whatever its name says."""
+    """The file's kind and reader by its first bytes, whatever its name."""
     if not data:
         raise UnreadableImage("empty file")
     for prefix, kind, reader in _READERS:
@@ -121,7 +121,7 @@ def _reason(kind: str, error: Exception) -> str:
 
 @contextmanager
 def _as_unreadable(kind: str) -> Iterator[None]:
-    """Whatever Pillow raises of a broken file, which may be OSError, SyntaxError, ValueError, struct.error, ..."""
+    """A context that turns what Pillow raises on a broken file (OSError, SyntaxError, ...) into UnreadableImage."""
     try:
         yield
     except (MemoryError, UnreadableImage):
@@ -141,7 +141,7 @@ def _one_at_a_time(max_pixels: int) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
-    """A loaded image of any mode as RGB, its transparency dropped or laid over white."""
+    """Convert a loaded image of any mode to RGB, its transparency dropped or put on white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):  # Pillow < 11 opens 16-bit PNG as I
         return _deep_grey_to_rgb(image, decode)
     if image.mode not in _TO_RGB:
@@ -150,15 +150,15 @@ def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
     alpha = None
     if decode.alpha == "white" and image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
-    if image.mode in ("La", "RGBa"):  # premultiplied: Pillow knows only the way back through straight alpha
+    if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts only by way of straight alpha
         image = image.convert(image.mode.upper())
-    image.info.pop("transparency", None)  # else Pillow warns that RGB cannot say what the palette says
-    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy a large image once more
+    image.info.pop("transparency", None)  # otherwise Pillow warns that RGB loses the palette's transparency
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # avoids copying a large image once more
     return _over_white(rgb, alpha)
 
 
 def _deep_grey_to_rgb(image: Image.Image, decode: Decode) -> Image.Image:
-    """12-bit and 16-bit grey to RGB; Pillow's own convert clips it at 255, and takes no note of white as zero."""
+    """Convert 12-bit and 16-bit grey to RGB; Pillow's convert clips it at 255 and ignores white-is-zero."""
     values = np.asarray(image)  # (H, W)
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     top = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
@@ -167,7 +167,7 @@ def _deep_grey_to_rgb(image: Image.Image, decode: Decode) -> Image.Image:
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         levels = levels[::-1]
     grey = np.empty(values.shape, np.uint8)
-    rows = max(1, BAND_PIXELS // image.width)  # at a time, for numpy takes 8 bytes for each index
+    rows = max(1, BAND_PIXELS // image.width)  # at a time, because numpy takes 8 bytes per index
     for top_row in range(0, image.height, rows):
         grey[top_row : top_row + rows] = levels[values[top_row : top_row + rows]]
     alpha = None

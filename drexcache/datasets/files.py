@@ -18,15 +18,15 @@ from typing import Any, BinaryIO
 from drexcache.errors import DrexcacheError, nearest
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-MAX_BYTES = 1 << 30  # of an image's file, or of a table's
-MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # of a zip's member: how many times smaller it may be packed
-# What a store says of a file that changes when the file does: a time, a tag or a checksum; each has its own words.
+MAX_BYTES = 1 << 30  # size limit of an image file or a table
+MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # limits of a zip member: compression ratio, and size exempt from it
+# What a store reports about a file that changes when the file does (a time, tag or checksum); names vary by store.
 _SIGNS = ("mtime", "LastModified", "last_modified", "updated", "created", "ETag", "etag", "md5Hash", "CRC")
-_open_zips = threading.local()  # in each thread: path -> (what was opened, its handle)
+_open_zips = threading.local()  # in each thread: path -> (state of the file, open handle)
 
 
 def is_url(text: object) -> bool:
-    """Whether this names a place for fsspec rather than a path of this machine.
+    """Whether this is a URL for fsspec rather than a path on this machine.
 
     >>> is_url("s3://bucket/photos"), is_url("photos/"), is_url(r"C:\\photos")
     (True, False, False)
@@ -36,10 +36,10 @@ def is_url(text: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """The file at ``location``; with ``member``, that member of the zip there, or that file of the folder at a URL.
+    """The file at ``location``; with ``member``, that member of the zip, or that file in the folder at the URL.
 
-    A table of a million images keeps a million of these, so ``location`` is text: a Path takes 500 bytes.
-    ``listed`` is the state that a URL's listing gave: asking a store for each image again would take a request each.
+    A table of a million images holds a million of these, so ``location`` is text: a Path takes 500 bytes.
+    ``listed`` is the file's state from a URL's listing, because asking the store again would take a request per image.
 
     >>> print(ImageFile(Path("photos.zip"), "images/a.jpg"))
     photos.zip: images/a.jpg
@@ -55,12 +55,12 @@ class ImageFile:
         return f"{self.location}{'/' if is_url(self.location) else ': '}{self.member}"
 
     def read(self) -> bytes:
-        """The file's bytes: the one place that reads an image. Safe to call from several threads.
+        """The file's bytes; the only place that reads an image. Safe to call from several threads.
 
         Raises
         ------
-        OSError : the file is gone, may not be read, is no regular file or larger than the limits (docs/any-folder.md),
-            or, in a zip, is damaged or encrypted; for a URL, whatever its store or the network refuse.
+        OSError : the file is gone, unreadable, not a regular file, or larger than the limits (docs/any-folder.md); in a
+            zip, damaged or encrypted; at a URL, any error of the store or the network.
         """
         if self.member is None:
             with _opened(Path(self.location)) as file:
@@ -72,13 +72,13 @@ class ImageFile:
             return _read_member(_zip(Path(self.location)), self.member)
 
     def stat(self) -> tuple[int, int]:
-        """Size in bytes, and a number that another state of the file changes.
+        """The size in bytes, and a number that changes whenever the file does.
 
-        It stands for modification time, change time and inode: of two files that took each other's place neither keeps
-        it, even where size and modification time are the same. For a zip's member it stands for the checksum that the
-        zip lists, at a URL for what the store says of the file.
+        The number is a digest of modification time, change time and inode, so it changes even if two files of the same
+        size and modification time are swapped. For a zip member it is a digest of the checksum that the zip lists, at a
+        URL of what the store reports about the file.
 
-        OSError as in `read`.
+        Raises OSError as `read` does.
         """
         if is_url(self.location):
             return self.listed
@@ -91,16 +91,16 @@ class ImageFile:
 
 
 def _number(*signs: int) -> int:
-    """63 bits that stand for these numbers."""
+    """A 63-bit digest of these numbers."""
     return int.from_bytes(hashlib.sha256(repr(signs).encode()).digest()[:8]) >> 1
 
 
 def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
-    """A whole file, given by its path or URL.
+    """Read a whole file, given by its path or URL.
 
     Raises
     ------
-    DrexcacheError : it cannot be read; says why.
+    DrexcacheError : the file cannot be read (says why).
     """
     try:
         if isinstance(source, ImageFile):
@@ -108,17 +108,17 @@ def read_bytes(source: str | os.PathLike[str] | ImageFile) -> bytes:
         if is_url(source):
             folder, _, name = str(source).rpartition("/")
             return ImageFile(folder, name).read()
-        with Path(source).open("rb") as file:  # a pipe, too, such as a shell's <(command)
+        with Path(source).open("rb") as file:  # may be a pipe, such as a shell's <(command)
             return _read_all(file)
     except OSError as error:
         raise DrexcacheError(f"{source}: cannot be read ({error.strerror or error})") from error
 
 
 def list_files(root: str | Path) -> dict[str, ImageFile]:
-    """All files of a folder, a zip or a URL: relative path (POSIX) -> file, in the order of the paths' bytes.
+    """List all files of a folder, a zip or a URL: relative path (POSIX) -> file, sorted by the bytes of the paths.
 
-    Hidden files and macOS's copies of metadata are left out; linked folders are followed. Members of a zip
-    are never extracted, so that a path that leads out of it is only a name.
+    Hidden files and macOS's metadata copies are left out; linked folders are followed. Members of a zip are never
+    extracted, so a path that leads out of it is harmless.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def _files_of_folder(root: Path) -> Iterator[tuple[str, ImageFile]]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether a link leads to one of the folders that it stands in."""
+    """Whether a link leads to one of the folders that contain it."""
     return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
@@ -180,7 +180,7 @@ def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
         raise DrexcacheError(f"{path}: neither a folder nor a zip") from error
     except OSError as error:
         raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a broken directory makes zipfile raise errors of many kinds
+    except Exception as error:  # a broken central directory makes zipfile raise errors of many kinds
         raise DrexcacheError(f"{path}: a broken zip ({error})") from error
     for info in infos:
         if info.filename and not info.is_dir():  # a broken zip may hold a member without a name
@@ -190,7 +190,7 @@ def _members_of_zip(path: Path) -> Iterator[tuple[str, ImageFile]]:
 
 @contextmanager
 def _errors_of_zips() -> Iterator[None]:
-    """Whatever a broken zip makes zipfile and zlib raise, as an OSError."""
+    """A context that turns whatever zipfile and zlib raise on a broken zip into an OSError."""
     try:
         yield
     except OSError:
@@ -205,16 +205,16 @@ def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
     if info.file_size > max(BYTES_AT_ANY_RATIO, MAX_RATIO * info.compress_size):
         raise OSError(f"{info.file_size} bytes out of {info.compress_size} in the zip; unpack it to use such a file")
     with archive.open(info) as stream:
-        data = stream.read(info.file_size)  # no more than that, whatever the compressed data would grow to
+        data = stream.read(info.file_size)  # never more, however far the compressed data would expand
     if len(data) != info.file_size:
         raise OSError(f"{len(data)} bytes in the zip where {info.file_size} are declared")
     return data
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
-    """This thread's handle of a zip, whose directory is parsed once.
+    """This thread's open handle of a zip, so that its directory is parsed only once.
 
-    Opened anew when the file has changed, and in a forked process, which would share the place in the file.
+    Reopened if the file has changed, and in a forked process, which would otherwise share the file position.
     """
     status = path.stat()
     state = (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
@@ -229,7 +229,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A regular file, opened; a pipe, a socket or a device is an OSError and not waited for."""
+    """Open a regular file; a pipe, socket or device raises OSError at once instead of blocking."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -243,7 +243,7 @@ def _read_all(file: BinaryIO) -> bytes:
     if stat.S_ISREG(status.st_mode):
         return file.read()
     data = bytearray()
-    while chunk := file.read(1 << 20):  # of a pipe, whose size nobody knows
+    while chunk := file.read(1 << 20):  # a pipe, whose size is unknown
         data += chunk
         _check_size(len(data))
     return bytes(data)
@@ -257,23 +257,23 @@ def _check_size(size: int) -> None:
 def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
     store, root = _store(url)
     try:
-        store.invalidate_cache()  # s3fs and its like would go on with what they listed before
+        store.invalidate_cache()  # s3fs and others would reuse an earlier listing
         found = store.find(root, detail=True)
     except Exception as error:  # each store's client has exceptions of its own
         raise DrexcacheError(f"{url}: cannot be listed ({_reason(error)})") from error
-    if not found:  # most stores have no empty folders, and cannot tell one from none
+    if not found:  # most stores cannot tell an empty folder from a missing one
         raise DrexcacheError(f"{url}: no such folder, or nothing in it")
     if root in found:
         raise DrexcacheError(f"{url}: a file; name a folder, or copy the file (also a zip) to this machine")
     for path, info in found.items():
-        if info.get("type") != "directory":  # some stores keep a folder as an entry of its own
+        if info.get("type") != "directory":  # some stores list folders as entries
             name = path[len(root) :].lstrip("/")
             yield name, ImageFile(url.rstrip("/"), name, (info.get("size") or 0, _state(info)))
 
 
 def _read_at_url(url: str, name: str) -> bytes:
     store, root = _store(url)
-    if "file" in store.protocol:  # this machine's, where a pipe would be waited for
+    if "file" in store.protocol:  # the local file system, where opening a pipe would block
         with _opened(Path(root) / name) as file:
             return _read_all(file)
     try:
@@ -286,7 +286,7 @@ def _read_at_url(url: str, name: str) -> bytes:
 
 
 def _store(url: str) -> tuple[Any, str]:
-    """fsspec's file system, which fsspec keeps for each process and thread, and the folder's path in it."""
+    """fsspec's file system (which fsspec caches per process and thread), and the folder's path in it."""
     import fsspec
 
     protocol = url.partition("://")[0].rpartition("::")[2]
@@ -303,10 +303,10 @@ def _store(url: str) -> tuple[Any, str]:
 
 
 def _state(info: Mapping[str, Any]) -> int:
-    """A number that is another one once the file has changed.
+    """A number that changes whenever the file does.
 
-    A size alone does not tell that. Where no more is known, as with many web servers and with links, whose times are
-    not their targets', it is the time now, which no earlier listing gave: the file is read again.
+    The size alone is not enough. If nothing more is known, as with many web servers and with links, whose times are not
+    their targets', it is the current time, which matches no earlier listing, so that the file is read again.
     """
     signs = [f"{key}={info[key]}" for key in _SIGNS if info.get(key) and not info.get("islink")]
     if not signs:

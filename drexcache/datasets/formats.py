@@ -1,7 +1,7 @@
-"""Tables of text out of whatever holds ratings: delimited text, a workbook, Parquet, a DataFrame.
+"""Reading tables of text from whatever holds ratings: delimited text, a workbook, Parquet, a DataFrame.
 
-What a file is, its content tells, not its name. How text is to be read (encoding, separator) is what all of its rows
-agree on, and every guess becomes a note.
+A file's kind is recognised by its content, not its name. The separator is one with which all rows have the same number
+of cells, and every guess becomes a note.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MAX_CELLS = 20_000_000
 _SMALLER = "keep only the columns that are needed, or save it as .csv in parts"
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls")
 _SEPARATORS = "\t;,"
-MAX_UNPACKED = 1 << 28  # bytes, of a workbook's or a Parquet file's content
-_NOT_READ = (  # first bytes of files that are mistaken for tables
+MAX_UNPACKED = 1 << 28  # bytes of a workbook or Parquet file when unpacked
+_NOT_READ = (  # first bytes of files that people mistake for tables
     (b"MATLAB", "a MATLAB file; save its table with writetable as .csv"),
     (b"\x89HDF", "an HDF5 file (or one of MATLAB 7.3); save its table as .csv"),
     (b"\x1f\x8b", "packed with gzip; unpack it"),
@@ -51,9 +51,9 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, "" where a cell is empty. source : the file, and the sheet if there are several.
+    """A table of text, "" for an empty cell. source : the file, and the sheet if there are several.
 
-    notes : what was guessed to read it, a sentence each.
+    notes : what was guessed in order to read it, a sentence each.
     """
 
     source: str
@@ -68,17 +68,17 @@ class Table:
         return replace(self, cells=self.cells[(self.cells != "").any(axis=1)])
 
     def texts(self, at: int) -> tuple[str, ...]:
-        """The column at that place."""
+        """The column at that position."""
         return tuple(self.cells.iloc[:, at])
 
 
 def tables_of_file(data: bytes, source: str) -> list[Table]:
-    """The table in a file's bytes, or those of a workbook's sheets; source is the file's name.
+    """Read the table in a file's bytes, or the tables of a workbook's sheets; source is the file's name.
 
     Raises
     ------
-    DrexcacheError : not readable as a table, larger than the limits (docs/any-folder.md), no header row, or nothing
-        below it.
+    DrexcacheError : not readable as a table, larger than the limits (docs/any-folder.md), without a header row, or
+        with nothing below it.
 
     >>> [table] = tables_of_file(b"file;mos\\na.jpg;3.5\\n", "r.csv")
     >>> table.cells.to_dict("list")
@@ -100,11 +100,11 @@ def tables_of_file(data: bytes, source: str) -> list[Table]:
 
 
 def table_of_frame(frame: DataFrame, source: str) -> Table:
-    """A DataFrame as such a table; missing values are empty cells.
+    """Convert a DataFrame to such a table; missing values become empty cells.
 
     Raises
     ------
-    DrexcacheError : nothing in it.
+    DrexcacheError : the frame is empty.
     """
     columns = [
         [_cell(value) for value in column.astype(object).where(column.notna(), None)] for _, column in frame.items()
@@ -113,14 +113,14 @@ def table_of_frame(frame: DataFrame, source: str) -> Table:
 
 
 def decode(data: bytes, source: str) -> tuple[str, list[str]]:
-    """A file's text, and a note where its encoding was guessed.
+    """Decode a file's text; also returns a note if the encoding was guessed.
 
-    A byte order mark says UTF-8, 16 or 32. Without one, it is UTF-16 if every other byte of half the text is zero, else
-    UTF-8 or, where any byte contradicts that, Windows-1252.
+    A byte order mark means UTF-8, 16 or 32. Without one, the text is UTF-16 if more than half of its odd or its even
+    bytes are zero, else UTF-8, or Windows-1252 if it is not valid UTF-8.
 
     Raises
     ------
-    DrexcacheError : nothing of these, or characters that no text holds.
+    DrexcacheError : none of these, or control characters that do not occur in text.
 
     >>> decode("caf\\u00e9".encode("cp1252"), "r.csv")
     ('café', ['not UTF-8: read as Windows-1252 text'])
@@ -140,7 +140,7 @@ def decode(data: bytes, source: str) -> tuple[str, list[str]]:
 
 
 def numbers(texts: Iterable[str], decimal: str = ".") -> Floats:
-    """Finite numbers, NaN for all else: digits 0 to 9, one decimal sign, an exponent.
+    """Parse finite numbers (digits 0 to 9, one decimal sign, an exponent); NaN for anything else.
 
     >>> numbers(["1", "2e-1", "n/a", "inf", "3_5"])
     array([1. , 0.2, nan, nan, nan])
@@ -151,7 +151,7 @@ def numbers(texts: Iterable[str], decimal: str = ".") -> Floats:
 
 
 def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
-    """The decimal sign that all numbers agree on, and the numbers with a comma that could be read in two ways.
+    """The decimal sign that all numbers agree on, and the numbers whose comma is ambiguous.
 
     >>> decimal_sign(["1,5", "2", "n/a"]), decimal_sign(["1,5", "2.5"]), decimal_sign(["1,500", "2,000"])
     ((',', []), ('.', ['1,5']), ('.', ['1,500', '2,000']))
@@ -164,7 +164,7 @@ def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> Table:
-    """A table of rows that are all as long as the first, the header."""
+    """A table from rows that are all as long as the first, the header."""
     from pandas import DataFrame
 
     if not rows or not rows[0]:
@@ -177,10 +177,10 @@ def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> Tabl
 
 
 def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[Table]:
-    """A table for each sheet that has a header and rows; the error of the first where none has."""
+    """A table for each sheet that has a header and rows; if none has, the first sheet's error is raised."""
     tables, errors = [], []
     for name, rows in sheets.items():
-        while rows and not any(rows[-1]):  # only at the end: in between, a row's number may be the image's
+        while rows and not any(rows[-1]):  # only at the end: elsewhere a row's number may identify the image
             rows.pop()
         width = max(map(len, rows), default=0)
         if width * len(rows) > MAX_CELLS:
@@ -203,7 +203,7 @@ def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[T
 
 
 def _titles(rows: Iterable[Sequence[str]], width: int) -> list[str]:
-    """The one cell of each row above the header: a header has at least two, if the table has."""
+    """The titles above the header: rows with a single cell, in a table of at least two columns."""
     titles = []
     for row in rows:
         filled = list(filter(None, row))
@@ -220,7 +220,7 @@ def _title_notes(titles: Sequence[str]) -> list[str]:
 
 
 def _delimited(data: bytes, source: str) -> tuple[list[list[str]], list[str]]:
-    """The rows of text, read with the separator that all rows agree on, and notes."""
+    """The rows of delimited text, read with the separator that fits all rows, and notes."""
     text, notes = decode(data, source)
     if text.count("\n") + max(map(text.count, _SEPARATORS)) > MAX_CELLS:
         raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
@@ -242,7 +242,7 @@ def _delimited(data: bytes, source: str) -> tuple[list[list[str]], list[str]]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Text as one separator divides it, without blank lines; the rows from the header on."""
+    """Text split by one separator, without blank lines; rows start with the header."""
 
     mark: str
     titles: list[str]
@@ -268,13 +268,13 @@ class _Reading:
         return self.rows[0] if self.rows else []
 
     def number_columns(self) -> int:
-        """How many columns hold nothing but numbers below the header."""
+        """The number of columns that hold only numbers below the header."""
         columns = list(zip(*self.rows[1:], strict=True))
         return sum(bool(np.isfinite(numbers(column, decimal_sign(column)[0])).all()) for column in columns)
 
 
 def _xlsx(data: bytes, source: str) -> dict[str, list[list[str]]]:
-    """The sheets of an .xlsx or .xlsm; a formula without a stored value is given as its text."""
+    """The sheets of an .xlsx or .xlsm; a formula without a stored value appears as its text."""
     import openpyxl
 
     try:
@@ -288,15 +288,15 @@ def _xlsx(data: bytes, source: str) -> dict[str, list[list[str]]]:
         raise DrexcacheError(f"{source}: a workbook of more than {MAX_UNPACKED >> 20} MiB unpacked; {_SMALLER}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about styles and extensions, which are of no use here
+            warnings.simplefilter("ignore")  # about styles and extensions, which do not matter here
             sheets = _sheets_of(openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True), source)
-            if any("" in row for rows in sheets.values() for row in rows):  # perhaps a formula without a value
+            if any("" in row for rows in sheets.values() for row in rows):  # may be formulas without stored values
                 formulas = _sheets_of(openpyxl.load_workbook(io.BytesIO(data), read_only=True), source)
                 for name, rows in sheets.items():
                     _fill_in(rows, formulas.get(name, []))
     except DrexcacheError:
         raise
-    except Exception as error:  # openpyxl lets the errors of zipfile, of XML and its own out
+    except Exception as error:  # openpyxl passes on errors of zipfile and XML besides its own
         raise DrexcacheError(f"{source}: not a readable workbook ({_line(error)})") from error
     return sheets
 
@@ -305,9 +305,9 @@ def _sheets_of(book: Any, source: str) -> dict[str, list[list[str]]]:
     left = MAX_CELLS
     sheets: dict[str, list[list[str]]] = {}
     for sheet in book.worksheets:
-        sheet.reset_dimensions()  # which some programs state wrongly
+        sheet.reset_dimensions()  # some programs write wrong dimensions
         rows = sheets[sheet.title] = []
-        for row in sheet.iter_rows(values_only=True):  # also every row and cell that the file skips
+        for row in sheet.iter_rows(values_only=True):  # includes every row and cell that the file skips
             left -= max(1, len(row))
             if left < 0:
                 raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
@@ -316,7 +316,7 @@ def _sheets_of(book: Any, source: str) -> dict[str, list[list[str]]]:
 
 
 def _fill_in(rows: list[list[str]], formulas: list[list[str]]) -> None:
-    """Put the text of a formula where it has no value."""
+    """Fill cells whose formula has no stored value with the text of the formula."""
     for row, other in zip(rows, formulas, strict=False):
         for at, text in enumerate(other[: len(row)]):
             if not row[at] and text.startswith("="):
@@ -344,7 +344,7 @@ def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
         }
     except DrexcacheError:
         raise
-    except Exception as error:  # xlrd lets errors of many kinds out
+    except Exception as error:  # xlrd raises errors of many kinds
         raise DrexcacheError(f"{source}: not a readable .xls workbook ({_line(error)})") from error
 
 
@@ -365,18 +365,18 @@ def _parquet(data: bytes, source: str) -> Table:
             raise DrexcacheError(
                 f"{source}: more than {MAX_CELLS:,} cells or {MAX_UNPACKED >> 20} MiB unpacked; {_SMALLER}"
             )
-        # text as a dictionary: a long text that many rows repeat is then held once
+        # dictionary-encoded, so that a long text that many rows repeat is held only once
         texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
         frame = parquet.ParquetFile(BufferReader(data), read_dictionary=texts).read().to_pandas()
     except DrexcacheError:
         raise
-    except Exception as error:  # pyarrow has many kinds of errors
+    except Exception as error:  # pyarrow raises errors of many kinds
         raise DrexcacheError(f"{source}: not a readable Parquet file ({_line(error)})") from error
     return table_of_frame(frame, source)
 
 
 def _cell(value: object) -> str:
-    """A cell as text; a float's text reads back as the same float, and 12.0 is 12, as spreadsheets show it."""
+    """A cell as text; a float's text reads back as the same float, and 12.0 becomes 12, as spreadsheets show it."""
     if isinstance(value, float | np.floating) and abs(float(value)) < 1e15 and float(value).is_integer():
         return str(int(value))
     return "" if value is None else str(value).strip()

@@ -1,4 +1,4 @@
-"""The forms in which datasets come: a plain folder, IC9600, SAVOIAS."""
+"""The layouts of datasets: a plain folder, IC9600, SAVOIAS."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("auto", "folder", "ic9600", "savoias")
 _RANGES = {"ic9600": (0.0, 1.0), "savoias": (0.0, 100.0)}
-_WITHOUT_COLUMNS = {  # the options that a layout's ratings have no use for
+_WITHOUT_COLUMNS = {  # the options that do not apply to a layout's ratings
     "folder": (),
     "ic9600": ("--image-column", "--rating-column", "--split-column", "--group-column", "--rater-column",
                "--error-column"),
     "savoias": ("--image-column", "--split-column", "--group-column", "--rater-column", "--error-column"),
 }  # fmt: skip
-_NO_IMAGES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet", ".md", ".json")  # left out without a word
+_NO_IMAGES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet", ".md", ".json")  # left out without a note
 
-Files = dict[str, ImageFile]  # by path relative to a root, in the order of the paths' bytes
+Files = dict[str, ImageFile]  # path relative to a root -> file, sorted by the bytes of the paths
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The files of a folder, a zip or a URL, and which of them are the layout's images, by id.
+    """The files of a folder, a zip or a URL. images : id -> file, those that are the layout's images.
 
-    guesses : what was guessed or left out to get there. value_range : of the layout's ratings, if it has one.
+    guesses : what was guessed or left out on the way. value_range : of the layout's ratings, if it prescribes one.
     """
 
     root: Path | str
@@ -57,7 +57,7 @@ class Dataset:
 
 
 def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
-    """The images of a layout, one of `LAYOUTS`.
+    """Find the images of a dataset in the given layout, one of `LAYOUTS`.
 
     Raises
     ------
@@ -84,11 +84,11 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
 def ratings_of_dataset(
     dataset: Dataset, given: str | PathLike[str] | DataFrame | Literal[False] | None, columns: Columns
 ) -> Ratings | None:
-    """The ratings that were given or, by default, those that the layout brings; None if there are none.
+    """The ratings that were given or, by default, the layout's own; None if there are none.
 
     Raises
     ------
-    DrexcacheError : not readable, or options for columns that are not there.
+    DrexcacheError : the ratings are not readable, or an option names a column that cannot exist.
     """
     if given is False:
         found = None
@@ -113,7 +113,7 @@ def ratings_of_dataset(
 def _guess(root: Path | str, files: Files) -> str:
     if _ic9600_tops(files):
         return "ic9600"
-    if isinstance(root, str):  # the ratings of SAVOIAS lie outside its folder, where a URL's listing does not reach
+    if isinstance(root, str):  # SAVOIAS keeps its ratings outside the folder, so a URL's listing does not have them
         return "folder"
     return "savoias" if root.parent.name == "Images" and _rankings(root).is_dir() else "folder"
 
@@ -127,7 +127,7 @@ def _images(files: Files, below: str) -> Files:
 
 
 def _others(files: Files, images: Files) -> str:
-    """What a folder holds besides its images, as ".heic 2, .raw 1"; "" for nothing that could be one."""
+    """The other files that might be images, as ".heic 2, .raw 1"; "" if there are none."""
     listed = set(images.values())
     suffixes = [PurePosixPath(name).suffix.lower() for name, file in files.items() if file not in listed]
     counts = Counter(suffix or "without extension" for suffix in suffixes if suffix not in _NO_IMAGES)
@@ -155,7 +155,7 @@ def _ic9600_tops(files: Files) -> list[str]:
 
 
 def _ic9600_ratings(dataset: Dataset, given: str | PathLike[str] | DataFrame | None) -> Ratings:
-    """From train.txt and test.txt beside images/."""
+    """The ratings in train.txt and test.txt beside images/."""
     if given is not None:
         what = given if isinstance(given, str | PathLike) else "the DataFrame"
         raise DrexcacheError(
@@ -170,7 +170,7 @@ def _ic9600_ratings(dataset: Dataset, given: str | PathLike[str] | DataFrame | N
 
 
 def _savoias_ratings(dataset: Dataset, given: str | PathLike[str] | DataFrame | None, columns: Columns) -> Ratings:
-    """Of one category's folder, .../Images/Scenes: image i is i.jpg or i.png, its rating row i of a workbook."""
+    """The ratings of a category's folder, .../Images/Scenes: row i of its workbook rates the image i.jpg or i.png."""
     given = _ranking(dataset.root) if given is None else given
     if isinstance(given, str | PathLike) and not str(given).lower().endswith(".xlsx"):
         raise DrexcacheError(
@@ -195,7 +195,7 @@ def _rankings(root: Path) -> Path:
 
 
 def _ranking(root: Path | str) -> Path:
-    """The workbook of a category: its name ends in a beginning of the category's ("ad" for Advertisement)."""
+    """A category's workbook, whose name ends in the start of the category's name ("ad" for Advertisement)."""
     if isinstance(root, str):
         raise DrexcacheError(f"{root}: layout savoias at a URL needs its workbook named with --ratings")
     category = root.name.lower().replace(" ", "_")

@@ -1,4 +1,4 @@
-"""Ratings and images find each other by name, and whatever does not match is said."""
+"""Matching ratings to images by name, and reporting whatever does not match."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DONE = {"clip": "clipped to it", "drop": "dropped", "widen": "the range is wide
 
 @dataclass(frozen=True)
 class Target:
-    """What people said of n images.
+    """People's ratings of n images.
 
     values : float64 (n,), NaN where an image has no rating.
-    low, high : the range that ratings can take; where declared is False, only the lowest and highest seen.
-    higher_is : "more" or "less" of what is rated.
-    reliability : of the values, 0 to 1 (see `drexcache.datasets.raters`), None where it is not known.
-    reliability_from : how it was found, such as "split halves of 12 raters".
+    low, high : the range of the rating scale; if declared is False, only the lowest and highest rating seen.
+    higher_is : whether a higher rating means "more" or "less" of what is rated.
+    reliability : of the values, 0 to 1 (see `drexcache.datasets.raters`), None if unknown.
+    reliability_from : how it was estimated, such as "split halves of 12 raters".
     """
 
     name: str
@@ -39,7 +39,7 @@ class Target:
     reliability_from: str = ""
 
     def unit(self) -> np.ndarray:
-        """The values on [0, 1] by the range, 1 the most of what is rated; NaN where an image has no rating.
+        """The values scaled from the range to [0, 1], where 1 is the most of what is rated; NaN without a rating.
 
         >>> Target("ease", np.array([1.0, 5.0]), 1.0, 5.0, higher_is="less").unit()
         array([1., 0.])
@@ -48,7 +48,7 @@ class Target:
         return unit if self.higher_is == "more" else 1.0 - unit
 
     def noise(self) -> float | None:
-        """Variance of the errors of rating, in the unit of `unit`; None where the reliability is not known.
+        """The variance of the rating errors, on the scale of `unit`; None if the reliability is unknown.
 
         >>> Target("ease", np.array([1.0, 5.0]), 1.0, 5.0, reliability=0.75).noise()
         0.125
@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Match:
-    """Ratings and labels in the order of the images, and notes, a sentence each, on the matching."""
+    """Ratings and labels in the order of the images, and notes on the matching, a sentence each."""
 
     target: Target
     labels: dict[str, tuple[str, ...]]
@@ -76,21 +76,21 @@ def match_ratings(
     allow_unmatched: bool = False,
     out_of_range: str = "refuse",
 ) -> Match:
-    """Bring ratings into the order of n images.
+    """Match ratings to n images and put them into the images' order.
 
     A name that is not an id may still match exactly one, by the rules in docs/any-folder.md: ignoring case, the
     extension, its folders, or a folder that all names share. A note counts such matches.
 
     Parameters
     ----------
-    out_of_range : what becomes of a rating outside value_range: "refuse" all, "clip" it to the nearer end, "drop" it
-        (the image is then not rated), or "widen" the range to hold it.
+    out_of_range : what to do with a rating outside value_range: "refuse" the table, "clip" it to the nearer end,
+        "drop" it (the image is then unrated), or "widen" the range to include it.
 
     Raises
     ------
-    DrexcacheError : an image rated twice; a rating outside value_range; and, unless allow_unmatched, a
-        rating without an image (else dropped), an image without a rating or whose rating is no finite number
-        (else NaN). All that is wrong is listed.
+    DrexcacheError : an image rated twice; a rating outside value_range; and, unless allow_unmatched, a rating
+        without an image (otherwise dropped), or an image without a rating or whose rating is not a finite number
+        (otherwise NaN). The message lists everything that is wrong.
 
     >>> ratings = Ratings("r.csv", ("b.JPG", "a"), ("3", "5"), {})
     >>> match_ratings(["a.jpg", "b.jpg"], ratings, value_range=(1, 5)).target.values
@@ -100,7 +100,7 @@ def match_ratings(
     names = match_names(ids, ratings.names)
     rated = np.flatnonzero(names.row >= 0)
     rows = names.row[rated]
-    # (images, raters), or one column where there are no single raters
+    # (images, raters), or a single column of mean ratings
     table = (numbers(ratings.scores, ratings.decimal)[:, None] if ratings.by_rater is None else ratings.by_rater)[rows]
     problems = {
         "ratings without an image": names.without,
@@ -154,7 +154,7 @@ def _check_options(value_range: tuple[float, float] | None, higher_is: str, out_
 
 
 def _means(table: Floats) -> Floats:
-    """(n, raters) -> (n,) means of what there is, NaN where there is nothing."""
+    """Means over the raters present, (n, raters) -> (n,), NaN where there are none."""
     counts = np.isfinite(table).sum(axis=1)
     return np.divide(np.nansum(table, axis=1), counts, out=np.full(len(table), np.nan), where=counts > 0)
 
@@ -168,9 +168,9 @@ def _refuse(
     images: int,
     allow_unmatched: bool,
 ) -> None:
-    """One sentence on all that is wrong. Problems that are allowed are left to the notes; others never are.
+    """Raise one sentence on everything that is wrong; what allow_unmatched permits is only noted elsewhere.
 
-    outside : how ratings outside the range are described, "" if there are none or they are not refused.
+    outside : a description of ratings outside the range, "" if there are none or they are not refused.
     """
     hint = " (by several raters? name their column with --rater-column)" if len(twice) > images / 2 else ""
     never = [f"images rated more than once{hint}: {counted(twice)}"] if twice else []
@@ -187,7 +187,7 @@ def _refuse(
 
 
 def _stray(values: Floats) -> list[str]:
-    """A note on a lowest or highest value that may stand for "not rated": far from the others, or alone below 0."""
+    """Notes on a lowest or highest value that may mean "not rated": far from the others, or the only one below 0."""
     found = []
     for end, others in ((values.min(), values[values > values.min()]), (values.max(), values[values < values.max()])):
         if len(others) < 2:
@@ -222,7 +222,7 @@ def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -
 
 
 def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows: np.ndarray, table: Floats) -> Target:
-    """The target with its reliability, where the table tells it. table : (rated, raters), from these rows."""
+    """The target with its reliability, if it can be computed. table : (rated, raters), of these rows."""
     if ratings.by_rater is not None:
         return replace(target, reliability=split_half(table), reliability_from=_raters(table))
     if ratings.errors is not None:
@@ -232,14 +232,14 @@ def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows:
 
 
 def _raters(table: np.ndarray) -> str:
-    """How many raters a table (n, raters) has."""
+    """A phrase on how many raters a table (n, raters) has."""
     counts = np.isfinite(table).sum(1)
     each = f"{counts.min()} to {counts.max()} for each image" if counts.min() < table.shape[1] else "all rated all"
     return f"split halves of {table.shape[1]} raters, {each}"
 
 
 def _target(name: str, values: Floats, value_range: tuple[float, float] | None, higher_is: str, source: str) -> Target:
-    """The target, its range declared or, where none is, observed."""
+    """The target with its declared range or, without one, the observed range."""
     if value_range is not None:
         low, high = map(float, value_range)
         return Target(name, values, low=low, high=high, higher_is=higher_is)

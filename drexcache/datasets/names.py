@@ -1,4 +1,4 @@
-"""Which image a name in a table means, by the rules that docs/any-folder.md states."""
+"""Matching names in a table to images, by the rules in docs/any-folder.md."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from drexcache.datasets.files import IMAGE_EXTENSIONS
 
 @dataclass(frozen=True)
 class NameMatch:
-    """row : (n,) which name means which image, -1 where none does. The others are listed as messages show them.
+    """The result of matching names to n images. row : (n,) number of the name that matches each image, -1 for none.
 
-    twice : images that several names mean. without : names that mean no image. ambiguous : names that could mean
-    several. inexact : names that are written otherwise than the id.
+    The others are texts to list in messages. twice : images that several names match. without : names that match no
+    image. ambiguous : names that match several images. inexact : names spelt differently from the image's id.
     """
 
     row: np.ndarray
@@ -27,7 +27,7 @@ class NameMatch:
 
 
 def match_names(ids: Sequence[str], names: Sequence[str]) -> NameMatch:
-    """For each name the image of its most literal meaning.
+    """Match each name to an image, trying the most literal reading first.
 
     >>> match_names(["a.jpg", "b.png"], ["C:\\\\data\\\\B.png", "C:\\\\data\\\\a.jpg"]).row
     array([1, 0])
@@ -51,7 +51,7 @@ def match_names(ids: Sequence[str], names: Sequence[str]) -> NameMatch:
 def _look_up_spellings(
     images: list[list[int]], ids: Sequence[str], names: Sequence[str], rows: Sequence[int]
 ) -> Sequence[int]:
-    """`_look_up`, as written, then in lower case, then without the extension of an image."""
+    """`_look_up` as written, then in lower case, then without the extension."""
     spellings: tuple[Callable[[str], str], ...] = (str, str.casefold, _stem)
     for spelling in spellings:
         if rows:
@@ -66,7 +66,7 @@ def _look_up(
     rows: Sequence[int],
     spelling: Callable[[str], str] = str,
 ) -> list[int]:
-    """Note for each of these rows the images whose id its name is; the rows for which there is none."""
+    """Record for each of these rows the images whose id equals its name; returns the rows without any."""
     index: dict[str, list[int]] = {}
     for at, image in enumerate(ids):
         index.setdefault(image, []).append(at)
@@ -95,7 +95,7 @@ def _summary(images: list[list[int]], ids: Sequence[str], names: Sequence[str], 
 
 
 def _composed(name: str) -> str:
-    """Without blanks around it, with forward slashes, and letters with their accents as one character (NFC)."""
+    """The name stripped, with forward slashes, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 
@@ -105,14 +105,14 @@ def _stem(name: str) -> str:
 
 
 def _shared_folder(names: Sequence[str]) -> str:
-    """The folders that stand before every name, "" or "a/b/"."""
-    first, last = min(names), max(names)  # what these share, all share
+    """The leading folders that all names share, "" or "a/b/"."""
+    first, last = min(names), max(names)  # a prefix of both is a prefix of all
     at = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return first[: first.rfind("/", 0, at) + 1]
 
 
 def _folder_above(names: Sequence[str], known: set[str]) -> str:
-    """The folder before every name without which names are known; "" if some are known with it, or none without."""
+    """The shortest shared leading folder to remove so that any name is known; "" if none has to be, or none helps."""
     parts = _shared_folder(names).split("/")[:-1]
     folders = ["/".join(parts[:count]) + "/" for count in range(1, len(parts) + 1)]
     for folder in ["", *folders]:

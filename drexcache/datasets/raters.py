@@ -1,4 +1,4 @@
-"""How far raters agree, and so how well any prediction of their mean can do at best."""
+"""How far raters agree, which limits how well their mean rating can be predicted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SPLITS = 200
 
 
 def split_half(ratings: Floats) -> float | None:
-    """Reliability of the mean of all raters, from 0 to 1; None where it cannot be told. ratings : (n, raters).
+    """The reliability of the mean of all raters, from 0 to 1, or None if unknown. ratings : (n, raters).
 
     The raters are split into two halves at random, 200 times; r is the mean correlation between the halves'
-    mean ratings, and Spearman and Brown's formula (1910, Br. J. Psychol. 3, 271-295 and 296-322) gives the
-    reliability of k raters from that of halves of m: f r / (1 + (f - 1) r), f = k / m. With an odd number, one
-    rater is left out of each split. Where not every rater rated every image, each image's own ratings are split
-    instead, and k and m are means over the images; images with one rating are left out.
+    mean ratings, and the Spearman-Brown formula (1910, Br. J. Psychol. 3, 271-295 and 296-322) gives the
+    reliability of k raters from that of halves of m: f r / (1 + (f - 1) r), f = k / m. If the number is odd, one
+    rater is left out of each split. If not every rater rated every image, each image's own ratings are split
+    instead, and k and m are means over the images; images with a single rating are left out.
 
     >>> truth, rng = np.arange(200.0), np.random.default_rng(0)
     >>> noise = rng.normal(scale=truth.std() * 2, size=(200, 12))  # reliability 12 / (12 + 4)
@@ -41,7 +41,7 @@ def split_half(ratings: Floats) -> float | None:
 
 
 def _halves_of_raters(ratings: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """Mean ratings (n,) of one half of the raters and of the other, SPLITS times."""
+    """Yield the mean ratings (n,) of one half of the raters and of the other, SPLITS times."""
     rng, raters = np.random.default_rng(0), ratings.shape[1]
     for _ in range(SPLITS):
         order = rng.permutation(raters)
@@ -50,8 +50,8 @@ def _halves_of_raters(ratings: Floats) -> Iterator[tuple[Floats, Floats]]:
 
 
 def _halves_of_each(ratings: Floats, counts: NDArray[np.intp]) -> Iterator[tuple[Floats, Floats]]:
-    """The same where raters rated some images only: each image's own ratings are split."""
-    # to the left, so that 500 raters of 20 images each stay 20 columns
+    """The same if raters rated only some images: each image's own ratings are split."""
+    # packed to the left, so that 500 raters with 20 ratings per image take only 20 columns
     packed = np.argsort(np.isnan(ratings), axis=1, kind="stable")[:, : counts.max()]
     ratings = np.take_along_axis(ratings, packed, axis=1)
     rng, half = np.random.default_rng(0), (counts // 2)[:, None]
@@ -64,7 +64,7 @@ def _halves_of_each(ratings: Floats, counts: NDArray[np.intp]) -> Iterator[tuple
 
 
 def from_errors(values: Floats, errors: Floats) -> float | None:
-    """Reliability of ratings (n,) with standard errors (n,): the share of their variance that is no error.
+    """The reliability of ratings (n,) with standard errors (n,): the share of their variance that is not error.
 
     1 - mean(error^2) / variance, the definition of classical test theory (Lord & Novick 1968, chapter 3).
 
@@ -78,10 +78,10 @@ def from_errors(values: Floats, errors: Floats) -> float | None:
 
 
 def ceiling(reliability: float) -> float:
-    """The highest Pearson's r that predictions can be expected to have with ratings of that reliability.
+    """The highest Pearson's r that predictions can be expected to reach with ratings of that reliability.
 
-    Errors of rating are nothing that an image could tell, so that r is at most the root of the reliability
-    (Spearman 1904, Am. J. Psychol. 15, 72-101).
+    Rating errors cannot be predicted from an image, so r is at most the square root of the reliability (Spearman
+    1904, Am. J. Psychol. 15, 72-101).
 
     >>> ceiling(0.81)
     0.9

@@ -1,4 +1,4 @@
-"""Tables of ratings become names, scores and labels, row by row."""
+"""Reading tables of ratings as names, scores and labels, row by row."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MAX_RATINGS = 200_000_000  # 8 bytes each, images by raters
 
 @dataclass(frozen=True)
 class Ratings:
-    """What a table of ratings says, row by row, before it is matched to images.
+    """A table of ratings, row by row, before it is matched to images.
 
     source : the file, for messages. names, scores : (rows,) as written. labels : column -> (rows,) texts.
-    notes : what was guessed. decimal : the sign in scores. problems : what is wrong with the table, a phrase each.
-    by_rater : (rows, raters) ratings, NaN where missing, whose means count instead of scores; or None.
+    notes : what was guessed. decimal : the decimal sign. problems : what is wrong with the table, a phrase each.
+    by_rater : (rows, raters) ratings, NaN where missing, whose means replace the scores; or None.
     errors : (rows,) standard errors of the scores, NaN where missing; or None.
     """
 
@@ -47,26 +47,26 @@ class Ratings:
 def read_ratings(ratings: str | PathLike[str] | DataFrame, columns: Columns = NO_COLUMNS) -> Ratings:
     """Read a table of ratings with a header row: text, a workbook, Parquet or a DataFrame (docs/any-folder.md).
 
-    Notes say what was guessed: columns, encoding, decimal sign, sheet. The split column becomes the label "split", each
-    group column the label of its own name. `drexcache.datasets.match_ratings` then brings the ratings into the order of
-    the images, and refuses what is wrong with them.
+    Notes say what was guessed: columns, encoding, decimal sign, sheet. The split column becomes the label "split", and
+    each group column a label of its own name. `drexcache.datasets.match_ratings` then matches the ratings to images,
+    and refuses those that are wrong.
 
     Raises
     ------
-    DrexcacheError : not readable as a table, empty, or columns that are not there or could be one of several.
+    DrexcacheError : not readable as a table, empty, or a column that is missing or ambiguous.
     """
     return ratings_of(read_tables(ratings), columns)
 
 
 def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[Table]:
-    """The table of a file, its URL or a DataFrame; of a workbook, that of each sheet."""
+    """Read the table of a file, URL or DataFrame; a workbook gives one per sheet."""
     if isinstance(ratings, str | PathLike):
         return tables_of_file(read_bytes(ratings), str(ratings))
     return [table_of_frame(ratings, "the DataFrame")]
 
 
 def ratings_of(tables: Sequence[Table], columns: Columns) -> Ratings:
-    """`read_ratings` of the tables of a file.
+    """Find the ratings in the tables of one file.
 
     >>> ratings = ratings_of(tables_of_file(b"file;mos\\na.jpg;3,5\\n", "r.csv"), Columns())
     >>> ratings.names, ratings.scores, ratings.decimal
@@ -104,7 +104,7 @@ def ratings_of(tables: Sequence[Table], columns: Columns) -> Ratings:
 
 
 def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
-    """IC9600's labels: split -> (file name, bytes); a line is a name, which may hold blanks, and a score.
+    """Read IC9600's labels: split -> (file name, bytes); a line is a name, which may contain spaces, and a score.
 
     >>> ratings_of_ic9600({"test": ("test.txt", b"a b.jpg  0.25\\n")}).names
     ('a b.jpg',)
@@ -130,7 +130,7 @@ def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
 
 
 def ratings_of_savoias(tables: Sequence[Table], column: str | None, images: Mapping[int, str]) -> Ratings:
-    """Of SAVOIAS's images 0, 1, ... (number -> id): the column 'gt' (or the named one), row by row."""
+    """Read SAVOIAS's ratings: the column 'gt' (or the named one), row i for image i. images : number -> id."""
     table, at, notes = choose(tables, lambda header: find_column(header, column or "gt", (), "ratings"))
     scores = table.texts(at)
     decimal, unclear = decimal_sign(scores)
@@ -150,7 +150,7 @@ def _unclear(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings:
-    """The ratings with standard errors, texts of which are the deviation over so many raters."""
+    """The ratings with standard errors. texts : (rows,) standard deviations over that many raters."""
     errors, wrong = _numbers_or_nothing(texts, [f"error of {name}" for name in ratings.names], ratings.decimal)
     problems = [f"errors that are no number: {counted(wrong)}"] if wrong else []
     if negative := [ratings.names[at] for at in np.flatnonzero(errors < 0).tolist()]:
@@ -159,7 +159,7 @@ def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings
 
 
 def _with_raters(ratings: Ratings, raters: Sequence[str], columns: Sequence[Sequence[str]]) -> Ratings:
-    """The ratings as means over raters, each in a column."""
+    """The ratings as means over raters, given one column per rater."""
     found = [
         _numbers_or_nothing(column, [f"{rater} of {name}" for name in ratings.names], ratings.decimal)
         for rater, column in zip(raters, columns, strict=True)
@@ -171,7 +171,7 @@ def _with_raters(ratings: Ratings, raters: Sequence[str], columns: Sequence[Sequ
 
 
 def _by_image(ratings: Ratings, who: Sequence[str]) -> Ratings:
-    """One rating per line as one line per image, where it stood first. who : (rows,) raters."""
+    """Turn one line per rating into one line per image, in order of appearance. who : (rows,) raters."""
     from pandas import Series, factorize
 
     whose = [f"{rater} of {name}" for name, rater in zip(ratings.names, who, strict=True)]
@@ -200,7 +200,7 @@ def _by_image(ratings: Ratings, who: Sequence[str]) -> Ratings:
 
 
 def _numbers_or_nothing(texts: Sequence[str], whose: Sequence[str], decimal: str) -> tuple[Floats, list[str]]:
-    """Numbers (rows,), NaN where there is none, and the texts that are neither, by whose : (rows,) they are."""
+    """Numbers (rows,), NaN where missing, and the texts that are neither, each with its owner in whose : (rows,)."""
     values = numbers(texts, decimal)
     bad = [at for at in np.flatnonzero(np.isnan(values)).tolist() if texts[at].casefold() not in _NO_RATING]
     return values, [f"{whose[at]} = {texts[at]!r}" for at in bad]

@@ -1,4 +1,4 @@
-"""The usual spellings of a split's parts, understood by whoever chooses images by them."""
+"""The usual spellings of a split's parts, recognised wherever images are selected by split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPELLINGS = {
 
 
 def split_part(text: str) -> str | None:
-    """The part of a split that a text names, "" for an empty one, None for what is not understood.
+    """The part of a split that a text names; "" for an empty text, None for an unknown one.
 
     >>> [split_part(text) for text in ("Train", "test set", "val", "", "boat")]
     ['train', 'test', 'validation', '', None]
@@ -23,7 +23,7 @@ def split_part(text: str) -> str | None:
 
 
 def has_value(column: Sequence[str], value: str) -> list[bool]:
-    """(n,) whether each text of a label is that value, or names the same part of a split.
+    """For each text in a column, (n,), whether it is the value or names the same part of a split.
 
     >>> has_value(["Train", "TEST", "training set", "trainee"], "train")
     [True, False, True, False]

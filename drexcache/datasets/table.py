@@ -1,4 +1,4 @@
-"""Images and ratings come in: a folder, a zip or a URL becomes an ImageTable."""
+"""ImageTable: the images and ratings of a folder, a zip or a URL."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """n images of one dataset, row i of everything being image ``ids[i]``.
+    """n images of one dataset; row i of everything belongs to the image ``ids[i]``.
 
     Attributes
     ----------
-    dataset : the folder's or the zip's name, or the one that was given.
-    ids : paths relative to the root, POSIX, unique, ascending in the order of their bytes.
-    files : where each image lies. targets : name -> ratings. labels : column -> (n,) texts, "" where unknown.
+    dataset : the name of the folder or zip, or the one that was given.
+    ids : unique paths relative to the root, POSIX, sorted by their bytes.
+    files : each image's file. targets : name -> ratings. labels : column -> (n,) texts, "" if unknown.
     notes : what was guessed or left out, a sentence each.
-    shard_of : "i/n" for one shard of a table; table_sha256 : then the SHA-256 of the whole table's ids.
+    shard_of : "i/n" for one shard of a table, else ""; table_sha256 : of a shard, SHA-256 of the whole table's ids.
     """
 
     dataset: str
@@ -56,7 +56,7 @@ class ImageTable:
         return path.removesuffix(f"/{self.ids[0]}") if path.endswith(f"/{self.ids[0]}") else ""
 
     def shard(self, index: int, count: int) -> ImageTable:
-        """The ``index``-th (from 1) of ``count`` consecutive ranges of about equal length.
+        """The ``index``-th (from 1) of ``count`` consecutive parts of about equal length.
 
         Raises
         ------
@@ -110,14 +110,14 @@ def read_images(
     Parameters
     ----------
     source : folder or .zip, or a folder's URL such as s3://bucket/photos, read through fsspec.
-    ratings : a file of ratings, its URL, or a DataFrame (see `drexcache.datasets.read_ratings`); None takes what the
-        layout brings (a ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
+    ratings : a file of ratings, its URL, or a DataFrame (see `drexcache.datasets.read_ratings`); None takes the
+        layout's own (a ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
     layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
         "savoias" (one category's folder, .../Images/Scenes; ratings on 0..100), or "auto".
     rating_column : may be a pattern for several columns, one per rater, such as "rater_*".
-    rater_column, error_column, raters : see `drexcache.datasets.Columns`; they tell how reliable the ratings are.
+    rater_column, error_column, raters : see `drexcache.datasets.Columns`; they give the ratings' reliability.
     value_range : lowest and highest rating that the scale allows.
-    higher_is : "more" or "less" of what is rated.
+    higher_is : whether a higher rating means "more" or "less" of what is rated.
     target : name of the ratings.
     allow_unmatched, out_of_range : see `drexcache.datasets.match_ratings`.
 
@@ -157,6 +157,6 @@ def read_images(
             allow_unmatched=allow_unmatched, out_of_range=out_of_range,
         )  # fmt: skip
     except DrexcacheError as error:
-        obvious = found.layout in (layout, "folder")  # then the layout explains no mistake
+        obvious = found.layout in (layout, "folder")  # then a guessed layout cannot be the cause
         raise DrexcacheError(with_guesses(error, found.guesses[1 if obvious else 0 :])) from error
     return replace(table, targets={target: match.target}, labels=match.labels, notes=table.notes + match.notes)
