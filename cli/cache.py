@@ -167,19 +167,19 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
 
 @command.command("import")
 @click.argument("features", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or to add to")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or add to")
 @click.option("--block", required=True, help="Name of the features in the cache")
-@click.option("--note", default="", help="What computed them, in the same words for each dataset")
+@click.option("--note", default="", help="What computed them, in the same words for every dataset")
 @click.option("--images", type=click.Path(), help="For a new cache: the images (folder, URL or zip)")
-@click.option("--ids", type=click.Path(), help="A text of one id a line, or a .npy, where FEATURES holds none")
+@click.option("--ids", type=click.Path(), help="A text file with one id per line, or a .npy, if FEATURES has none")
 @click.option("--id-column", metavar="NAME", help="Column of ids in FEATURES [default: guessed]")
 @click.option("--columns", metavar="PATTERN", help="Columns of features, such as 'clip_*' [default: all but the ids]")
-@click.option("--array", metavar="NAME", help="Array of an .npz or .safetensors, or block of a cache")
-@click.option("--same-order", is_flag=True, help="Rows stand in the order of the cache's images or of the ratings")
+@click.option("--array", metavar="NAME", help="Array in an .npz or .safetensors, or block in a cache")
+@click.option("--same-order", is_flag=True, help="Rows are in the order of the cache's images or of the ratings")
 @click.option("--replace", "replace_block", is_flag=True, help="Replace the block of that name")
 @image_options
 def import_(features: str, out: str, block: str, **options: Any) -> None:
-    """Add features that another tool computed, joined to the images by id; a new cache may take images and ratings.
+    """Import features computed by another tool, matched to the images by id; a new cache may take images and ratings.
 
     FEATURES: .npy, .npz, CSV, Parquet, safetensors, or another cache.
 

@@ -38,7 +38,7 @@ regressors_option = click.option(
 
 tracker_option = click.option(
     "--tracker", type=click.Choice(["mlflow", "wandb", "tensorboard"]), envvar="DREXCACHE_TRACKER",
-    help="Record the run there, too [default: $DREXCACHE_TRACKER]",
+    help="Also record the run in this tool [default: $DREXCACHE_TRACKER]",
 )  # fmt: skip
 
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]

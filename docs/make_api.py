@@ -34,7 +34,7 @@ def page() -> str:
 
 
 def entry(path: str, thing: Any) -> str:
-    """A name with its signature, its docstring and, of a class or a module, what is public inside."""
+    """A name with its signature, its docstring and, for a class or module, its public members."""
     lines = [f"### {path}\n", described(path.rpartition(".")[2], thing)]
     if isinstance(thing, ModuleType) or inspect.isclass(thing):
         lines += [f"#### {path}.{name}\n\n{described(name, member)}" for name, member in inside(thing)]
@@ -42,7 +42,7 @@ def entry(path: str, thing: Any) -> str:
 
 
 def inside(thing: Any) -> Iterator[tuple[str, Any]]:
-    """What is public in a class or a module, documented and written there."""
+    """The public, documented members that a class or module defines itself."""
     for name, member in vars(thing).items():
         plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         function = plain.fget if isinstance(plain, property) else plain
@@ -66,7 +66,7 @@ def described(name: str, thing: Any) -> str:
 
 
 def signature(thing: Any) -> str:
-    """The call, a parameter per line where one line is too short."""
+    """The call, with a parameter per line if it is too long for one."""
     try:
         call = inspect.signature(thing)
     except (TypeError, ValueError):  # such as an exception's
@@ -83,7 +83,7 @@ def signature(thing: Any) -> str:
 
 
 def parameter_text(parameter: inspect.Parameter) -> str:
-    """A parameter as it is written in the code, where annotations are texts."""
+    """A parameter as written in the code."""
     text = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "") + parameter.name
     if isinstance(parameter.annotation, str):
         text += f": {parameter.annotation}"
@@ -109,7 +109,7 @@ def markdown(docstring: str) -> str:
 
 
 def terms(block: str) -> str:
-    """Lines such as "name : meaning", which may go on indented, as a list."""
+    """Lines such as "name : meaning", possibly with indented continuation lines, as a list."""
     if not re.match(r"\**[\w, .*`]+\** : ", block):
         return block
     block = re.sub(r"([.;,]) (\w+) : ", r"\1\n\2 : ", block)  # two in one line
@@ -117,7 +117,7 @@ def terms(block: str) -> str:
 
 
 def first_paragraph(module: ModuleType) -> str:
-    """What a package's docstring says first."""
+    """The first paragraph of a package's docstring."""
     return (inspect.getdoc(module) or "").split("\n\n")[0]
 
 

@@ -21,7 +21,7 @@ START, END = "<!-- commands: made by docs/make_reference.py -->", "<!-- /command
 
 
 def helps(command: click.Command, name: str, parent: click.Context | None = None) -> list[tuple[str, str]]:
-    """(full name, help text) of a command and of all below it."""
+    """The full name and help text of a command and of all its subcommands."""
     settings = {**main.context_settings, "max_content_width": 100, "terminal_width": 100}
     context = click.Context(command, info_name=name, parent=parent, **settings)
     found = [(context.command_path, command.get_help(context))]
@@ -40,7 +40,7 @@ def page() -> str:
 
 
 def renewed(readme: str) -> str:
-    """The README with its list of commands made anew."""
+    """The README with an updated list of commands."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n```text\n{helps(main, 'drexcache')[0][1].strip()}\n```\n{END}{after}"

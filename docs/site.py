@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: pages that stand outside docs/ are part of the site too, and links to them lead there."""
+"""Hooks of mkdocs.yml: pages outside docs/ become part of the site too, and links to them work."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages and results that the repository keeps elsewhere."""
+    """Add the pages and results that are elsewhere in the repository."""
     for name in OUTSIDE:
         files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links at the site's own pages; what the site does not have (code) keeps its words without the link."""
+    """Point links at the site's own pages; a link to something else, such as code, becomes plain text."""
     here = page.file.src_uri if page.file.src_uri in OUTSIDE else f"docs/{page.file.src_uri}"
 
     def relinked(match: re.Match[str]) -> str:

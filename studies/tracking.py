@@ -1,6 +1,6 @@
-"""Runs in the tools that watch experiments: MLflow, Weights & Biases, TensorBoard; none is imported unless asked for.
+"""Recording runs in experiment trackers: MLflow, Weights & Biases, TensorBoard, each imported only when used.
 
-Each is set up by its own environment variables: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT and
+Each is configured by its own environment variables: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT and
 WANDB_MODE; TENSORBOARD_LOGDIR [runs].
 """
 
@@ -19,15 +19,15 @@ from typing import Any
 from drexcache.errors import DrexcacheError
 
 TRACKERS = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}  # name -> module
-MAX_TEXT = 500  # characters of a setting, which some MLflow stores refuse beyond
+MAX_TEXT = 500  # characters of a setting; some MLflow stores refuse more
 
 
 def require(tracker: str) -> None:
-    """Import a tracker before any work is done for it.
+    """Import a tracker, so that a missing one is noticed before any work is done.
 
     Raises
     ------
-    DrexcacheError : an unknown tracker, or its package is not installed.
+    DrexcacheError : the tracker is unknown, or its package is not installed.
 
     >>> require("paper")
     Traceback (most recent call last):
@@ -43,17 +43,17 @@ def require(tracker: str) -> None:
 
 
 def track(tracker: str, kind: str, run: Mapping[str, Any], curve: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Record a finished run; says where it went.
+    """Record a finished run; returns a phrase that says where.
 
     Parameters
     ----------
     tracker : "mlflow", "wandb" or "tensorboard". kind : the command, such as "evaluate".
-    run : what the ledger keeps of it: command, caches, regressors, settings, scores, files; the files go along.
-    curve : a row per epoch, of "epoch" and numbers.
+    run : its entry in the ledger: command, caches, regressors, settings, scores, files; the files are uploaded, too.
+    curve : a row per epoch, with "epoch" and numbers.
 
     Raises
     ------
-    DrexcacheError : the tracker is missing or does not take the run, whose files are written already.
+    DrexcacheError : the tracker is missing or does not accept the run, whose files are already written.
     """
     require(tracker)
     settings = {key: value for key, value in run.items() if key not in ("scores", "files")}
@@ -61,14 +61,14 @@ def track(tracker: str, kind: str, run: Mapping[str, Any], curve: Sequence[Mappi
     files = [str(file) for file in run.get("files", ()) if Path(file).is_file()]
     try:
         return send(kind, dict(_flat(settings)), dict(_scores(run.get("scores", ()))), curve, files)
-    except Exception as error:  # of a server, a disk or the tracker itself
+    except Exception as error:  # from a server, a disk or the tracker itself
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         written = f"; {', '.join(files)} stand as written" if files else ""
         raise DrexcacheError(f"{tracker} has not recorded this run: {reason}{written}") from error
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | float]]:
-    """Nested settings as (dotted name, number or text)."""
+    """Yield nested settings as (dotted name, number or text)."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{_word(key)}".strip("."))
@@ -79,7 +79,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | float]]:
 
 
 def _scores(scores: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Each score, and the ends of its interval, under regressor/train to test/metric."""
+    """Yield each score and the ends of its interval under the name regressor/train to test/metric."""
     for score in scores:
         train, test = _word(score["train"]), _word(score["test"])
         where = test if train == test else f"{train} to {test}"
@@ -90,7 +90,7 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
 
 
 def _word(name: object) -> str:
-    """A name without the characters that trackers refuse or read as folders."""
+    """A name without the characters that trackers refuse or interpret as folders."""
     return re.sub(r"[^\w\- ]", "_", str(name)) or "_"
 
 
@@ -108,7 +108,7 @@ def _mlflow(
 ) -> str:  # fmt: skip
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # not the tables that it makes
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # hides messages about the tables it creates
     with mlflow.start_run(run_name=kind, tags={"drexcache": kind}) as run:
         mlflow.log_params(dict(settings))
         mlflow.log_metrics(dict(scores))

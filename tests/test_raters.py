@@ -126,7 +126,7 @@ def test_raters_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
             "several ratings of one image by one rater: 1 (Ann of a)",
         ),
         ("file,rating,se\na,1,-1\nb,2,1", {"error_column": "se"}, "errors of ratings that are negative: 1 (a)"),
-        ("file,rating,se\na,1,1\nb,2,1", {"raters": 3}, "--raters says of how many raters --error-column is"),
+        ("file,rating,se\na,1,1\nb,2,1", {"raters": 3}, "--raters counts the raters behind --error-column; give both"),
         ("file,r1,r2,se\na,1,1,1", pattern | {"error_column": "se"}, "give one of --rater-column, --error-column"),
         ("file,r1,r2\na,1,9\nb,1,1", pattern | {"value_range": (0, 5)}, "outside the declared range 0..5: 1 (a = 9)"),
         ("file,r1,r2\na,1,2\nb,1,2", {}, "or several with a pattern such as 'rater*'"),

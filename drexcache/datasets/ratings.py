@@ -78,7 +78,7 @@ def ratings_of(tables: Sequence[Table], columns: Columns) -> Ratings:
     if columns.split not in (None, "split") and "split" in columns.groups:
         raise DrexcacheError(f"{source}: splits from {columns.split!r} and the group column 'split' would share a name")
     if columns.error_raters is not None and columns.error is None:
-        raise DrexcacheError(f"{source}: --raters says of how many raters --error-column is the deviation; give both")
+        raise DrexcacheError(f"{source}: --raters counts the raters behind --error-column; give both")
     table, places, notes = choose(tables, lambda header: find_columns(header, columns))
     if (columns.rater is not None) + (columns.error is not None) + (len(places.ratings) > 1) > 1:
         raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")

@@ -180,7 +180,7 @@ def _check_tree(content: dict[str, Any], arguments: list[dict[str, Any]], archiv
     shape, dtype, _ = _header(archive, content["nodes"]["file"])
     *values, _ = _header(archive, content["values"]["file"])
     if not one or len(shape) != 1 or dtype != NODE_DTYPE or values != [(*shape, 1, 1), np.float64]:
-        raise DrexcacheError("holds a tree that is none of one number; refused")
+        raise DrexcacheError("holds a tree that gives anything but one number; refused")
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
