@@ -122,7 +122,8 @@ def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMa
 def _file_and_target(path: str) -> tuple[str, str]:
     """Split "a.h5:beauty" into ("a.h5", "beauty"); an existing path names no target."""
     file, _, own = path.rpartition(":")
-    return (file, own) if Path(file).is_file() and not Path(path).exists() else (path, "")
+    is_cache = Path(file).is_file() or file.startswith("hf://")
+    return (file, own) if is_cache and not Path(path).exists() else (path, "")
 
 
 def _pictures(images: tuple[str, ...], matrices: dict[str, FeatureMatrix]) -> dict[tuple[str, str], ImageFile] | None:

@@ -42,7 +42,7 @@ def predict(
     ------
     DrexcacheError : a cache with other features, other weights than in training, or no images.
     """
-    if not is_url(images) and Path(images).suffix == ".h5":
+    if Path(images).suffix == ".h5" and (not is_url(images) or str(images).startswith("hf://")):
         cache = open_cache(images)
         return model.predict(cache), cache.failures()
     with tempfile.TemporaryDirectory(prefix="drexcache-") as folder:

@@ -23,6 +23,7 @@ HOMES["cli"] = "drexcache.cli"
 ROOMS = [
     "drexcache.errors",
     "drexcache.files",
+    "drexcache.hub",
     "drexcache.progress",
     "drexcache.devices",
     "drexcache.recipes",
@@ -37,6 +38,7 @@ ROOMS = [
     "drexcache.studies.ledger",
     "drexcache.studies.tracking",
     "drexcache.studies.evaluation",
+    "drexcache.studies.publishing",
     "drexcache.studies.comparison",
     "drexcache.studies.searching",
     "drexcache.studies.reporting",

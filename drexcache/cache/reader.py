@@ -27,6 +27,7 @@ from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError
+from drexcache.hub import local_file
 
 
 def open_cache(path: str | Path) -> FeatureCache:
@@ -38,7 +39,7 @@ def open_cache(path: str | Path) -> FeatureCache:
     ------
     DrexcacheError : no such file, not HDF5, not a drexcache cache, of a newer version, damaged, or unfinished.
     """
-    path = Path(path)
+    path = local_file(path)
     if not path.exists() and (partial := partial_paths(path)):
         raise DrexcacheError(
             f"{path}: the extraction has not finished yet ({partial[-1].name} is beside it); "

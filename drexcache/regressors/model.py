@@ -26,6 +26,7 @@ from drexcache.cache import (
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
 from drexcache.fusion import AttentionFusionRegressor
+from drexcache.hub import local_file
 from drexcache.regressors.saving import dump_estimator, load_estimator, numbers_per_row
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def load_model(path: str | Path) -> Model:
     DrexcacheError : no such file, not a model file, of a newer version, damaged, or with types, shapes or values that
         no drexcache model has.
     """
-    path = Path(path)
+    path = local_file(path)
     if not path.is_file():
         raise DrexcacheError(f"{path}: no such model file")
     try:
