@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from drexcache.errors import DrexcacheError
 
 Floats = NDArray[np.float64]
-BLOCK = 2_000_000  # weights in memory at a time: 16 MB, however many images there are
+WEIGHTS_AT_ONCE = 2_000_000  # weights in memory at a time: 16 MB, however many images there are
 
 
 def resample_weights(n: int, n_boot: int, seed: int = 0, groups: Sequence[str] | None = None) -> Iterator[Floats]:
@@ -32,7 +32,7 @@ def resample_weights(n: int, n_boot: int, seed: int = 0, groups: Sequence[str] |
     units = int(members.max()) + 1
     if units < 2:
         raise DrexcacheError(f"a bootstrap needs at least 2 {'images' if groups is None else 'groups'}; found {units}")
-    rows = max(1, BLOCK // n)
+    rows = max(1, WEIGHTS_AT_ONCE // n)
     for start in range(0, n_boot, rows):
         counts = _drawn(units, min(rows, n_boot - start), seed, start)  # (b, units)
         yield counts[:, members].astype(np.float64)  # (b, n)

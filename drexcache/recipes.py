@@ -25,12 +25,12 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Resize = Literal["pil-bilinear", "pil-bicubic", "tensor-bilinear"]
-Pool = Literal["cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value"]
+Pooling = Literal["cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value"]
 Precision = Literal["fp32", "bf16"]
 Alpha = Literal["drop", "white"]
 Exif = Literal["ignore", "apply"]
 CHOICES: dict[str, tuple[str, ...]] = {
-    "resize": get_args(Resize), "pool": get_args(Pool), "precision": get_args(Precision), "alpha": get_args(Alpha),
+    "resize": get_args(Resize), "pool": get_args(Pooling), "precision": get_args(Precision), "alpha": get_args(Alpha),
     "exif": get_args(Exif),
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ class Tap:
     """
 
     layer: Text
-    pool: Pool
+    pool: Pooling
     name: Text
     dim: Annotated[int, msgspec.Meta(ge=1)] | None = None
 

@@ -21,7 +21,7 @@ from drexcache.features.pixels import normalise, to_pixels
 from drexcache.files import write_file
 from drexcache.recipes import Block
 
-ROUNDS = 2  # times that each way of running is timed; the best counts
+TIMINGS = 2  # times that each way of running is timed; the best counts
 
 
 class OpenVinoBackbone:
@@ -123,7 +123,7 @@ def ways(images: int, batch: int) -> list[Way]:
     apart, halves = Way(1, "THROUGHPUT"), Way(max(1, batch // 2), "THROUGHPUT")
     found = [alone, together] if torch.get_num_threads() == 1 else [alone, together, apart, halves]
     found = list(dict.fromkeys(found))
-    return found if images >= 2 * ROUNDS * len(found) * batch else found[:1]
+    return found if images >= 2 * TIMINGS * len(found) * batch else found[:1]
 
 
 class Tuner:
@@ -147,7 +147,7 @@ class Tuner:
         if len(self.ways) == 1 or images != self._batch:
             return False
         self._seconds[way].append(seconds / images)
-        if min(map(len, self._seconds.values())) < ROUNDS:
+        if min(map(len, self._seconds.values())) < TIMINGS:
             return False
         self.ways = [min(self.ways, key=lambda one: min(self._seconds[one]))]
         write_file(self._path, json.dumps(asdict(self.ways[0])))

@@ -16,7 +16,7 @@ from drexcache.metrics import higher_is_better
 from drexcache.scores import ScoreTable, number, train_to_test
 
 NAME = "drexcache-runs.jsonl"
-MAX_CELLS = 12  # cells of a run to show in its summary
+SHOWN_CELLS = 12  # cells of a run to show in its summary
 
 
 def append(out: str | Path, kind: str, **fields: Any) -> Path:
@@ -148,13 +148,13 @@ def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
     lines = [" ".join([when, entry["kind"], *targets, *entry["files"][:1]])]
     column = min(max(map(len, cells), default=0), width // 3)
     sign = -1 if higher_is_better(metric) else 1
-    for where, scores in list(cells.items())[:MAX_CELLS]:
+    for where, scores in list(cells.items())[:SHOWN_CELLS]:
         scores.sort(key=lambda one: float("inf") if one["value"] is None else sign * one["value"])
         texts = [f"{one['regressor']} {number(one['value'], missing='undefined')}" for one in scores]
         lines.append(f"  {_cut(where, column):<{column}}  {_fitting(texts, width - column - 4)}")
-    if len(cells) > MAX_CELLS:
+    if len(cells) > SHOWN_CELLS:
         lines.append(
-            f"  and {len(cells) - MAX_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
+            f"  and {len(cells) - SHOWN_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
         )
     return lines
 

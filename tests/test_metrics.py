@@ -113,7 +113,7 @@ def test_groups_are_drawn_whole_and_blocks_hold_all_resamples(monkeypatch: pytes
     whole = np.concatenate(list(resample_weights(40, 30, seed=1, groups=groups)))
     assert (whole.reshape(30, 10, 4) == whole.reshape(30, 10, 4)[:, :, :1]).all()
     assert (whole.sum(axis=1) == 40).all()
-    monkeypatch.setattr("drexcache.bootstrap.BLOCK", 7 * 40)
+    monkeypatch.setattr("drexcache.bootstrap.WEIGHTS_AT_ONCE", 7 * 40)
     blocks = list(resample_weights(40, 30, seed=1))
     assert [len(block) for block in blocks] == [7, 7, 7, 7, 2]
     with pytest.raises(DrexcacheError, match="at least 2 groups; found 1"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from drexcache.datasets.formats import Table
+from drexcache.datasets.formats import TextTable
 from drexcache.errors import DrexcacheError, counted, with_guesses
 
 # Column names that are recognised by themselves (see plain_name). For images and splits the first one present wins;
@@ -54,7 +54,7 @@ NO_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
-class Places:
+class Positions:
     """Column numbers. ratings : one, or one per rater; labels : name -> column; guessed : a phrase per guess."""
 
     image: int
@@ -65,14 +65,14 @@ class Places:
     guessed: list[str]
 
 
-def choose(tables: Sequence[Table], find: Callable[[list[str]], Found]) -> tuple[Table, Found, list[str]]:
+def choose(tables: Sequence[TextTable], find: Callable[[list[str]], Found]) -> tuple[TextTable, Found, list[str]]:
     """The only table whose header has everything, what ``find`` returned for it, and a note on the other tables.
 
     Raises
     ------
     DrexcacheError : no such table (says what ``find`` missed, from its LookupError: what, option), or several.
     """
-    fits: list[tuple[Table, Found]] = []
+    fits: list[tuple[TextTable, Found]] = []
     missing = []
     for table in tables:
         try:
@@ -92,7 +92,7 @@ def choose(tables: Sequence[Table], find: Callable[[list[str]], Found]) -> tuple
     return table, found, [f"{table.source}: the one of {len(tables)} sheets with such columns"] if missing else []
 
 
-def find_columns(header: list[str], columns: Columns) -> Places:
+def find_columns(header: list[str], columns: Columns) -> Positions:
     """The positions of the columns. Raises LookupError, as `find_column` does, on all that are missing or ambiguous."""
     problems: list[tuple[str, str]] = []
 
@@ -120,7 +120,7 @@ def find_columns(header: list[str], columns: Columns) -> Places:
     if "split" in labels and "split" not in columns.groups:
         chosen.append((columns.split, labels["split"], "splits"))
     guessed = [f"{what} from column {header[at]!r}" for named, at, what in chosen if named is None]
-    return Places(image, ratings=ratings, labels=labels, rater=rater, error=error, guessed=guessed)
+    return Positions(image, ratings=ratings, labels=labels, rater=rater, error=error, guessed=guessed)
 
 
 def find_column(header: list[str], named: str | None, known: Sequence[str], what: str) -> int:

@@ -50,7 +50,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table of text, "" for an empty cell. source : the file, and the sheet if there are several.
 
     notes : what was guessed in order to read it, a sentence each.
@@ -64,7 +64,7 @@ class Table:
     def header(self) -> list[str]:
         return list(self.cells.columns)
 
-    def without_blank_rows(self) -> Table:
+    def without_blank_rows(self) -> TextTable:
         return replace(self, cells=self.cells[(self.cells != "").any(axis=1)])
 
     def texts(self, at: int) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Table:
         return tuple(self.cells.iloc[:, at])
 
 
-def tables_of_file(data: bytes, source: str) -> list[Table]:
+def tables_of_file(data: bytes, source: str) -> list[TextTable]:
     """Read the table in a file's bytes, or the tables of a workbook's sheets; source is the file's name.
 
     Raises
@@ -99,7 +99,7 @@ def tables_of_file(data: bytes, source: str) -> list[Table]:
     return _tables_of_sheets(sheets, source)
 
 
-def table_of_frame(frame: DataFrame, source: str) -> Table:
+def table_of_frame(frame: DataFrame, source: str) -> TextTable:
     """Convert a DataFrame to such a table; missing values become empty cells.
 
     Raises
@@ -163,7 +163,7 @@ def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
     return ".", commas
 
 
-def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> Table:
+def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> TextTable:
     """A table from rows that are all as long as the first, the header."""
     from pandas import DataFrame
 
@@ -173,10 +173,10 @@ def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> Tabl
     if not below:
         raise DrexcacheError(f"{source}: no ratings below the header row ({', '.join(header)})")
     cells = DataFrame(below, dtype=object).set_axis(list(header), axis="columns")
-    return Table(source, cells, tuple(f"{source}: {note}" for note in notes))
+    return TextTable(source, cells, tuple(f"{source}: {note}" for note in notes))
 
 
-def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[Table]:
+def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[TextTable]:
     """A table for each sheet that has a header and rows; if none has, the first sheet's error is raised."""
     tables, errors = [], []
     for name, rows in sheets.items():
@@ -348,7 +348,7 @@ def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
         raise DrexcacheError(f"{source}: not a readable .xls workbook ({_line(error)})") from error
 
 
-def _parquet(data: bytes, source: str) -> Table:
+def _parquet(data: bytes, source: str) -> TextTable:
     try:
         from pyarrow import BufferReader, parquet, types
     except ImportError as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns
 from drexcache.datasets.files import read_bytes
-from drexcache.datasets.formats import Floats, Table, decimal_sign, decode, numbers, table_of_frame, tables_of_file
+from drexcache.datasets.formats import Floats, TextTable, decimal_sign, decode, numbers, table_of_frame, tables_of_file
 from drexcache.errors import DrexcacheError, counted
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def read_ratings(ratings: str | PathLike[str] | DataFrame, columns: Columns = NO
     return ratings_of(read_tables(ratings), columns)
 
 
-def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[Table]:
+def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[TextTable]:
     """Read the table of a file, URL or DataFrame; a workbook gives one per sheet."""
     if isinstance(ratings, str | PathLike):
         return tables_of_file(read_bytes(ratings), str(ratings))
     return [table_of_frame(ratings, "the DataFrame")]
 
 
-def ratings_of(tables: Sequence[Table], columns: Columns) -> Ratings:
+def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
     """Find the ratings in the tables of one file.
 
     >>> ratings = ratings_of(tables_of_file(b"file;mos\\na.jpg;3,5\\n", "r.csv"), Columns())
@@ -129,7 +129,7 @@ def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
     )
 
 
-def ratings_of_savoias(tables: Sequence[Table], column: str | None, images: Mapping[int, str]) -> Ratings:
+def ratings_of_savoias(tables: Sequence[TextTable], column: str | None, images: Mapping[int, str]) -> Ratings:
     """Read SAVOIAS's ratings: the column 'gt' (or the named one), row i for image i. images : number -> id."""
     table, at, notes = choose(tables, lambda header: find_column(header, column or "gt", (), "ratings"))
     scores = table.texts(at)

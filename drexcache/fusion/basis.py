@@ -19,8 +19,8 @@ from drexcache.cache import CachedRows
 
 PER_ROW = 0.4  # components per row, at most: with more, a head fits noise
 UNLIKE = 30.0  # an arm is standardised if the 10% and 90% quantiles of its columns' deviations differ by this factor
-PENALTIES = np.logspace(-1, 5, 25)  # of the ridge, chosen by leave-one-out
-ROWS = 8192  # rows to compute a basis from, at most
+LINE_PENALTIES = np.logspace(-1, 5, 25)  # of the ridge, chosen by leave-one-out
+BASIS_ROWS = 8192  # rows to compute a basis from, at most
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Basis:
 
         datasets : (n,) each row's dataset; their ratings are first given the same mean and standard deviation.
         """
-        ridge = RidgeCV(PENALTIES).fit(Z, y if datasets is None else _on_one_scale(y, datasets))
+        ridge = RidgeCV(LINE_PENALTIES).fit(Z, y if datasets is None else _on_one_scale(y, datasets))
         line = np.zeros(d + 1)
         for arm, cols in zip(self.arms, self.columns, strict=True):
             line[arm.columns] = (arm.matrix @ ridge.coef_[cols]).astype(np.float32)
@@ -87,8 +87,8 @@ def find_basis(
     standardize : whether to standardise the columns of every arm first, not only of arms whose columns have
         incomparable units.
     """
-    if len(rows) > ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, ROWS, replace=False))
+    if len(rows) > BASIS_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, BASIS_ROWS, replace=False))
     picked = X[rows] if isinstance(X, np.ndarray) else X.read(np.sort(rows))
     return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
 

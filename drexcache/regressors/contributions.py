@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 EXACT = 4  # up to so many arms the values are computed from all subsets
-ROUNDS = 16  # with more arms, orders to sample; each is used together with its reverse
+SAMPLED = 16  # with more arms, orders to sample; each is used together with its reverse
 
 
 def contributions(
@@ -60,5 +60,5 @@ def _orders(arms: int, seed: int) -> list[tuple[int, ...]]:
     if arms <= EXACT:
         return list(itertools.permutations(range(arms)))
     rng = np.random.default_rng(seed)
-    drawn = [tuple(rng.permutation(arms).tolist()) for _ in range(min(ROUNDS, math.factorial(arms) // 2))]
+    drawn = [tuple(rng.permutation(arms).tolist()) for _ in range(min(SAMPLED, math.factorial(arms) // 2))]
     return [*drawn, *(order[::-1] for order in drawn)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from drexcache.scores.table import ScoreTable
 
 LIMITS = ["value", "low", "high"]
-INSIDE = {"in-domain": "out of fold", "split": "official split"}
+WITHIN = {"in-domain": "out of fold", "split": "official split"}
 CELL = ["kind", "train", "test"]
 
 
@@ -37,7 +37,7 @@ def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
         raise DrexcacheError(f"no scores of metric {metric!r}; there are: {', '.join(means.metric.unique())}")
     whole = chosen[chosen.group == ""]
     return [
-        *_inside(whole[whole.kind.isin(list(INSIDE))], metric),
+        *_inside(whole[whole.kind.isin(list(WITHIN))], metric),
         *(found for _, own in whole.groupby("regressor", sort=False) for found in _matrix(own, metric)),
         _all_metrics(means[means.group == ""]),
         *_groups(chosen, metric),
@@ -54,7 +54,7 @@ def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
     """The scores within each dataset: datasets by regressors."""
     if means.empty:
         return []
-    how = " and ".join(INSIDE[kind] for kind in means.kind.unique())
+    how = " and ".join(WITHIN[kind] for kind in means.kind.unique())
     title = f"**Inside a dataset ({how}): {_headline(metric)}**{_runs(means)}"
     sets, regressors = list(means.test.unique()), list(means.regressor.unique())
     if len(regressors) > len(sets):
@@ -66,7 +66,7 @@ def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
 
 def _matrix(means: pd.DataFrame, metric: str) -> list[Table]:
     """One regressor's table: a line per training set, a column per test set; none if it has no cross-dataset score."""
-    if means.kind.isin(list(INSIDE)).all():
+    if means.kind.isin(list(WITHIN)).all():
         return []
     tests, left_out = list(means.test.unique()), means.kind == "leave-one-out"
     body = [[train, *_along(own, "test", tests)] for train, own in means[~left_out].groupby("train", sort=False)]

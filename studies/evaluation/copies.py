@@ -41,7 +41,7 @@ FEW_COLUMNS = 64  # with fewer, different pictures look alike, so that only equa
 MIN_COLUMNS = 8  # ... and with even fewer, features are not compared: a single column has only two directions
 EQUAL = 0.9999  # up to rounding
 MAX_PAIRS = 20_000**2  # comparing more would take longer than many trainings
-NAMED = 3
+PAIRS_NAMED = 3
 
 Rows = NDArray[np.intp]
 Matches = tuple[Rows, Rows, NDArray[np.float32]]  # rows of a, rows of b, their cosines
@@ -192,7 +192,7 @@ def kept_together(matrix: FeatureMatrix, looks: Looks | None = None) -> tuple[li
         best.take(j[other], i[other], alike[other])
     found = best.by_strength(group)
     names = dict(zip(group.tolist()[::-1], list(matrix.ids)[::-1], strict=True))  # a group's first image
-    listed = [f"{matrix.ids[i]} and {matrix.ids[j]} (cosine {cosine:.3f})" for i, j, cosine in found[:NAMED]]
+    listed = [f"{matrix.ids[i]} and {matrix.ids[j]} (cosine {cosine:.3f})" for i, j, cosine in found[:PAIRS_NAMED]]
     count = several(len(found), "group of near-copies is", "groups of near-copies are")
     note = f"{matrix.dataset}: {count} kept in the same fold: "
     return [names[one] for one in group.tolist()], [note + _listed(listed, len(found))] if found else []
@@ -224,7 +224,7 @@ def on_both_sides(
     pairs = [pair for _, pair in sorted(found.values(), reverse=True)]
     count = several(len(pairs), "tested image has", "tested images have")
     note = f"{where}: {count} a near-copy in the training, so that the score may be too high: "
-    return [note + _listed(pairs[:NAMED], len(pairs))] if pairs else []
+    return [note + _listed(pairs[:PAIRS_NAMED], len(pairs))] if pairs else []
 
 
 def connected(group: Rows, links: tuple[Rows, Rows]) -> Rows:

@@ -16,7 +16,7 @@ MOST_NAMED = 3  # regressors in a sentence; the tables list all
 
 
 @dataclass(frozen=True)
-class Summary:
+class Findings:
     """headline : one sentence. sentences : one per dataset, then the others. leader : the regressor to show first."""
 
     headline: str
@@ -24,7 +24,7 @@ class Summary:
     leader: str
 
 
-def summarise(evidence: Evidence, comparison: Comparison) -> Summary:
+def summarise(evidence: Evidence, comparison: Comparison) -> Findings:
     """Put the verdicts of `compare` into words; nothing is called better without such a verdict.
 
     The headline is about the scores within the datasets, or about all scores if there are none within. The leader is
@@ -50,7 +50,7 @@ def summarise(evidence: Evidence, comparison: Comparison) -> Summary:
     constant = sorted({name for pair in comparison.pairs if pair.p_holm is None for name in _undefined(pair)})
     if constant:
         sentences.append(f"{_and(constant)} cannot be compared: the predictions are constant.")
-    return Summary(headline, sentences, leader)
+    return Findings(headline, sentences, leader)
 
 
 def leaders(evidence: Evidence) -> list[Result]:

@@ -29,7 +29,7 @@ JOURNAL = "trials.journal"
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # a server that is gone or refuses
 CONNECT = 10  # seconds for a server to answer the first time
 CALL = 30.0  # seconds for a proxy to answer a call
-ATTEMPTS = 10  # to create the tables while other processes try the same
+OPEN_ATTEMPTS = 10  # to create the tables while other processes try the same
 NO_RIGHTS = "42501"  # PostgreSQL's code for "permission denied"
 EXPECTED = ("NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT")  # what Optuna's client handles
 
@@ -145,11 +145,11 @@ def _open_database(url: str) -> RDBStorage:
         place = place.set(drivername="postgresql+psycopg")
     if place.drivername == "postgresql+psycopg":
         place = place.update_query_dict({"connect_timeout": str(CONNECT), **place.query})
-    for attempt in range(ATTEMPTS):
+    for attempt in range(OPEN_ATTEMPTS):
         try:
             return RDBStorage(place.render_as_string(hide_password=False))
         except (IntegrityError, ProgrammingError) as error:
-            if attempt == ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) == NO_RIGHTS:
+            if attempt == OPEN_ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) == NO_RIGHTS:
                 raise
             time.sleep(random.uniform(0, 0.5))  # another process is creating the tables
         except ImportError as error:

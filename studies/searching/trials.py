@@ -39,7 +39,7 @@ EVERY, GRACE = 20.0, 120.0  # seconds between two heartbeats, and without one be
 UNSIGNED = timedelta(seconds=15)  # grace for a trial without a heartbeat: its process died just after creating it
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ELSEWHERE = "search as before, or choose another folder"
-ATTEMPTS = 50  # to propose a candidate that is allowed and new
+DRAWS = 50  # to propose a candidate that is allowed and new
 
 
 def open_study(
@@ -237,7 +237,7 @@ class SpaceSampler(BaseSampler):
         tried = [other.params for other in others] if math.isfinite(self.space.size) else []
         tpe = TPESampler(seed=self.seed_of(trial.number))
         params: dict[str, Any] = {}
-        for _ in range(ATTEMPTS):
+        for _ in range(DRAWS):
             params = tpe.sample_relative(study, trial, search_space)
             for name, distribution in search_space.items():
                 if name not in params:
