@@ -1,4 +1,4 @@
-"""What keeping freed memory is worth on a CPU: EfficientNet-Lite0 at 512 px, without and with it, in fresh processes.
+"""The gain from keeping freed memory on a CPU: EfficientNet-Lite0 at 512 px, without and with it, in fresh processes.
 
 python benchmarks/allocator.py > benchmarks/results/allocator.txt
 """
@@ -28,7 +28,7 @@ print((time.perf_counter() - started) / 48)
 
 
 def seconds(mode: str) -> float:
-    """Seconds per image in a process of its own; mode "kept" or "returned"."""
+    """Seconds per image, measured in a separate process; mode "kept" or "returned"."""
     command = [sys.executable, "-c", CODE, mode]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -1,4 +1,4 @@
-"""What bf16 arithmetic changes: features of the offline recipe's backbones, and ridge's r on rated pictures.
+"""The effect of bf16 arithmetic on the features of the offline recipe's backbones, and on ridge's r.
 
 python benchmarks/bf16.py savoias/Images/Scenes              both arms
 python benchmarks/bf16.py photos --ratings photos.csv
@@ -25,7 +25,7 @@ from drexcache.regressors.named import regressors
 
 
 def compare(table: ImageTable, chosen: Recipe, work: Path) -> None:
-    """Extract in fp32 and in bf16 and print how far they are from each other."""
+    """Extract in fp32 and in bf16 and print how much they differ."""
     matrices = []
     for precision in ("fp32", "bf16"):
         extract(table, chosen.with_options(precision=precision), work / f"{precision}.h5")

@@ -1,8 +1,8 @@
-"""How fast the cache is, each figure beside the plain way to do the same, in one run.
+"""The speed of the cache, each figure compared with a plain way to do the same, in one run.
 
 python benchmarks/cache.py > benchmarks/results/cache.md
 python benchmarks/cache.py --rows 100000                     smaller
-python benchmarks/cache.py --savoias DIR                     and what float16 does to scores, on caches in DIR
+python benchmarks/cache.py --savoias DIR                     and the effect of float16 on scores, for caches in DIR
 
 Needs about twice --rows x --columns x 2 bytes on the disk of --work.
 """
@@ -43,7 +43,7 @@ def contents(rows: int, widths: dict[str, int], dtype: str) -> Contents:
 
 
 def write_cache(path: Path, wanted: Contents, batch: int) -> float:
-    """What an extraction writes when its backbone costs nothing; the seconds from the empty file to the last rename."""
+    """Write what an extraction with a no-op backbone writes; returns the seconds until the final rename."""
     rows = len(wanted.ids)
     features = {n: RNG.standard_normal((batch, b.dim), "f4").astype(b.dtype) for n, b in wanted.blocks.items()}
     hashes, stats = RNG.integers(0, 255, (batch, 32), "u1"), np.ones((batch, 2), "i8")
@@ -61,7 +61,7 @@ def write_cache(path: Path, wanted: Contents, batch: int) -> float:
 
 
 def write_plain(path: Path, size: int) -> float:
-    """The same number of bytes in one stream of 8 MiB pieces, synced; the seconds."""
+    """Write the same number of bytes in one stream of 8 MiB pieces and sync; returns the seconds."""
     piece = RNG.bytes(8 << 20)
     began = time.perf_counter()
     with path.open("wb", buffering=0) as file:
@@ -72,7 +72,7 @@ def write_plain(path: Path, size: int) -> float:
 
 
 def best(*works: Callable[[], object], times: int = 7) -> list[float]:
-    """Seconds of each, the best of several turns taken in alternation."""
+    """Seconds of each work, the best of several alternating turns."""
     found = [float("inf")] * len(works)
     for _ in range(times):
         for at, work in enumerate(works):
@@ -83,7 +83,7 @@ def best(*works: Callable[[], object], times: int = 7) -> list[float]:
 
 
 def loading(work: Path) -> None:
-    """10,000 x 4,224 float32 into one matrix, opening included."""
+    """Load 10,000 x 4,224 float32 into a matrix, including opening the cache."""
     cache, plain = work / "load.h5", work / "load.raw"
     write_cache(cache, contents(10_000, {"dino": 384, "resnet": 3840}, "float32"), 64)
     open_cache(cache).matrix().X.tofile(plain)
@@ -95,7 +95,7 @@ def loading(work: Path) -> None:
 
 
 def memory_of_writing(work: Path, rows: int, widths: dict[str, int]) -> float:
-    """MB by which a process's peak grows while it writes so many rows."""
+    """MB by which a process's peak memory grows while it writes so many rows."""
     wanted, pipe = contents(rows, widths, "float16"), multiprocessing.Pipe()
 
     def child() -> None:
@@ -111,7 +111,7 @@ def memory_of_writing(work: Path, rows: int, widths: dict[str, int]) -> float:
 
 
 def writing(work: Path, path: Path, rows: int, widths: dict[str, int]) -> None:
-    """An extraction's writes beside one stream of the same bytes."""
+    """Compare an extraction's writes with one stream of the same bytes."""
     for batch in (8, 64):
         ours = write_cache(path, contents(rows, widths, "float16"), batch)
         size = path.stat().st_size
@@ -124,7 +124,7 @@ def writing(work: Path, path: Path, rows: int, widths: dict[str, int]) -> None:
 
 
 def reading(path: Path, naive: Path, rows: int, batches: int) -> None:
-    """Random batches of 256 rows, from the file system's cache as far as it holds them."""
+    """Read random batches of 256 rows, from the file system's cache as far as possible."""
     cache = open_cache(path)
     picks = [np.sort(RNG.choice(rows, 256, replace=False)) for _ in range(batches)]
     with h5py.File(naive, "w") as file:
@@ -151,13 +151,13 @@ def reading(path: Path, naive: Path, rows: int, batches: int) -> None:
 
 
 def opening(path: Path, rows: int) -> None:
-    """Time to open a cache, and to open it and say what it holds."""
+    """Time to open a cache, and to open it and summarise it."""
     opened, informed = best(lambda: open_cache(path), lambda: open_cache(path).info(), times=5)
     print(f"open {rows:,} rows: {1e3 * opened:.0f} ms; open and info: {1e3 * informed:.0f} ms (goal < 1000 each)")
 
 
 def halving(folder: Path) -> None:
-    """Ridge's Pearson's r over 5 folds, with features as stored and rounded to float16."""
+    """Ridge's Pearson's r over 5 folds, with features as stored and with features rounded to float16."""
     from sklearn.model_selection import KFold, cross_val_predict
 
     from drexcache.regressors.named import make_regressor

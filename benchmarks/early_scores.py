@@ -1,9 +1,9 @@
-"""How early a fusion head's score tells how good it will be: why a search judges trials by folds and not by epochs.
+"""How early a fusion head's score predicts its final score: why a search judges trials by folds and not by epochs.
 
     python benchmarks/early_scores.py > benchmarks/results/early-scores.md        one minute on two cores
 
-Heads with settings drawn from the search space train on three quarters of 600 made-up images; their r on the other
-quarter is taken after every epoch.
+Heads with settings drawn from the search space train on three quarters of 600 synthetic images; their r on the other
+quarter is recorded after every epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOP = 5  # of the heads, which share of them is called the best
 
 
 def drawn(matrix: FeatureMatrix, count: int) -> list[AttentionFusionRegressor]:
-    """Heads with settings and blocks drawn at random, that never stop early."""
+    """Heads with random settings and blocks that never stop early."""
     space = make_space("fusion", matrix, NARROWED)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -45,7 +45,7 @@ def drawn(matrix: FeatureMatrix, count: int) -> list[AttentionFusionRegressor]:
 
 
 def main() -> None:
-    """Print how scores on the way agree with those at the end."""
+    """Print how well intermediate scores agree with final ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, default=40)
     args = parser.parse_args()

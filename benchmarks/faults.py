@@ -1,9 +1,9 @@
-"""What a cache survives: processes killed, power cut, bytes altered; how often each was tried and what went wrong.
+"""What a cache survives: killed processes, power cuts, altered bytes; how often each was tried and what went wrong.
 
 PYTHONPATH=tests python benchmarks/faults.py > benchmarks/results/faults.md
 PYTHONPATH=tests python benchmarks/faults.py --states 100 --mutations 1000 --kills 10           shorter; 0 leaves out
 
-It is the tests' own machinery that does it.
+This uses the tests' own machinery.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from drexcache.cache.reader import FeatureCache
 
 
 def killed(count: int) -> None:
-    """Extractions killed at random moments, each started again until it is through."""
+    """Kill extractions at random moments, restarting each until it is finished."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = draw(folder / "pictures", 24)
@@ -33,7 +33,7 @@ def killed(count: int) -> None:
 
 
 def cut(scenario: str, count: int, seals: bool = True) -> tuple[int, int]:
-    """States that a power cut leaves, and in how many of them the same command ends otherwise."""
+    """The number of states that a power cut may leave, and of those in which the same command ends differently."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         work = test_power_loss.workplace(Path(name), patch)
         if not seals:
@@ -43,7 +43,7 @@ def cut(scenario: str, count: int, seals: bool = True) -> tuple[int, int]:
 
 
 def power_cuts(count: int) -> None:
-    """Every scenario, and one of them with the checks switched off that the format has for it."""
+    """Every scenario, and one of them with the format's protection switched off."""
     for scenario in test_power_loss.SCENARIOS:
         tried, wrong = cut(scenario, count)
         print(f"| power cut: {scenario} | {tried:,} | {wrong} other ends |", flush=True)
@@ -52,7 +52,7 @@ def power_cuts(count: int) -> None:
 
 
 def altered(name: str, count: int) -> None:
-    """A cache whose bytes are altered, HDF5's own checksums made right again."""
+    """Alter the bytes of a cache and correct HDF5's own checksums."""
     with pytest.MonkeyPatch.context() as patch:
         source = test_mutations.original(name, patch)
     wrong = test_mutations.damage(source, count, seed=3, covered=name == "cache-v2.h5")

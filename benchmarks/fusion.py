@@ -1,4 +1,4 @@
-"""The fusion head's training, ours beside the same recipe written plainly, on made-up data of IC9600's size.
+"""The fusion head's training compared with a plain implementation of the same recipe, on data of IC9600's size.
 
 python benchmarks/fusion.py                   short pieces in turns, then five seeds of both: some seven minutes
 python benchmarks/fusion.py --quick           the short pieces only, one minute
@@ -31,7 +31,7 @@ PARAMETERS = 1_782_661
 
 
 class PlainHead(nn.Module):
-    """The paper's head as its reader would write it."""
+    """The paper's head as a reader of the paper would write it."""
 
     def __init__(self, width: int = 384) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PlainHead(nn.Module):
 
 
 def plain_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) -> PlainHead:
-    """The paper's loop: DataLoader, AdamW, OneCycleLR, clipping, and an average per parameter."""
+    """The paper's training loop: DataLoader, AdamW, OneCycleLR, clipping, and an average per parameter."""
     torch.manual_seed(seed)
     data = TensorDataset(torch.from_numpy(X), torch.from_numpy(y).float())
     loader = DataLoader(data, batch_size=16, shuffle=True)
@@ -89,12 +89,12 @@ def made_up(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) -> AttentionFusionRegressor:
-    """The same recipe, ours."""
+    """The same recipe in our implementation."""
     return AttentionFusionRegressor(ARMS, epochs=epochs, random_state=seed, device=device).fit(X, y)
 
 
 def autograd_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: str) -> AttentionFusionRegressor:
-    """The same without the compiled step: torch's operations and autograd, as where there is no C compiler."""
+    """The same without the compiled step, by torch's operations and autograd, as without a C compiler."""
     module, compiled.fusion_cpu = compiled.fusion_cpu, None
     try:
         with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def autograd_fit(X: np.ndarray, y: np.ndarray, epochs: int, seed: int, device: s
 
 
 def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What work returns, and how many seconds it takes."""
+    """The result of the work, and the seconds it takes."""
     start = time.perf_counter()
     result = work(*arguments)
     if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def pieces(X: np.ndarray, y: np.ndarray, device: str, rows: int, heads: int = 8, times: int = 7) -> None:
-    """One epoch of the plain loop, of ours, of ``heads`` of ours at once, and by autograd, in turns: medians a step."""
+    """One epoch of the plain loop, ours, ``heads`` of ours at once, and autograd, in turns: medians per step."""
     X, y, steps = X[:rows], y[:rows], -(-rows // 16)
     many = [AttentionFusionRegressor(ARMS, epochs=1, random_state=seed, device=device) for seed in range(heads)]
     work = {
@@ -138,7 +138,7 @@ def pieces(X: np.ndarray, y: np.ndarray, device: str, rows: int, heads: int = 8,
 
 
 def floor(device: str) -> tuple[float, float]:
-    """Milliseconds of a step's matrix products alone, and of reading and writing what AdamW and EMA must.
+    """Milliseconds of a step's matrix products alone, and of the memory traffic of AdamW and EMA.
 
     That is weights and both moments, read and written each step, and the average every second step: seven times
     the parameters' 7.1 MB, at the rate at which this machine copies memory.
@@ -163,7 +163,7 @@ def floor(device: str) -> tuple[float, float]:
 
 
 def compare(X: np.ndarray, y: np.ndarray, seeds: list[int], device: str) -> None:
-    """Both trainings whole, in turns: one line per seed, and their means."""
+    """Compare both complete trainings, in turns: a line per seed, and the means."""
     rows = []
     held_out = torch.from_numpy(X[TRAIN:]).to(device)
     print(f"\n10 epochs of {-(-TRAIN // 16)} steps, r on {TEST} other rows\n")
@@ -182,7 +182,7 @@ def compare(X: np.ndarray, y: np.ndarray, seeds: list[int], device: str) -> None
 
 
 def together(X: np.ndarray, y: np.ndarray, count: int, device: str) -> None:
-    """``count`` trainings of the paper's recipe by one call of fit_many."""
+    """Train the paper's recipe ``count`` times in one call of fit_many."""
     heads = [AttentionFusionRegressor(ARMS, random_state=seed, device=device) for seed in range(count)]
     _, took = timed(fit_many, heads, X[:TRAIN], y[:TRAIN])
     print(f"\n{count} together: {took:.1f} s, {took / count:.2f} s each")

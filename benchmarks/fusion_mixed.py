@@ -1,4 +1,4 @@
-"""Training on several caches at once, each with a scale and an offset of its own or not: r on the one left out.
+"""Training on several caches at once, with or without a scale and an offset per cache: r on the one left out.
 
 python benchmarks/fusion_mixed.py CACHE.h5... > benchmarks/results/fusion-mixed.md
 """
@@ -18,7 +18,7 @@ from drexcache.cache.matrix import FeatureMatrix
 
 
 def from_the_others(matrices: Sequence[FeatureMatrix], test: FeatureMatrix, mixed: bool) -> np.ndarray:
-    """Predictions (n,) of one cache by a head trained on all others; mixed: with a scale and an offset for each."""
+    """Predictions (n,) for one cache by a head trained on all others; mixed: with a scale and an offset for each."""
     others = [matrix for matrix in matrices if matrix is not test]
     labels = [matrix.dataset for matrix in others for _ in matrix.ids]
     X, y = np.concatenate([matrix.X for matrix in others]), np.concatenate([matrix.y for matrix in others])
@@ -27,7 +27,7 @@ def from_the_others(matrices: Sequence[FeatureMatrix], test: FeatureMatrix, mixe
 
 
 def main() -> None:
-    """Leave out each cache once and print the table."""
+    """Leave out each cache in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="+", help="three or more")
     matrices = [open_cache(path).matrix() for path in parser.parse_args().caches]

@@ -1,4 +1,4 @@
-"""What each setting of the regressor ``fusion`` is worth on a few hundred images: out-of-fold r inside each cache.
+"""The effect of each setting of the regressor ``fusion`` on a few hundred images: out-of-fold r within each cache.
 
 python benchmarks/fusion_settings.py CACHE.h5... > benchmarks/results/fusion-settings.md
 
@@ -25,7 +25,7 @@ from drexcache.regressors import make_regressor
 from drexcache.studies.evaluation.folds import hash_folds
 
 FUSION = PRESETS["fusion"]
-SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are compared with
+SETTINGS: dict[str, dict[str, Any]] = {  # the others are compared with the first
     "fusion": FUSION,
     "without a line (linear=0)": {**FUSION, "linear": 0.0},
     "all arms always (arm_dropout=0)": {**FUSION, "arm_dropout": 0.0},
@@ -47,7 +47,7 @@ RESAMPLES = 2000
 
 
 def out_of_fold(matrix: FeatureMatrix, estimator: Any, division: int) -> np.ndarray:
-    """Predictions (n,) of every image by the regressor that was not trained on it."""
+    """Out-of-fold predictions (n,)."""
     folds, predicted = hash_folds(matrix.ids, 5, division), np.zeros(len(matrix))
     for k in range(5):
         rest, out = folds != k, folds == k
@@ -77,7 +77,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def settings_table(matrices: Sequence[FeatureMatrix]) -> None:
-    """Every setting in the first division."""
+    """The table of every setting, on the first division into folds."""
     headers = ["setting", *(m.dataset for m in matrices), "mean r", "difference to the first [95%]", "seconds"]
     rows, base = [], None
     for name, settings in SETTINGS.items():
@@ -90,7 +90,7 @@ def settings_table(matrices: Sequence[FeatureMatrix]) -> None:
 
 
 def divisions_table(matrices: Sequence[FeatureMatrix]) -> None:
-    """fusion beside other regressors: the mean r in every division."""
+    """fusion compared with other regressors: the mean r on every division."""
     rows = []
     for name in ("fusion", *OTHERS):
         means = [

@@ -1,4 +1,4 @@
-"""The header of every benchmark: when, on what, with which versions."""
+"""The header of every benchmark: date, machine, versions."""
 
 from __future__ import annotations
 

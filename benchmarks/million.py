@@ -1,11 +1,11 @@
-"""What a large cache costs at each step, in seconds and in memory, at three sizes: a no-op backbone and made-up rows.
+"""The cost of each step on a large cache, in seconds and memory, at three sizes: a no-op backbone and synthetic rows.
 
 python benchmarks/million.py > benchmarks/results/million.md
 python benchmarks/million.py --rows 1000000                  half an hour and 20 GB
 
-Every step runs in a process of its own, so that its peak memory is its own. Needs about 2 x 2 x 4,224 bytes a row on
-the disk of --work. The fusion head is trained in turns, streamed and in memory, on the same rows: chunks from all over
-the cache, as many as fit in memory.
+Every step runs in a separate process, to measure its own peak memory. Needs about 2 x 2 x 4,224 bytes per row on the
+disk of --work. The fusion head is trained in turns, streamed and in memory, on the same rows: chunks from all over the
+cache, as many as fit in memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TURNS = 3
 
 
 def table(rows: int) -> ImageTable:
-    """``rows`` rated images that are nowhere."""
+    """A table of ``rows`` rated images without files."""
     ids = tuple(f"{row:07}.jpg" for row in range(rows))
     values = np.random.default_rng(0).random(rows)
     return ImageTable(
@@ -52,7 +52,7 @@ def table(rows: int) -> ImageTable:
 
 
 def write_shard(folder: Path, rows: int, number: int) -> None:
-    """What one extraction process writes when its backbones cost nothing."""
+    """Write what one extraction process with no-op backbones writes."""
     part = table(rows).shard(number, SHARDS)
     blocks = {
         name: StoredBlock(Block(name, "any", (Tap("norm", "cls", "cls"),)), "0" * 64, "none", (width,), "float16")
@@ -83,28 +83,28 @@ def write_shard(folder: Path, rows: int, number: int) -> None:
 
 
 def write(folder: Path, rows: int) -> None:
-    """All shards, one after the other."""
+    """Write all shards, one after the other."""
     for number in range(1, SHARDS + 1):
         write_shard(folder, rows, number)
 
 
 def join(folder: Path, rows: int) -> None:
-    """The shards become one cache."""
+    """Merge the shards into one cache."""
     merge([folder / f"shard{number}.h5" for number in range(1, SHARDS + 1)], folder / "whole.h5")
 
 
 def verify(folder: Path, rows: int) -> None:
-    """Every checksum."""
+    """Verify every checksum."""
     assert open_cache(folder / "whole.h5").verify() == []
 
 
 def open_and_tell(folder: Path, rows: int) -> None:
-    """Open the cache and say what it holds."""
+    """Open the cache and summarise it."""
     assert open_cache(folder / "whole.h5").info()["images"] == rows
 
 
 def sample(folder: Path, rows: int) -> None:
-    """100 random batches of 256 rows."""
+    """Read 100 random batches of 256 rows."""
     cache, rng = open_cache(folder / "whole.h5"), np.random.default_rng(0)
     for _ in range(100):
         pick = np.sort(rng.integers(0, rows, BATCH))
@@ -117,7 +117,7 @@ def ridge(folder: Path, rows: int) -> None:
 
 
 def stream(folder: Path, rows: int) -> None:
-    """An epoch over all rows, of a head so small that reading is what it takes."""
+    """Train an epoch over all rows, with a head so small that reading dominates."""
     part = rated_rows_of(open_cache(folder / "whole.h5"))
     head = AttentionFusionRegressor(part.blocks, width=16, batch_size=BATCH, epochs=1)
     head.fit_stream(part)
@@ -130,7 +130,7 @@ def spread(folder: Path, rows: int) -> CachedRows:
 
 
 def train(X: np.ndarray | CachedRows, y: np.ndarray) -> float:
-    """Seconds per 1,000 steps of the paper's head, after a short training that nothing is counted of."""
+    """Seconds per 1,000 steps of the paper's head, after a short warm-up."""
     head = AttentionFusionRegressor({"dino": (0, 384), "resnet": (384, 4224)}, epochs=1)
     head.fit(np.random.default_rng(0).standard_normal((64, 4224), "f4"), np.linspace(0, 1, 64))
     began = time.perf_counter()
@@ -139,13 +139,13 @@ def train(X: np.ndarray | CachedRows, y: np.ndarray) -> float:
 
 
 def train_in_memory(folder: Path, rows: int) -> float:
-    """Loading is not counted, and leaves these rows in the page cache."""
+    """Train in memory; loading is not counted, and leaves these rows in the page cache."""
     part = spread(folder, rows)
     return train(part.read(np.arange(len(part))), part.y)
 
 
 def train_streaming(folder: Path, rows: int) -> float:
-    """The same rows, read while the head is trained."""
+    """Train on the same rows, read during training."""
     part = spread(folder, rows)
     return train(part, part.y)
 
@@ -174,7 +174,7 @@ def _child(step: str, folder: Path, rows: int, pipe: Any) -> None:
 
 
 def measured(step: str, folder: Path, rows: int) -> tuple[float, float]:
-    """Seconds, and MB by which the process's peak grew beyond what importing takes."""
+    """The seconds of a step, and the MB by which the process's peak memory grew after importing."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_child, args=(step, folder, rows, theirs))

@@ -1,7 +1,7 @@
 """Every regressor at its default settings: score, time to train and predict, size of the model.
 
-python benchmarks/regressors.py                made-up data, 600 x 4,224: what `drexcache evaluate` takes for all
-python benchmarks/regressors.py CACHE.h5...    before that, five folds inside each cache
+python benchmarks/regressors.py                synthetic data, 600 x 4,224: the time of `drexcache evaluate` for all
+python benchmarks/regressors.py CACHE.h5...    before that, five folds within each cache
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drexcache.studies import evaluate
 
 
 def made_up(n: int = 600, d: int = 4224) -> FeatureMatrix:
-    """Features of 128 directions and noise, in two arms, and ratings that depend on some of them."""
+    """Synthetic features of 128 directions and noise, in two arms, and ratings that depend on some of them."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(n, 128)) / np.sqrt(np.arange(1, 129))
     X = np.maximum(z @ rng.normal(size=(128, d)), 0) + 0.5 * rng.normal(size=(n, d))
@@ -33,7 +33,7 @@ def made_up(n: int = 600, d: int = 4224) -> FeatureMatrix:
 
 
 def measure(name: str, matrices: list[FeatureMatrix]) -> tuple[list[str], float]:
-    """One line of the table, and the seconds that evaluating took."""
+    """One line of the table, and the seconds taken by the evaluation."""
     started = time.perf_counter()
     scored = [evaluate([matrix], [name]) for matrix in matrices]
     took = time.perf_counter() - started

@@ -1,9 +1,9 @@
-"""This installation beside another one, say the release before: the same work in turns, by public names only.
+"""This installation compared with another one, such as the previous release: the same work, using only public names.
 
     python benchmarks/releases.py OTHER/.venv/bin/python > benchmarks/results/releases.md
 
-Each measurement is a process of its own, the median of its repeats; the order of the two changes from turn to turn.
-A ratio under 1 means that this installation is faster. Some five minutes on two quiet cores.
+Each measurement runs in a separate process, with the median of its repeats; the order of the two alternates. A ratio
+below 1 means that this installation is faster. Some five minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def pictures(folder: Path) -> None:
 
 
 def in_a_process(python: str, name: str, images: Path) -> float:
-    """Seconds of one piece of work, imports left out."""
+    """Seconds of one piece of work, without imports."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pictures").symlink_to(images)
         command = [python, __file__, "--child", name, "--work", folder]
@@ -112,7 +112,7 @@ def in_a_process(python: str, name: str, images: Path) -> float:
 
 
 def child(name: str, work: Path) -> None:
-    """Do it once, small or whole, to have everything imported and warm; then time it."""
+    """Do the work once to import and warm up everything, then time it."""
     import torch  # noqa: F401
 
     from drexcache import regressors

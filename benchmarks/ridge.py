@@ -1,7 +1,7 @@
-"""Ridge: 13 penalties by leave-one-out, ours beside scikit-learn's RidgeCV; or in a stream.
+"""Ridge: 13 penalties by leave-one-out, compared with scikit-learn's RidgeCV; or streamed.
 
 python benchmarks/ridge.py                     a minute
-python benchmarks/ridge.py --stream 1000000    ours alone, on rows made up as they are read; the memory it takes
+python benchmarks/ridge.py --stream 1000000    ours alone, on rows generated as they are read; the memory it takes
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def made_up(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """The processor's seconds that the work takes."""
+    """The CPU seconds that the work takes."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def compare(n: int, d: int) -> None:
-    """Ours and scikit-learn's leave-one-out in turn on one thread, and their ratio by the medians."""
+    """Time ours and scikit-learn's leave-one-out in turns on one thread; print the ratio of the medians."""
     X, y = made_up(n, d)
     ours, theirs = GramRidge(device="cpu"), make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     wide = X.astype(np.float64)
@@ -57,7 +57,7 @@ def compare(n: int, d: int) -> None:
 
 
 class MadeUp:
-    """Rows that are made up as they are read, the same ones at every pass."""
+    """Rows that are generated as they are read, the same ones in every pass."""
 
     def __init__(self, rows: int, d: int) -> None:
         self.shape = rows, d
@@ -75,7 +75,7 @@ class MadeUp:
 
 
 def stream(rows: int, d: int) -> None:
-    """Fit on rows that are made up as they are read, and say what memory that took."""
+    """Fit on rows that are generated as they are read, and print the memory that this took."""
     ridge, started = GramRidge(device="cpu"), time.perf_counter()
     ridge.fit_stream(MadeUp(rows, d))  # type: ignore[arg-type]
     took, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""The README's walk-through on SAVOIAS for real: extract three categories, then the cross-dataset score table.
+"""The README's walk-through on SAVOIAS: extract three categories, then print the cross-dataset score table.
 
     python benchmarks/savoias.py PATH/TO/savoias [--work DIR] > benchmarks/results/savoias.md
 
@@ -20,7 +20,7 @@ CATEGORIES = ("Advertisement", "Objects", "Scenes")
 
 
 def run(savoias: Path, work: Path, *arguments: str) -> None:
-    """Run a command and print it with what it said, without this machine's paths."""
+    """Run a command and print it with its output, without this machine's paths."""
 
     def plain(text: str) -> str:
         return text.replace(f"{work}/", "").replace(str(savoias), "savoias").rstrip()

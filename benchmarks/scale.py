@@ -1,9 +1,9 @@
-"""What a million images cost with each packaged recipe: storage exactly, a GPU's time from its arithmetic floor.
+"""The cost of a million images with each packaged recipe: exact storage, and a lower bound of a GPU's time.
 
     python benchmarks/scale.py > benchmarks/results/scale.md
 
-The GPU's peak rates are its maker's; nothing reaches them, so the hours are what it takes at least. The decoding rate
-is measured here, on drawn photograph-sized pictures, with one thread.
+The GPU's peak rates are from its data sheet; nothing reaches them, so the hours are a lower bound. The decoding rate is
+measured, on drawn pictures of photograph size, with one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDE = 1_000  # pixels of the longer side of a picture to decode
 
 
 def flop(chosen: Recipe) -> int:
-    """Multiplications and additions of all forward passes for one image."""
+    """The multiplications and additions of all forward passes for one image."""
     total = 0
     for block in chosen.blocks:
         if not block.is_classic:
@@ -45,7 +45,7 @@ def flop(chosen: Recipe) -> int:
 
 
 def decode_seconds(chosen: Recipe, folder: Path) -> float:
-    """Reading, hashing, decoding and every resize of one image, in one thread."""
+    """Seconds to read, hash, decode and resize one image, in one thread."""
     table = read_images(folder, ratings=False)
     extractors = load_extractors(chosen.blocks, "random", torch.device("cpu"), lambda line: None)
     started = time.perf_counter()
@@ -55,7 +55,7 @@ def decode_seconds(chosen: Recipe, folder: Path) -> float:
 
 
 def photographs(folder: Path) -> Path:
-    """Drawn pictures as JPEG files of 1,000 pixels' width."""
+    """Drawn pictures as JPEG files 1,000 pixels wide."""
     draw_set("leaves", 24, folder / "drawn", seed=0)
     for path in sorted((folder / "drawn").glob("*.png")):
         with Image.open(path) as picture:

@@ -1,10 +1,10 @@
-"""A search of the fusion head, ours beside Optuna's `optimize` over plain trainings, and what Optuna itself costs.
+"""A search of the fusion head, compared with Optuna's `optimize` over plain trainings, and the cost of Optuna itself.
 
     python benchmarks/search.py > benchmarks/results/search.md      some eight minutes on two cores
     python benchmarks/search.py --quick                             ours alone and short: to compare two versions of it
     python benchmarks/search.py --rows 6720 --device cuda           IC9600's size, for a GPU
 
-Both search the same space on the same made-up images with the same folds, by the pooled out-of-fold r; the winners
+Both search the same space on the same synthetic images with the same folds, by the pooled out-of-fold r; the winners
 are compared on images that neither has seen.
 """
 
@@ -39,12 +39,12 @@ from drexcache.studies.searching.task import Attempt, Task, make_task
 from drexcache.studies.searching.trials import SpaceSampler, claim, open_study
 
 FOLDS = 4
-# Both preset and space are those of the regressor "fusion", but shorter, so that the plain side ends in minutes.
+# Preset and space are those of the regressor "fusion", but with fewer epochs, so that the plain side ends in minutes.
 NARROWED = {"fusion": {"min_steps": 200, "epochs": {"low": 5, "high": 10}}}
 
 
 def data(rows: int, fresh: int = 2000) -> tuple[FeatureMatrix, FeatureMatrix]:
-    """Images to search on, and others to see what the winners are worth."""
+    """Synthetic images to search on, and others to score the winners on."""
     X, y = made_up(np.random.default_rng(0))
     blocks = {"dino": slice(0, 384), "resnet": slice(384, 4224)}
     ids = [f"{i:05}" for i in range(len(X))]
@@ -54,7 +54,7 @@ def data(rows: int, fresh: int = 2000) -> tuple[FeatureMatrix, FeatureMatrix]:
 
 
 class PlainHead(nn.Module):
-    """The paper's head for any arms, as its reader would write it."""
+    """The paper's head for any arms, as a reader of the paper would write it."""
 
     def __init__(self, arms: list[slice], width: int, dropout: float) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class PlainHead(nn.Module):
 
 
 def plain_fit(X: np.ndarray, y: np.ndarray, settings: AttentionFusionRegressor, device: str) -> PlainHead:
-    """The training loop as the paper's code has it, with these settings."""
+    """The training loop of the paper's code, with these settings."""
     torch.manual_seed(42)
     s = settings
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(y).float()), s.batch_size, shuffle=True)
@@ -104,7 +104,7 @@ def plain_fit(X: np.ndarray, y: np.ndarray, settings: AttentionFusionRegressor, 
 
 
 def plain_search(task: Task, space: SearchSpace, trials: int, device: str) -> tuple[float, Candidate]:
-    """Optuna's own loop over plain trainings: best out-of-fold score, and the candidate that reached it."""
+    """Optuna's own loop over plain trainings: the best out-of-fold score and its candidate."""
 
     def objective(trial: optuna.Trial) -> float:
         for name, distribution in space.distributions.items():
@@ -132,7 +132,7 @@ def plain_search(task: Task, space: SearchSpace, trials: int, device: str) -> tu
 
 
 def on_fresh_images(candidate: Candidate, matrix: FeatureMatrix, fresh: FeatureMatrix) -> float:
-    """r on images that no search has seen, of the candidate trained on all that it had: mean of three seeds."""
+    """r on unseen images of the candidate trained on all searched images: mean of three seeds."""
     known, new = matrix.select(candidate.blocks), fresh.select(candidate.blocks)
     heads = [make_regressor("fusion", known, seed, candidate.settings).fit(known.X, known.y) for seed in (1, 2, 3)]
     return statistics.mean(metrics.pearson(new.y, head.predict(new.X)) or 0.0 for head in heads)
@@ -146,12 +146,12 @@ class Given(Attempt):
         self.value = value
 
     def score(self, metric: str) -> float:
-        """That score, for every metric."""
+        """The given score, for every metric."""
         return self.value
 
 
 def overhead(trials: int) -> tuple[float, float, int]:
-    """Milliseconds that Optuna and the journal take: mean over all trials and over the last hundred; parameters."""
+    """Milliseconds per trial of Optuna and the journal, over all trials and the last hundred; number of parameters."""
     matrix, _ = data(60)
     space = make_space("fusion", matrix)
     task = make_task(matrix, (), folds=5, repeats=1, holdout=False, metric="pearson", seed=42)
@@ -174,7 +174,7 @@ def overhead(trials: int) -> tuple[float, float, int]:
 
 
 def quick() -> str:
-    """A short search of two regressors, and what Optuna and the journal take, in one line."""
+    """A short search of two regressors, and the cost of Optuna and the journal, in one line."""
     matrix, seconds, best = data(300)[0], {}, 0.0
     shorter = {"fusion": {"min_steps": 60, "epochs": {"low": 5, "high": 8}}}
     for name, total, folds, narrowed in (("fusion", 8, 2, shorter), ("svr", 40, 3, None)):
