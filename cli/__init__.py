@@ -149,7 +149,7 @@ SUMMARIES = {
     "compare": "Show which of the evaluated regressors really differ.",
     "ablate": "Measure what each part of the features contributes.",
     "report": "Make one HTML page of scores, figures and pictures.",
-    "push": "Put a cache, a model or scores on the Hugging Face Hub.",
+    "push": "Upload a cache, a model or scores to the Hugging Face Hub.",
     "runs": "List past evaluations and searches, newest first.",
     "predict": "Predict the ratings of new images.",
     "import-reference": "Import the paper authors' checkpoint as a model.",

@@ -12,17 +12,17 @@ from drexcache.cli import say
 @click.command("push")
 @click.argument("file", type=click.Path())
 @click.argument("repository", metavar="USER/NAME")
-@click.option("--scores", type=click.Path(), help="Scores to put on the card of a cache or model, and beside it")
+@click.option("--scores", type=click.Path(), help="Scores to upload with a cache or model and show on its card")
 @click.option("--private", is_flag=True, help="Make the repository private")
-@click.option("--replace", is_flag=True, help="Add a commit to a repository that exists")
-@click.option("--allow-failures", is_flag=True, help="Push a cache although some of its images failed")
-@click.option("--dry-run", is_flag=True, help="Print the card and what would go up; send nothing")
+@click.option("--replace", is_flag=True, help="Add a commit to an existing repository")
+@click.option("--allow-failures", is_flag=True, help="Push a cache even if some of its images failed")
+@click.option("--dry-run", is_flag=True, help="Print the card and list the files; upload nothing")
 def command(
     file: str, repository: str, scores: str | None, private: bool, replace: bool, allow_failures: bool, dry_run: bool
 ) -> None:
-    """Put a cache, a model or scores on the Hugging Face Hub, with a card written from what they know.
+    """Upload a cache, a model or scores to the Hugging Face Hub, with a card written from their metadata.
 
-    A cache goes up as HDF5 and Parquet. Images never do; their names and ratings go with a cache.
+    A cache is uploaded as HDF5 and Parquet, including the names and ratings of its images, but never the images.
 
     \b
     drexcache push photos.h5 ada/photos-cache --scores scores.csv --dry-run
@@ -33,7 +33,7 @@ def command(
 
     with tempfile.TemporaryDirectory() as folder:
         parcel = pack(file, repository, scores, allow_failures=allow_failures, folder=folder)
-        say(f"{', '.join(parcel.files)}: others will see {parcel.told}")
+        say(f"{', '.join(parcel.files)}: others will see {parcel.visible}")
         if dry_run:
             click.echo(parcel.card)
         else:

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parent / "api.md"
 PACKAGES = ("drexcache", "drexcache.features", "drexcache.studies")
 HEAD = """# The public Python names
 
-Made from the docstrings by `docs/make_api.py`; the estimators keep scikit-learn's contract. Every example runs in the
+Made from the docstrings by `docs/make_api.py`; the estimators follow scikit-learn's API. Every example runs in the
 tests.
 """
 SECTIONS = ("Parameters", "Returns", "Attributes", "Raises", "Examples")

@@ -1,4 +1,4 @@
-"""Files on the Hugging Face Hub, under names such as hf://datasets/USER/NAME/photos.h5 and hf://USER/NAME/model.drex."""
+"""Files on the Hugging Face Hub, by names such as hf://datasets/USER/NAME/photos.h5 or hf://USER/NAME/model.drex."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def local_file(name: str | Path) -> Path:
-    """The path itself or, of a name that begins with hf://, of its copy in the Hub client's own cache folder.
+    """Return a local path unchanged; download an hf:// name and return the path of its copy in the Hub client's cache.
 
     A name is hf://USER/REPOSITORY/FILE for a model and hf://datasets/USER/REPOSITORY/FILE for a cache; "@REVISION" may
-    follow the repository. A download is used only if it is whole and has the checksum that the Hub states.
+    follow the repository. A download is used only if it is complete and matches the Hub's checksum.
 
     Raises
     ------
-    DrexcacheError : a name of another form, a repository or a file that is not there, private or gated, or no network.
+    DrexcacheError : the name is malformed, the repository or file is missing, private or gated, or there is no network.
 
     >>> local_file("photos.h5").name
     'photos.h5'
@@ -60,7 +60,7 @@ def _downloaded(name: str, kind: str, repository: str, revision: str | None, fil
         raise DrexcacheError(f"{name}: cannot be fetched: no network, and no earlier download") from error
     except EntryNotFoundError as error:
         raise DrexcacheError(f"{name}: the repository has no such file") from error
-    except Exception as error:  # of whichever HTTP library the client uses, or the disk
+    except Exception as error:  # from the disk, or whichever HTTP library the client uses
         raise DrexcacheError(f"{name}: cannot be fetched: {_reason(error)}") from error
     if not known and not _is_whole(path):
         path.resolve().unlink()
@@ -69,13 +69,13 @@ def _downloaded(name: str, kind: str, repository: str, revision: str | None, fil
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a download has the checksum under which the client keeps it: SHA-256 of large files, Git's of others."""
+    """Whether a download matches the checksum in its file name: SHA-256 for large files, Git's SHA-1 for the rest."""
     stated, data = path.resolve().name, path.read_bytes()
     if re.fullmatch(r"[0-9a-f]{64}", stated):
         return hashlib.sha256(data).hexdigest() == stated
     if re.fullmatch(r"[0-9a-f]{40}", stated):
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == stated
-    return True  # kept under its own name, where the file system has no links
+    return True  # on file systems without links, files keep their own names
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""push: a cache, a model or scores as a repository on the Hugging Face Hub, with a card written from what they know.
+"""Push a cache, a model or scores to a repository on the Hugging Face Hub, with a card written from their metadata.
 
-Images never go up: a cache does not hold them. Everything goes in one commit, so that no half of it is ever seen.
+Images are never uploaded: a cache does not contain them. All files go in one commit, so that nobody sees a part of it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 
 @dataclass(frozen=True)
 class Parcel:
-    """What goes up: the kind of repository, name in it -> file or text, and a line on what others will see."""
+    """An upload: the kind of repository, its files (name -> path or text), and a line on what others will see."""
 
     kind: str
     files: dict[str, Path | str]
-    told: str
+    visible: str
 
     @property
     def card(self) -> str:
@@ -38,11 +38,11 @@ def pack(
     file: str | Path, repository: str, scores: str | Path | None = None, *, allow_failures: bool = False,
     folder: str | Path,
 ) -> Parcel:  # fmt: skip
-    """The files of a push and its card; ``folder`` takes what has to be written for it.
+    """Collect the files of a push and write its card; files made for the push are written to ``folder``.
 
     Raises
     ------
-    DrexcacheError : a file that is no cache, model or scores, or a cache with rows that failed.
+    DrexcacheError : the file is not a cache, a model or scores, or is a cache with failed rows.
     """
     path = Path(file)
     table = ScoreTable.read_csv(scores) if scores else None
@@ -61,12 +61,12 @@ def pack(
 
 
 def push(parcel: Parcel, repository: str, *, private: bool = False, replace: bool = False) -> str:
-    """Make the repository and send the parcel as one commit; its address.
+    """Create the repository, upload the parcel as one commit, and return the repository's address.
 
     Raises
     ------
-    DrexcacheError : no token, no network, a name that exists (without ``replace``) or is malformed, or what the Hub
-        refuses; then nothing has gone up.
+    DrexcacheError : there is no token or no network, the name is malformed or taken (without ``replace``), or the Hub
+        refuses the upload; in each case nothing has been uploaded.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -91,7 +91,7 @@ def push(parcel: Parcel, repository: str, *, private: bool = False, replace: boo
         ) from error
     except DrexcacheError:
         raise
-    except Exception as error:  # an answer of the Hub, or of whichever HTTP library its client uses
+    except Exception as error:  # from the Hub, or whichever HTTP library its client uses
         if made:
             api.delete_repo(repository, repo_type=kind, missing_ok=True)
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
@@ -113,16 +113,16 @@ def _cache_parcel(
     parquet = folder / f"{cache.path.stem}.parquet"
     export(cache, parquet)
     card = _cache_card(cache, repository, name, parquet.name, table)
-    told = f"the names, hashes and ratings of {len(cache)} images, and their features; no image"
-    return Parcel("dataset", {"README.md": card, name: cache.path, parquet.name: parquet, **extra}, told)
+    visible = f"the names, hashes and ratings of {len(cache)} images, and their features; no image"
+    return Parcel("dataset", {"README.md": card, name: cache.path, parquet.name: parquet, **extra}, visible)
 
 
 def _model_parcel(
     path: Path, model: Model, repository: str, table: ScoreTable | None, extra: Mapping[str, Path]
 ) -> Parcel:
     card = _model_card(model, repository, path.name, table)
-    told = f"the model, trained on {model.trained['images']} images of {model.trained['dataset']}; no image"
-    return Parcel("model", {"README.md": card, path.name: path, **extra}, told)
+    visible = f"the model, trained on {model.trained['images']} images of {model.trained['dataset']}; no image"
+    return Parcel("model", {"README.md": card, path.name: path, **extra}, visible)
 
 
 def _with_predictions(scores: Path) -> dict[str, Path | str]:
@@ -204,7 +204,7 @@ def _scores(table: ScoreTable | None) -> Sequence[str]:
 
 
 def _blocks(blocks: Iterable[StoredBlock]) -> str:
-    """A line per block: backbone, weights and their licence, input, taps."""
+    """Return one line per block: its backbone, input size, taps, weights and their licence."""
     lines = []
     for block in blocks:
         one = block.definition
