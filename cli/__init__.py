@@ -19,6 +19,10 @@ import click
 
 from drexcache.errors import DrexcacheError, Stopped, about
 
+# Torch's threads sleep while they wait, instead of spinning: beside other busy programs they would take many times as
+# long. Read when torch is loaded, which no command has done yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 STATUSES = (
     "Exit status: 0 done; 1 not done, and one sentence says why (also: images that failed, caches that differ or are "
     "damaged); 2 wrong options; 130 after Ctrl-C, 143 after SIGTERM."
@@ -44,6 +48,7 @@ COMMANDS = {
     "push": "push",
     "runs": "runs",
     "predict": "predict",
+    "export": "export",
     "import-reference": "import_reference",
 }
 
@@ -152,6 +157,7 @@ SUMMARIES = {
     "push": "Upload a cache, a model or scores to the Hugging Face Hub.",
     "runs": "List past evaluations and searches, newest first.",
     "predict": "Predict the ratings of new images.",
+    "export": "Write a model as one ONNX file for other programs.",
     "import-reference": "Import the paper authors' checkpoint as a model.",
 }
 

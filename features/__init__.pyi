@@ -4,5 +4,6 @@ from .dry_run import Forecast as Forecast
 from .dry_run import forecast as forecast
 from .extraction import Summary as Summary
 from .loading import extract as extract
+from .onnx import export as export
 from .prediction import predict as predict
 from .ray import extract_on_ray as extract_on_ray

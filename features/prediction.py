@@ -73,7 +73,7 @@ def _extracted(
         )
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     check_reach([block for block in recipe.blocks if block.backbone == IMPORTED], "")
-    source = weights or _as_in_training(model)
+    source = weights or source_of_weights(model)
     check_reach(recipe.blocks, source)
     backbones = load_extractors(recipe.blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
     model.check(stored_blocks(backbones), f"weights {source}")  # before any image is computed
@@ -81,7 +81,7 @@ def _extracted(
     return open_cache(out)
 
 
-def _as_in_training(model: Model) -> str:
+def source_of_weights(model: Model) -> str:
     """The source of the weights that the model was trained with, unless it is a path."""
     phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
     sources = {phrase.split()[0] for phrase in phrases}

@@ -110,7 +110,7 @@ def fuse(
 
 def gelu(x: Tensor) -> Tensor:
     """GELU by torch's own loop: the transposed view avoids oneDNN's, which takes 20 us longer to start."""
-    return functional.gelu(x.mT).mT
+    return functional.gelu(x.transpose(-1, -2)).transpose(-1, -2)
 
 
 def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

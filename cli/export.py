@@ -1,0 +1,27 @@
+"""drexcache export"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli import make_room_for, say
+
+
+@click.command("export")
+@click.argument("model", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The ONNX file to write")
+@click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
+def command(model: str, out: str, weights: str | None) -> None:
+    """Write MODEL and its backbones as one ONNX file: an image's pixels in, its score out.
+
+    Fusion gives its attention, too. Resizing is inside; the file needs no drexcache, only a runtime for ONNX.
+
+    \b
+    drexcache export scenes.drex -o scenes.onnx
+    """
+    from drexcache.features import export
+    from drexcache.regressors import load_model
+
+    make_room_for(out, [model])
+    export(load_model(model), out, weights=weights, say=say)
+    say(f"{out}: image, uint8 (height, width, 3) -> score")
