@@ -201,7 +201,9 @@ OTHERS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
 def in_a_process(mode: str, folder: Path, out: Path, count: int) -> dict[str, Any]:
     """One measurement."""
     options = ["--child", mode, "--images", str(folder), "--out", str(out), "--count", str(count)]
-    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
+    environment = dict(os.environ) if mode == "plain" else {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as drexcache
+    command = [sys.executable, __file__, *options]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -236,11 +238,11 @@ def rates(folder: Path, work: Path, count: int, repeats: int) -> dict[str, float
                     shares[name] = ", ".join(f"{stage} {share:.0%}" for stage, share in run["shares"].items())
         best = {name: min(seconds) for name, seconds in times.items()}
         quiet = quiet or best
-        beside_what = f"beside {load} busy programs" if load else "alone"
-        print(f"\n{beside_what:20} {'s/image':>8} {'images/s':>9} {'ratio':>6} {'of alone':>9}  time went to")
+        beside_what = f"beside {load} busy (share {1 / (1 + load):.2f})" if load else "alone"
+        print(f"\n{beside_what:26} {'s/image':>8} {'images/s':>9} {'ratio':>6} {'of alone':>9}  time went to")
         for name, seconds in best.items():
             ratio, kept = best["plain"] / seconds, quiet[name] / seconds
-            print(f"{name:20} {seconds:8.3f} {1 / seconds:9.1f} {ratio:6.2f} {kept:9.2f}  {shares[name]}", flush=True)
+            print(f"{name:26} {seconds:8.3f} {1 / seconds:9.1f} {ratio:6.2f} {kept:9.2f}  {shares[name]}", flush=True)
     return quiet
 
 
@@ -269,10 +271,11 @@ def goals(quiet: dict[str, float], flop: int) -> None:
             continue
         best, rate = min(mine, key=lambda name: mine[name]), gemm_rate(dtype)
         goal = GOAL_CUDA if CUDA else GOALS[precision] if len(precisions()) == 2 else GOAL_AVX2
+        floor = flop / rate
         print(
             f"{best}: {quiet['plain'] / mine[best]:.2f} times the plain loop (goal {goal}); arithmetic floor: "
-            f"{flop / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s = {flop / rate:.4f} s/image, we take "
-            f"{mine[best] * rate / flop:.2f} times that"
+            f"{flop / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s = {floor:.4f} s/image, of which we take "
+            f"{mine[best] / floor:.2f} times as long; the floor is {quiet['plain'] / floor:.2f} times the plain loop"
         )
 
 

@@ -40,11 +40,12 @@ def command(
     \b
     drexcache predict scenes.drex holiday/ -o predictions.csv
     """
-    from drexcache.features import predict
     from drexcache.regressors import load_model
 
     make_room_for(out, [model, images])
-    loaded = load_model(model)
+    loaded = load_model(model)  # before torch is there, whose modules skops would look through, for a second
+    from drexcache.features import predict
+
     prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
     outside = prediction.outside(loaded.low, loaded.high)
     prediction = prediction.clipped(loaded.low, loaded.high) if clip else prediction

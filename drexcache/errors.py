@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-_about = threading.local()  # for each thread, the file that its warnings are about
+_about = threading.local()  # in each thread: what its warnings are about
 
 
 class DrexcacheError(Exception):
@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def warnings_about(name: str) -> Iterator[None]:
-    """A context in which libraries' warnings in this thread concern that image or file; `about` returns its name."""
+    """A context in which what libraries warn of in this thread is about that image or file, as `about` then says."""
     before, _about.name = about(), name
     try:
         yield
@@ -36,7 +36,7 @@ def warnings_about(name: str) -> Iterator[None]:
 
 
 def about() -> str:
-    """The image or file that this thread's warnings concern, "" outside `warnings_about`.
+    """What this thread's warnings are about, "" where nobody said.
 
     >>> with warnings_about("a.tif"):
     ...     print(about())

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 
 from drexcache.features.backbone import Backbone
+from drexcache.features.pixels import normalise
 from drexcache.files import write_file
 from drexcache.recipes import NUMERICS, Block, fingerprint_of
 
@@ -42,6 +45,8 @@ def why_not(precision: str) -> str:
         return "OpenVINO is not installed; run: pip install 'drexcache[openvino]'"
     except Exception as error:  # a damaged installation, or an unsupported processor
         return f"OpenVINO does not run here ({error})"
+    if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return "this processor has no AVX2, without which OpenVINO was never tried"
     return "" if precision == "fp32" or "BF16" in able else "this processor has no arithmetic for bf16"
 
 
@@ -66,9 +71,11 @@ def convert(backbone: Backbone) -> Any:
     Normalisation stays outside, because folding it into the first layer's weights cost a decimal of precision.
     """
     size = backbone.block.size
-    with warnings.catch_warnings():  # the tracer warns about constants, which refuse_other_numbers checks
-        warnings.simplefilter("ignore")
-        model = library().convert_model(backbone.tapped, example_input=torch.zeros(1, 3, *size))
+    pixels = torch.zeros(1, 3, *size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's, about constants: what is traced is checked below, once
+        traced = torch.jit.trace(backbone.tapped, pixels, check_trace=False)
+        model = library().convert_model(traced, example_input=pixels)
     model.reshape([-1, 3, *size])
     return model
 
@@ -78,7 +85,7 @@ def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
     noise = torch.randn(2, 3, *backbone.block.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = backbone.tapped(noise).numpy()
-    found = Runner(model, Way(2, "LATENCY"), "fp32")(noise.numpy())
+    found = Runner(model, Way(2, "LATENCY"), "fp32")(list(noise))
     error = float(np.abs(found - expected).max() / (np.abs(expected).max() + 1e-12))
     if not error <= AGREES:  # NaN is refused, too
         raise ValueError(f"its features differ from torch's by {error:.1g} of the largest")
@@ -99,10 +106,15 @@ class Way:
 
 
 class Runner:
-    """A model compiled for one way of running it. Its threads sleep while waiting and are not pinned to cores."""
+    """A model compiled for one way of running it. Its threads sleep while waiting and are not pinned to cores.
 
-    def __init__(self, model: Any, way: Way, precision: str) -> None:
-        self._images = way.images
+    mean, std : of each channel; images are normalised as they are handed over, while those before are computed.
+    """
+
+    def __init__(
+        self, model: Any, way: Way, precision: str, mean: Sequence[float] = (0, 0, 0), std: Sequence[float] = (1, 1, 1)
+    ) -> None:
+        self._images, self._mean, self._std = way.images, mean, std
         fixed = model.clone()
         fixed.reshape([way.images, *(side.get_length() for side in list(model.input(0).partial_shape)[1:])])
         options = {
@@ -116,12 +128,12 @@ class Runner:
         self._queue = library().AsyncInferQueue(compiled)
         self._queue.set_callback(self._store)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Features float32 (B, d) of normalised pixels float32 (B, 3, H, W)."""
-        found = np.empty((len(pixels), self._dim), np.float32)
-        for start in range(0, len(pixels), self._images):
-            part = pixels[start : start + self._images]
-            if len(part) < self._images:  # pad with zeros, whose features are dropped
+    def __call__(self, images: Sequence[torch.Tensor]) -> np.ndarray:
+        """Features float32 (B, d) of B images' pixels (3, H, W)."""
+        found = np.empty((len(images), self._dim), np.float32)
+        for start in range(0, len(images), self._images):
+            part = normalise(torch.stack(list(images[start : start + self._images])), self._mean, self._std).numpy()
+            if len(part) < self._images:  # filled up with zeros, whose features are dropped
                 part = np.concatenate([part, np.zeros_like(part[:1]).repeat(self._images - len(part), axis=0)])
             self._queue.start_async({0: part}, found[start : start + self._images])
         self._queue.wait_all()
@@ -143,7 +155,7 @@ class Kept:
     weights_sha256: str
     weights_source: str
     graph: bytes  # OpenVINO's XML
-    constants: bytes
+    constants: memoryview
 
     def model(self) -> Any:
         """The OpenVINO model."""
@@ -181,11 +193,12 @@ def write_kept(path: Path, model: Any, backbone: Backbone) -> None:
 def read_kept(path: Path) -> Kept | None:
     """Read what `write_kept` wrote; None if the file is missing or damaged."""
     try:
-        first, _, rest = path.read_bytes().partition(b"\n")
-        about = json.loads(first)
+        data = path.read_bytes()
+        start = data.index(b"\n") + 1
+        about, rest = json.loads(data[:start]), memoryview(data)[start:]
         if hashlib.sha256(rest).hexdigest() != about["sha256"]:
             return None
-        graph, constants = rest[: about["graph_bytes"]], rest[about["graph_bytes"] :]
+        graph, constants = bytes(rest[: about["graph_bytes"]]), rest[about["graph_bytes"] :]
         return Kept(tuple(about["dims"]), about["weights_sha256"], about["weights_source"], graph, constants)
     except (OSError, ValueError, KeyError, TypeError):
         return None

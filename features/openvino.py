@@ -17,7 +17,7 @@ from PIL import Image
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import Backbone
 from drexcache.features.converted import Runner, Way, convert, kept_path, read_kept, refuse_other_numbers, write_kept
-from drexcache.features.pixels import normalise, to_pixels
+from drexcache.features.pixels import to_pixels
 from drexcache.files import write_file
 from drexcache.recipes import Block
 
@@ -40,8 +40,6 @@ class OpenVinoBackbone:
         say: Callable[[str], None], forced: bool = False, keep: bool = True,
     ) -> None:  # fmt: skip
         self.block, self.batch, self.say = block, batch, say
-        assert block.mean is not None and block.std is not None
-        self._normalisation = block.mean, block.std
         self._load, self._forced, self._keep = load, forced, keep
         self._path = kept_path(block, weights_file)
         self._kept = read_kept(self._path)
@@ -83,17 +81,22 @@ class OpenVinoBackbone:
         if self._tuner is None:
             assert self._torch is not None
             return self._torch(images)
-        pixels = normalise(torch.stack(list(images)), *self._normalisation).numpy()  # (B, 3, H, W)
         way = self._tuner.next_way()
         if way not in self._runners:
-            self._runners[way] = Runner(self._model, way, self.block.precision)
-            self._runners[way](pixels[: way.images])  # the first run sets up the model's memory
+            self._runners[way] = self._runner(way)
+            if len(self._tuner.ways) > 1:
+                self._runners[way](images[: way.images])  # the first run sets up the model's memory
         started = time.perf_counter()
-        features = self._runners[way](pixels)
-        if self._tuner.note(way, len(pixels), time.perf_counter() - started):
+        features = self._runners[way](images)
+        if self._tuner.note(way, len(images), time.perf_counter() - started):
             self.say(f"block {self.block.name}: {self._tuner.verdict()}")
             self._runners = {self._tuner.ways[0]: self._runners[self._tuner.ways[0]]}
         return torch.from_numpy(features)
+
+    def _runner(self, way: Way) -> Runner:
+        mean, std = self.block.mean, self.block.std
+        assert mean is not None and std is not None
+        return Runner(self._model, way, self.block.precision, mean, std)
 
     def _converted(self) -> Any:
         assert self._torch is not None
@@ -154,6 +157,7 @@ class Tuner:
         return True
 
     def verdict(self) -> str:
-        """The fastest way and the times of all, as text."""
-        times = ", ".join(f"{way}: {min(seconds) * 1000:.0f} ms" for way, seconds in self._seconds.items())
-        return f"runs {self.ways[0]} (an image, by {times})"
+        """The fastest way and how far behind the others are, as text."""
+        best = {way: min(seconds) * 1000 for way, seconds in self._seconds.items()}
+        others = ", ".join(f"{best[way]:.0f}" for way in best if way != self.ways[0])
+        return f"runs images {self.ways[0]}, {best[self.ways[0]]:.0f} ms each (other ways {others} ms)"

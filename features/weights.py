@@ -152,9 +152,7 @@ def check_weights(backbone: str, tag: str, source: str) -> None:
         check_hub(backbone, tag)
     elif source == "packaged":
         check_packaged(backbone, tag)
-    elif source == "random":
-        known_backbone(backbone)
-    else:
+    elif source != "random":
         try:
             _find_file(backbone, tag, source)
         except DrexcacheError:

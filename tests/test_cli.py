@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -228,3 +231,12 @@ def test_savoias_scores_are_about_what_was_measured(savoias: Path, tmp_path: Pat
     ridge = [value for (name, _, _), value in found.items() if name == "ridge"]
     fusion = [value for (name, _, _), value in found.items() if name == "fusion"]
     assert np.mean(ridge) > 0.65 and np.mean(fusion) > 0.55
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(given: dict[str, str], found: str) -> None:
+    """Set before torch is loaded: afterwards it has no effect."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "import os, sys, drexcache.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from drexcache.cache.format import DONE
 from drexcache.cache.matrix import refuse_infinite_ratings, refuse_unusable_features
@@ -73,6 +72,8 @@ class CachedRows:
 
     def _read(self, places: np.ndarray, out: np.ndarray) -> None:
         """Fill out (m, d) with nearby rows of the cache, with one read per block, however many taps."""
+        import torch  # loaded by the time rows are read, but not yet when a model is
+
         span, wanted = slice(int(places[0]), int(places[-1]) + 1), places - places[0]
         stored: dict[str, np.ndarray] = {}
         for name, columns in self.blocks.items():

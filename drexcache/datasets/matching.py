@@ -168,7 +168,7 @@ def _refuse(
     images: int,
     allow_unmatched: bool,
 ) -> None:
-    """Raise one error that lists everything wrong, except what allow_unmatched permits.
+    """Raise one sentence on everything that is wrong; what allow_unmatched permits is only noted elsewhere.
 
     outside : a description of ratings outside the range, "" if there are none or they are not refused.
     """

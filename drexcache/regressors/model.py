@@ -25,7 +25,6 @@ from drexcache.cache import (
 )
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
-from drexcache.fusion import AttentionFusionRegressor
 from drexcache.hub import local_file
 from drexcache.regressors.saving import dump_estimator, load_estimator, numbers_per_row
 
@@ -231,6 +230,8 @@ def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path) -> Model
         for name, attributes in fields.blocks.items()
     }
     if fields.state is not None:
+        from drexcache.fusion import AttentionFusionRegressor  # with it comes torch, which other models do not need
+
         estimator: Any = AttentionFusionRegressor.from_state(tensors, fields.state)
     else:
         estimator = load_estimator(tensors["skops"].tobytes())

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 Array = Any  # a float64 numpy.ndarray, or a torch.Tensor on a GPU
 
@@ -15,17 +14,24 @@ def to_device(values: np.ndarray, device: str) -> Array:
     """The values as float64 on the device; "cpu" means NumPy, whose symmetric product and eigh are faster there."""
     if device == "cpu":  # "cpu:0" means torch on the CPU
         return np.asarray(values, dtype=np.float64)
+    import torch  # takes a second, and a model that is read to predict needs none of this
+
     return torch.as_tensor(values, device=device).double()
 
 
 def to_numpy(values: Array) -> np.ndarray:
     """The values as a NumPy array."""
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)
 
 
 def eigenvectors(A: Array) -> tuple[Array, Array]:
     """Eigenvalues (d,), clipped at 0, and eigenvectors (d, d) of a positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(A) if isinstance(A, torch.Tensor) else np.linalg.eigh(A)
+    if isinstance(A, np.ndarray):
+        values, vectors = np.linalg.eigh(A)
+    else:
+        import torch
+
+        values, vectors = torch.linalg.eigh(A)
     return values.clip(0), vectors
 
 

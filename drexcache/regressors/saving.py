@@ -14,7 +14,6 @@ import zipfile
 from typing import Any
 
 import numpy as np
-import skops.io
 from numpy.lib import format as npy
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.tree._tree import NODE_DTYPE
@@ -70,6 +69,8 @@ def dump_estimator(estimator: Any) -> bytes:
     ------
     DrexcacheError : it contains something that could not be read back.
     """
+    import skops.io
+
     refuse_unsavable(estimator)
     try:
         data: bytes = skops.io.dumps(without_search_trees(estimator))
@@ -87,6 +88,8 @@ def load_estimator(data: bytes) -> Any:
     DrexcacheError : other bytes, types that no drexcache model has, arrays of another size than they claim, an
         estimator of another scikit-learn version, or one with values that fitting never gives.
     """
+    import skops.io  # half a second, and two where torch is loaded before: fusion models do without
+
     try:
         data = _with_todays_names(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
