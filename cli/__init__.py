@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from drexcache.errors import DrexcacheError, Stopped, about
+from drexcache.files import kind_of_file
 
 # Torch's threads sleep while they wait, instead of spinning: beside other busy programs they would take many times as
 # long. Read when torch is loaded, which no command has done yet.
@@ -62,7 +63,7 @@ class OneSentence(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         warnings.formatwarning = _warning_line
-        warnings.filterwarnings("always", module=r"PIL\.")  # for each image, not only for the first
+        warnings.filterwarnings("always", module=r"(PIL|drexcache\.datasets)\.")  # for each image, not just one
         for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8, terminals limited to ASCII
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -184,7 +185,8 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
     for path in inputs:
         if path and out.exists() and Path(path).exists() and out.samefile(path):
             raise DrexcacheError(f"{out}: this command reads it, and would write over it; choose another name")
-    found = _kind(out)
+    found = kind_of_file(out) if out.is_file() else ""
+    found = {"a cache": "cache", "a model": "model", "": ""}.get(found, "file")
     if found and found != kind and (kind or found != "file"):
         what = {"file": "is no model", "model": "is a model", "cache": "is a cache or another HDF5 file"}[found]
         raise DrexcacheError(f"{out}: exists and {what}, which would be lost; choose another name, or delete it first")
@@ -194,14 +196,3 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
         raise DrexcacheError(f"{out}: its folder cannot be made ({error.strerror or error})") from error
     if not os.access(out.parent, os.W_OK):
         raise DrexcacheError(f"{out}: its folder cannot be written to; choose another")
-
-
-def _kind(path: Path) -> str:
-    """The kind of a file by its first bytes: "cache", "model" or "file"; "" if it is missing or empty."""
-    if not path.is_file() or not path.stat().st_size:
-        return ""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "cache"
-    return "model" if head[8:].startswith(b'{"__metadata__":{"drexcache":') else "file"

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from drexcache.cli import OneSentence, make_room_for, say
-from drexcache.cli.options import OUT_OF_RANGE, RATING_HELP, block_option, image_options, rater_options
+from drexcache.cli.options import NUMBER, OUT_OF_RANGE, RATING_HELP, block_option, image_options, rater_options
+from drexcache.files import size_text
 
 
 @click.group("cache", cls=OneSentence)
@@ -33,7 +34,7 @@ def info(cache: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{cache}: dataset {found['dataset']}, {found['images']} images, {found['bytes'] / 1e6:,.1f} MB")
+    click.echo(f"{cache}: dataset {found['dataset']}, {found['images']} images, {size_text(found['bytes'])}")
     rows = [
         (name, block["backbone"], block["dim"], block["dtype"], block["done"], block["failed"], block["missing"],
          block["weights"], block["fingerprint"][:12])
@@ -109,7 +110,9 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.argument("cache", type=click.Path())
 @click.argument("ratings", type=click.Path())
 @click.option("--target", required=True, help="Name of the ratings in the cache")
-@click.option("--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take")
+@click.option(
+    "--range", "value_range", type=(NUMBER, NUMBER), metavar="LOW HIGH", help="Range that the ratings can take"
+)
 @OUT_OF_RANGE
 @click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True)
 @click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and reported]")
@@ -120,7 +123,7 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 def rate(
     cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, out_of_range: str,
     higher_is: str, image_column: str | None, rating_column: str | None, rater_column: str | None,
-    error_column: str | None, raters: int | None, replace_target: bool, allow_unmatched: bool,
+    error_column: str | None, centre_raters: bool, raters: int | None, replace_target: bool, allow_unmatched: bool,
 ) -> None:  # fmt: skip
     """Add a target from a file of ratings to a cache, without touching its features.
 
@@ -135,7 +138,7 @@ def rate(
     )
     notes = add(
         cache, ratings, target, value_range=value_range, higher_is=higher_is, replace_target=replace_target,
-        allow_unmatched=allow_unmatched, out_of_range=out_of_range, columns=columns,
+        allow_unmatched=allow_unmatched, out_of_range=out_of_range, centre_raters=centre_raters, columns=columns,
     )  # fmt: skip
     for note in notes:
         say(note)

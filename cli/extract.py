@@ -8,6 +8,7 @@ import click
 
 from drexcache.cli import say
 from drexcache.cli.options import device_option, image_options
+from drexcache.files import size_text
 
 if TYPE_CHECKING:
     from drexcache.features import Summary
@@ -109,9 +110,10 @@ def command(
 
 def show(summary: Summary) -> None:
     """Print what a run did: counts, speed and its bottleneck, size, and which images failed."""
+    failed = f" ({len(summary.failures)} of them failed)" if summary.failures else ""
     say(
-        f"{summary.path}: {summary.images} images, {summary.computed} computed, {summary.reused} already there, "
-        f"{len(summary.failures)} failed; {summary.bytes / 1e6:,.1f} MB"
+        f"{summary.path}: {summary.images} images, {summary.computed} computed{failed}, {summary.reused} already "
+        f"there; {size_text(summary.bytes)}"
     )
     if summary.computed:
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary.shares.items())

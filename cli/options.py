@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +42,30 @@ tracker_option = click.option(
     help="Also record the run in this tool [default: $DREXCACHE_TRACKER]",
 )  # fmt: skip
 
+
+class Number(click.ParamType):
+    """A finite number as ratings are written; Python would also read 3_5, as 35, inf, and other scripts' digits."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that a text is."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or "_" in str(value) or not str(value).isascii():
+            self.fail(f"{value!r} is not a number; write digits and a decimal point, such as 7 or 0.5", param, ctx)
+        return number
+
+
+NUMBER = Number()
 LAYOUTS = ["auto", "folder", "ic9600", "savoias"]
 RATING_HELP = "Column of ratings, or a pattern for one per rater [default: guessed, and reported]"
 RATER_OPTIONS = (  # cache rate has them, too
     click.option("--rater-column", metavar="NAME", help="Column of raters, if each line is one rater's rating"),
     click.option("--error-column", metavar="NAME", help="Column of the ratings' standard errors"),
+    click.option("--centre-raters", is_flag=True, help="Move each rater's ratings so that all have the same mean"),
     click.option("--raters", type=click.IntRange(2), help="The error column is the SD over this many raters"),
 )
 OUT_OF_RANGE = click.option(
@@ -62,7 +82,7 @@ IMAGE_OPTIONS = (
     click.option("--group-column", "group_columns", metavar="NAME", multiple=True, help="Column to keep as a label"),
     *RATER_OPTIONS,
     click.option(
-        "--range", "value_range", type=(float, float), metavar="LOW HIGH", help="Range that the ratings can take"
+        "--range", "value_range", type=(NUMBER, NUMBER), metavar="LOW HIGH", help="Range that the ratings can take"
     ),
     OUT_OF_RANGE,
     click.option("--higher-is", type=click.Choice(["more", "less"]), default="more", show_default=True,

@@ -49,7 +49,7 @@ def command(
     prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
     outside = prediction.outside(loaded.low, loaded.high)
     prediction = prediction.clipped(loaded.low, loaded.high) if clip else prediction
-    prediction.to_csv(out)
+    prediction.to_csv(out, failures)
     say(f"{out}: {len(prediction.ids)} predictions of {loaded.target} on {loaded.low:g} to {loaded.high:g}")
     if outside:
         say(f"{outside}; {'brought to its ends' if clip else '--clip brings them to its ends'}")

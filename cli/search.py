@@ -81,6 +81,11 @@ def command(
     if found.interrupted:
         say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
         raise SystemExit(128 + found.interrupted)
+    if not found.new:
+        say(f"all {found.finished} trials had been done before; see {out}/best.json and {out}/trials.csv")
+        return
+    if found.finished < total_trials:
+        say(f"{found.finished} trials instead of {total_trials}: there are no more settings to try")
     command_typed = command_line()
     if storage:
         command_typed = command_typed.replace(storage, without_password(storage))

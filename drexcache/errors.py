@@ -4,6 +4,7 @@ import difflib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 _about = threading.local()  # in each thread: what its warnings are about
 
@@ -54,12 +55,29 @@ def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None)
     'did you mean svr?'
     """
     names = list(known)
-    listed = names if shown is None else list(shown)
+    told = names if shown is None else list(shown)
     close = difflib.get_close_matches(name, names, n=1)
     hint = [f"did you mean {close[0]}?"] if close else []
-    if listed:
-        hint.append(f"there are: {', '.join(listed[:40])}{', ...' if len(listed) > 40 else ''}")
+    if told:
+        hint.append(f"there are: {', '.join(told[:40])}{', ...' if len(told) > 40 else ''}")
     return " ".join(hint)
+
+
+def listed(given: Any, what: str, one: type | tuple[type, ...] = str) -> list[Any]:
+    """A list of what was given: several, or a single one, of a type.
+
+    Raises
+    ------
+    DrexcacheError : neither; the message says what was expected.
+
+    >>> listed("ridge", "regressors"), listed(("ridge", "svr"), "regressors")
+    (['ridge'], ['ridge', 'svr'])
+    """
+    several = [given] if isinstance(given, one) or not isinstance(given, Iterable) else list(given)
+    if wrong := [value for value in several if not isinstance(value, one)]:
+        kinds = " or ".join(kind.__name__ for kind in (one if isinstance(one, tuple) else (one,)))
+        raise DrexcacheError(f"{what}: expected one or several, each of type {kinds}; found {wrong[0]!r:.80}")
+    return several
 
 
 def some(names: Iterable[str]) -> str:

@@ -16,6 +16,12 @@ from drexcache.errors import DrexcacheError
 
 Content = str | bytes | Callable[[BinaryIO], object]  # a function writes the content into the file it is given
 
+_FIRST_BYTES = {
+    b"\x89HDF\r\n\x1a\n": "a cache", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
+    b"PK\3\4": "a zip or a workbook",
+}  # fmt: skip
+_NOT_TEXT = {*range(9), *range(14, 32)}
+
 
 def write_file(path: str | Path, content: Content) -> None:
     """Write one file completely, or leave the old one untouched; text is UTF-8, missing folders are created.
@@ -148,6 +154,42 @@ def _is(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people.
+
+    >>> size_text(400), size_text(25_000), size_text(3_400_000), size_text(12e9)
+    ('400 bytes', '25 kB', '3.4 MB', '12,000.0 MB')
+    """
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size:.0f} bytes"
+    return f"{size / 1e6:,.1f} MB"
+
+
+def kind_of_file(path: str | Path) -> str:
+    """What a file is by its first bytes: "a cache" (or another HDF5 file), "a model", "an image", "a zip",
+    "a text" or "binary"; "" for none, or an empty one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "scores.csv").write_text("id,score")
+    ...     kind_of_file(f"{folder}/scores.csv"), kind_of_file(folder), kind_of_file(f"{folder}/no.csv")
+    ('a text', 'a folder', '')
+    """
+    path = Path(path)
+    if path.is_dir():
+        return "a folder"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[8:].startswith(b'{"__metadata__":{"drexcache":'):
+        return "a model"
+    if not head:
+        return ""
+    other = "binary" if _NOT_TEXT.intersection(head) else "a text"
+    return next((kind for start, kind in _FIRST_BYTES.items() if head.startswith(start)), other)
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:

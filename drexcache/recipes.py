@@ -214,7 +214,7 @@ def _parse(text: str, where: str) -> Recipe:
     try:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DrexcacheError(f"{where}: not valid TOML ({error})") from error
+        raise DrexcacheError(f"{where}: not TOML, in which a recipe is written ({error})") from error
     return recipe_from_dict(fields, where)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 from scipy import fft, ndimage
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.recipes import Block
 
 SIDE = 512  # pixels of the longer side, to which every image is first resized
@@ -61,7 +61,7 @@ def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """
     unknown = [name for name in names if name not in CUES]
     if unknown:
-        raise DrexcacheError(f"no classic cue named {', '.join(unknown)}; there are: {', '.join(CUES)}")
+        raise DrexcacheError(f"no classic cue named {', '.join(unknown)}; {nearest(unknown[0], CUES)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ValueError(f"expected a non-empty uint8 image (H, W, 3), found {rgb.dtype} {rgb.shape}")
     return cues_of(Picture(Image.fromarray(np.ascontiguousarray(rgb))), names)

@@ -24,6 +24,8 @@ from drexcache.features.planning import (
     stored_blocks,
     wanted_contents,
 )
+from drexcache.features.renamed import follow_renamed
+from drexcache.files import size_text
 from drexcache.recipes import Block, Recipe
 
 SAMPLE = 9  # images that are timed
@@ -53,7 +55,7 @@ class Forecast:
         found = [f"dry run, nothing is written: {self.images} images"]
         found += [f"block {name}: {count} of {self.images} rows to compute" for name, count in self.missing.items()]
         time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by a few images timed here"
-        found.append(f"time: {time_ if any(self.missing.values()) else 'none'}; size: {self.bytes / 1e6:,.1f} MB")
+        found.append(f"time: {time_ if any(self.missing.values()) else 'none'}; size: {size_text(self.bytes)}")
         if self.unchecked:
             found.append(f"weights of {', '.join(self.unchecked)}: not compared with the cache's, they are not here")
         found += [f"would fail: {sentence}" for sentence in self.trouble] or ["weights: within reach"]
@@ -87,6 +89,7 @@ def forecast(
         refuse_conflicts(table, wanted, sources, out, prune)
     except DrexcacheError as error:
         trouble.append(str(error))
+    sources = follow_renamed(table, sources)
     missing = missing_rows(table, wanted, sources, current_files(table, sources)[0])
     entries = {name: provenance_entry(one) for name, one in extractors.items() if missing[name].any()}
     shapes = wanted_contents(table, wanted, entries, sources).datasets().values()

@@ -13,7 +13,7 @@ from drexcache.features.backbone import Backbone
 
 COMPILE = ("auto", "always", "never")
 WORTH_COMPILING = 20_000  # images; compiling takes a minute or more
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # malloc.h
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,16 @@ def _try_anew(backbone: Backbone) -> str:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory it frees, up to its peak, instead of returning it at once.
 
-    A convolutional network frees and allocates hundreds of megabytes per batch. glibc returns blocks of that size to
-    the system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
-    (benchmarks/results/allocator.txt). Returns whether the C library accepted it; only glibc is changed.
+    A convolutional network frees and takes hundreds of megabytes per batch. glibc returns blocks of that size to the
+    system, which has to clear every page again: more than half of EfficientNet-Lite0's time at 512 px
+    (benchmarks/results/allocator.txt). All threads share what is kept: with an arena each, every decoding thread would
+    hold the largest image that it ever met.
+
+    Returns whether the C library took the advice; others than glibc are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # not glibc: macOS, Windows, musl
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+    advice = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: (1 << 31) - 1}
+    return all(mallopt(what, value) for what, value in advice.items())

@@ -17,6 +17,7 @@ from drexcache.cache import Contents, FeatureCache, StoredBlock, no_space, open_
 from drexcache.datasets import ImageTable
 from drexcache.features import planning
 from drexcache.features.pipeline import Extractor, Job, compute_rows, default_workers
+from drexcache.features.renamed import follow_renamed
 
 Loader = Callable[[frozenset[str]], Mapping[str, Extractor]]  # called with the names of blocks already in the cache
 
@@ -76,16 +77,17 @@ def fill_cache(
 
 
 def _fill(
-    job: Job, wanted: Mapping[str, StoredBlock], sources: Sequence[FeatureCache], out: Path, rehash: bool
+    job: Job, wanted: Mapping[str, StoredBlock], stored: list[FeatureCache], out: Path, rehash: bool
 ) -> tuple[int, FeatureCache]:
     """Compute and write what is missing; returns the number of images computed, and the finished cache."""
+    sources = follow_renamed(job.table, stored)
     files = planning.current_files(job.table, sources, rehash)
     missing = planning.missing_rows(job.table, wanted, sources, files[0])
     for name, extractor in job.extractors.items():
         extractor.get_ready(int(missing[name].sum()))
     entries = {name: planning.provenance_entry(job.extractors[name]) for name in wanted if missing[name].any()}
     contents = planning.wanted_contents(job.table, wanted, entries, sources)
-    if not entries and len(sources) == 1 and sources[0].path == out and _as_wanted(sources[0], contents, files):
+    if not entries and sources == stored[:1] and sources[0].path == out and _as_wanted(sources[0], contents, files):
         return 0, sources[0]
     writer, damaged = start_writer(out, contents, sources, files)
     with writer:

@@ -79,6 +79,9 @@ def extract(
     DrexcacheError : unreachable weights, another recipe under the same block name, removed images, a cache that another
         process is writing, or no space. Committed rows are kept.
     """
+    if not isinstance(table, ImageTable) or not isinstance(recipe, Recipe):
+        found = f"{type(table).__name__} and {type(recipe).__name__}"
+        raise DrexcacheError(f"extract takes what read_images(...) and recipe(...) give, not {found}")
     if compile not in COMPILE:
         raise DrexcacheError(f"compile is one of {', '.join(COMPILE)}, not {compile!r}")
     if engine_cpu not in CPU_ENGINES:
@@ -130,7 +133,7 @@ def load_extractors(
 
     keep : whether to store models converted for OpenVINO on the disk.
     """
-    if device.type == "cpu" and not all(block.is_classic for block in blocks):  # cues need little memory
+    if device.type == "cpu":
         keep_freed_memory()
     found: dict[str, Extractor] = {}
     for given in blocks:

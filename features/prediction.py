@@ -66,6 +66,8 @@ def _extracted(
 ) -> FeatureCache:
     alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
     table = one_image(Path(images)) if alone else read_images(images, ratings=False)
+    for note in table.notes[1:]:  # on what was left out; the first names the layout
+        say(note)
     if len(table) >= MANY:
         say(
             f"{len(table)} images: a stopped prediction starts from the beginning; to be able to go on, run "

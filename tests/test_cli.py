@@ -115,8 +115,23 @@ def test_failures_end_with_status_one_unless_allowed(tmp_path: Path) -> None:
     images = draw(tmp_path / "pictures", 4)
     (images / "002.png").write_bytes(b"")
     arguments = ("extract", images, "--recipe", "classic", "--range", 0, 100, "-o", tmp_path / "c.h5")
-    assert "002.png" in run(*arguments, code=1).stderr
+    assert "4 images, 4 computed (1 of them failed), 0 already there" in (failed := run(*arguments, code=1).stderr)
+    assert "002.png" in failed
     run(*arguments, "--allow-failures")
+
+
+def test_what_cannot_be_predicted_is_a_row_with_the_reason(cache: Path, tmp_path: Path) -> None:
+    run("train", cache, "-r", "ridge", "-o", tmp_path / "m.drex")
+    images = draw(tmp_path / "pictures", 4)
+    (images / "002.png").write_bytes(b"")
+    (images / "camera.heic").write_bytes(b"x")
+    done = run("predict", tmp_path / "m.drex", images, "-o", tmp_path / "p.csv", code=1)
+    assert "left out files that are not among its images: .heic 1" in done.stderr
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["000.png", "001.png", "003.png", "002.png"]
+    assert [row["failure"] for row in rows] == ["", "", "", "empty file"]
+    assert [bool(row["prediction"]) for row in rows] == [True, True, True, False]
 
 
 def test_no_output_is_written_over_an_input_or_a_file_of_another_kind(cache: Path, tmp_path: Path) -> None:
@@ -159,13 +174,13 @@ def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
     assert "did you mean offline" in error("extract", images, "--recipe", "ofline", "--range", 0, 100, "-o", out)
     assert "no block named dinosaur" in error("extract", images, "--block", "dinosaur", "--range", 0, 100, "-o", out)
     assert "drex.toml" in error("recipes", tmp_path / "drex.toml")
-    assert "not a drexcache cache, or a damaged one" in error("cache", "info", tmp_path / "text.h5")
+    assert "not a drexcache cache, but a text" in error("cache", "info", tmp_path / "text.h5")
     assert "no such file" in error("train", tmp_path / "none.h5", "-r", "ridge", "-o", "m")
     assert "did you mean ridge" in error("train", cache, "-r", "rigde", "-o", tmp_path / "m")
-    assert "no target named beauty; it has: rating" in error(
+    assert "no target named beauty; there are: rating" in error(
         "train", cache, "-r", "ridge", "--target", "beauty", "-o", tmp_path / "m"
     )
-    assert "no block named dino; it has: cues" in error("train", cache, "-r", "ridge", "--block", "dino", "-o", "m")
+    assert "no block named dino; there are: cues" in error("train", cache, "-r", "ridge", "--block", "dino", "-o", "m")
     assert error("compare", tmp_path / "gone.csv") == f"Error: {tmp_path}/gone.csv: no such file"
     assert "no image with split=dev; values: test, train" in error(
         "train", cache, "-r", "ridge", "--split", "split=dev", "-o", tmp_path / "m"

@@ -23,6 +23,7 @@ from drexcache.features import extract, forecast, pipeline
 from drexcache.features.backbone import Backbone
 from drexcache.features.engines import Engines
 from drexcache.features.pipeline import WriteBehind
+from drexcache.files import size_text
 from drexcache.recipes import Recipe
 
 
@@ -143,7 +144,7 @@ def test_a_dry_run_says_what_is_missing_and_leaves_no_trace(tmp_path: Path) -> N
     assert abs(found.bytes - out.stat().st_size) < 20_000  # HDF5's own, and this tiny cache's, metadata
     again = forecast(read_images(images), tiny_recipe(), out)
     assert again.missing == {"vit": 0, "resnet": 0} and again.lines()[-1] == "weights: within reach"
-    assert again.lines()[3].startswith("time: none; size: 0.0 MB")
+    assert again.lines()[3] == f"time: none; size: {size_text(again.bytes)}"
 
 
 def test_a_dry_run_tells_of_trouble_and_ends_with_1(pictures: Path, tmp_path: Path) -> None:
@@ -165,8 +166,8 @@ def test_the_summary_counts_and_says_what_bounds(pictures: Path, tmp_path: Path)
     (pictures / "003.png").write_bytes(b"no image")
     command_line = ["extract", str(pictures), "-o", str(tmp_path / "c.h5"), "--recipe", "classic"]
     result = CliRunner().invoke(main, command_line)
-    size = f"{(tmp_path / 'c.h5').stat().st_size / 1e6:,.1f} MB"
-    assert f"20 images, 20 computed, 0 already there, 1 failed; {size}" in result.output
+    size = size_text((tmp_path / "c.h5").stat().st_size)
+    assert f"20 images, 20 computed (1 of them failed), 0 already there; {size}" in result.output
     assert "images/s" in result.output and "time went to decode " in result.output
     summary = extract(read_images(pictures), tiny_recipe(), tmp_path / "t.h5", say=quiet)
     assert sum(summary.shares.values()) == pytest.approx(1) and 0 < summary.computing < summary.seconds

@@ -46,7 +46,7 @@ def test_folds_that_follow_a_group() -> None:
     for group in set(groups):
         assert len({fold[image] for image, own in zip(matrix.ids, groups, strict=True) if own == group}) == 1
     assert "toy: images of one generator stay in one fold (13 groups)" in table.notes
-    with pytest.raises(DrexcacheError, match="toy: no column 'artist' to group by; its columns: generator"):
+    with pytest.raises(DrexcacheError, match="toy: no label named artist; there are: generator"):
         evaluate([matrix], ["mean"], group_folds="artist")
     with pytest.raises(DrexcacheError, match=r"toy: folds must be 2 to 13 \(different images or groups\); found 20"):
         evaluate([matrix], ["mean"], group_folds="generator", folds=20)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.datasets import ImageFile
-from drexcache.features import extract, planning
+from drexcache.features import extract, forecast, planning
 from drexcache.features.backbone import Backbone
 from drexcache.features.loading import load_backbone
 from drexcache.recipes import Recipe
@@ -216,6 +216,26 @@ def test_removed_images_need_prune(pictures: Path, tiny: Recipe, tmp_path: Path)
         extract(table, tiny, out, say=quiet)
     assert extract(table, tiny, out, prune=True, say=quiet).computed == 0
     assert "004.png" not in open_cache(out).ids
+
+
+def test_renamed_images_keep_their_features(tmp_path: Path, tiny: Recipe) -> None:
+    images, out = draw(tmp_path / "pictures", 8), tmp_path / "c.h5"
+    extract(read_images(images), tiny, out, say=quiet)
+    before = open_cache(out).matrix()
+    (images / "001.png").rename(images / "sub.png")
+    (images / "005.png").rename(images / "z.png")
+    table = read_images(images, False)
+    assert forecast(table, tiny, out, prune=True).missing == {"vit": 0, "resnet": 0}
+    assert extract(table, tiny, out, prune=True, say=quiet).computed == 0
+    after = open_cache(out).matrix()
+    assert open_cache(out).verify() == []
+    names = {"001.png": "sub.png", "005.png": "z.png"}
+    assert sorted(after.ids) == sorted(names.get(image, image) for image in before.ids)
+    for row, image in enumerate(before.ids):
+        at = after.ids.index(names.get(image, image))
+        np.testing.assert_array_equal(after.X[at], before.X[row])
+        assert after.y[at] == before.y[row]  # what was known of the image goes with it
+    assert extract(table, tiny, out, say=quiet).computed == 0
 
 
 def test_an_unreadable_image_is_a_row_and_is_tried_again(pictures: Path, tiny: Recipe, tmp_path: Path) -> None:

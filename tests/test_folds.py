@@ -80,8 +80,8 @@ def test_which_column_splits() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"kind": ["a"] * 4}, "art: no column 'split' to split by; its columns: kind"),
-        ({}, "its columns: none"),
+        ({"kind": ["a"] * 4}, "art: no label named split to split by; there are: kind"),
+        ({}, "it has no labels"),
         ({"split": ["train", "val", "val", "train"]}, "must say 'train' and 'test'; it says 'train', 'val'"),
     ],
 )

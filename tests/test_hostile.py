@@ -124,7 +124,7 @@ def test_refused(good: Path, tmp_path: Path, what: str) -> None:
     ("data", "expected"),
     [
         (b"", "the file is empty"),
-        (b"hello, world" * 100, "not a drexcache cache, or a damaged one (no HDF5 file)"),
+        (b"hello, world" * 100, "not a drexcache cache, but a text; drexcache extract makes caches"),
         (b"\x89HDF\r\n\x1a\n" * 9, "not a drexcache cache, or a damaged one"),
     ],
 )

@@ -53,6 +53,20 @@ def test_missing_ratings_are_left_out() -> None:
     assert raters.split_half(rng.normal(size=(300, 4))) == pytest.approx(0, abs=0.2)
 
 
+def test_strict_raters_do_not_lower_what_they_rated(tmp_path: Path) -> None:
+    """All images are worth the same; each was rated by r3 and by one of two others, of whom r2 is a point lower."""
+    rows = [f"{name},{3 if i < 15 else ''},{2 if i >= 15 else ''},3" for i, name in enumerate(NAMES)]
+    root = folder_of(tmp_path, *NAMES, ratings="\n".join(["file,r1,r2,r3", *rows]))
+    assert set(values(read_images(root, rating_column="r?", value_range=(1, 5)))) == {3.0, 2.5}
+    found = values(read_images(root, rating_column="r?", value_range=(1, 5), centre_raters=True))
+    assert found == pytest.approx([2.75] * 30)
+
+
+def test_centring_needs_single_raters(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "a.jpg", "b.jpg", ratings="file,mos\na.jpg,1\nb.jpg,2\n")
+    assert "--centre-raters needs the ratings of single raters" in refusal(root, value_range=(1, 5), centre_raters=True)
+
+
 def test_errors_give_the_reliability_of_the_means() -> None:
     truth, ratings = rated_by(9, 3000)
     ratings -= ratings.mean(0)

@@ -32,7 +32,6 @@ NOT_NUMBERS = [
     "1e400",
     "0x10",
     "1 2",
-    "−3",
     "１２",
     "True",
     "1e",
@@ -77,11 +76,54 @@ def test_numbers_are_python_s_own_values() -> None:
         (["1,5", "2.5"], ".", ["1,5"]),  # two signs in one column
         (["1,234", "2,500"], ".", ["1,234", "2,500"]),  # thousands?
         (["0,234", "2,500"], ",", []),
+        (["1.234,5", "2,5"], ".", ["1.234,5", "2,5"]),  # never taken for numbers, nor left out
+        (["1,234.5", "2.5"], ".", ["1,234.5"]),
+        (["1 234", "1'234.5", "7"], ".", ["1 234", "1'234.5"]),
+        (["\u22121,5", "2"], ",", []),
         (["n/a", "-"], ".", []),
     ],
 )
 def test_the_decimal_sign_is_what_all_numbers_agree_on(texts: list[str], sign: str, unclear: list[str]) -> None:
     assert decimal_sign(texts) == (sign, unclear)
+
+
+def test_a_true_minus_is_a_minus() -> None:
+    assert numbers(["\u22121.5", "-1.5", "1\u22121"]).tolist()[:2] == [-1.5, -1.5]
+    assert numbers(["\u22121,5"], ",").tolist() == [-1.5]
+
+
+def test_bars_separate_cells(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="file|rating|title\na.jpg|1.5|x, y\nb.jpg|2|z; z\n")
+    assert values(read_images(root, value_range=(1, 5))) == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("file rating\na.jpg 1", "has: file rating (cells are told apart by tabs, semicolons, commas or |)"),
+        ("a.jpg,1\nb.jpg,2", "has: a.jpg, 1 (which looks like data: the first row has to name the columns)"),
+    ],
+)
+def test_what_may_be_wrong_with_a_header(header: str, message: str, tmp_path: Path) -> None:
+    assert message in refusal(folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings=f"{header}\n"))
+
+
+def test_a_column_that_is_nearly_the_named_one_is_offered(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg", ratings="file,beauty\na.jpg,1\n")
+    assert "no column 'beuaty' of ratings; did you mean beauty?; the header" in refusal(root, rating_column="beuaty")
+
+
+def test_a_split_under_any_name_is_known_by_its_words(tmp_path: Path) -> None:
+    rows = ["a.jpg,1,Training,train,boat", "b.jpg,2,Test,test,test", "c.jpg,3,,test,train"]
+    one = [",".join(row.split(",")[:3]) for row in rows]
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg", ratings="\n".join(["file,mos,usage", *one]))
+    table = read_images(root, value_range=(1, 5))
+    assert table.labels == {"split": ("Training", "Test", "")}
+    assert table.notes[-1].endswith("splits from column 'usage', by its words")
+    folder_of(root, ratings="\n".join(["file,mos,usage,again,what", *rows]))
+    table = read_images(root, value_range=(1, 5))
+    assert table.labels == {} and "'usage' and 'again' could all be them: name one" in table.notes[-1]
+    assert read_images(root, value_range=(1, 5), split_column="again").labels == {"split": ("train", "test", "test")}
 
 
 def test_decimal_commas(tmp_path: Path) -> None:
@@ -96,7 +138,7 @@ def test_decimal_commas(tmp_path: Path) -> None:
     folder_of(root, ratings="file;rating\na.jpg;1,5\nb.jpg;2.5\nc.jpg;4\n")
     for allow in (False, True):  # never advice to go on without what a comma made unreadable
         assert refusal(root, value_range=(1, 5), allow_unmatched=allow).startswith(
-            "p/ratings.csv: numbers whose comma could mean two things (write a decimal point): 1 (1,5); "
+            "p/ratings.csv: numbers whose marks could mean two things (write 1234.5): 1 (1,5); "
         )
 
 
@@ -319,9 +361,9 @@ def test_single_raters_outside_the_range(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "stray"),
     [
-        ([1, 2, 3, 4, -1, -1], "2 ratings are -1, all others 1..4: "),
-        ([10, 20, 30, 999], "1 ratings are 999, all others 10..30: "),
-        ([-99, 0, 0.5, 1], "1 ratings are -99, all others 0..1: "),
+        ([1, 2, 3, 4, -1, -1], "2 ratings are -1, the others 1..4: "),
+        ([10, 20, 30, 999], "1 rating is 999, the others 10..30: "),
+        ([-99, 0, 0.5, 1], "1 rating is -99, the others 0..1: "),
         ([0, 1, 2, 3, 4], ""),
         ([-2, -1, 0, 1, 2], ""),
     ],

@@ -523,7 +523,9 @@ def test_export_writes_the_leading_regressors_figures_unless_told_otherwise(tmp_
         f"scatter-poor-{cell}" for cell in cells
     }
     said = refusal([scores], tmp_path / "r.html", export=tmp_path / "out", export_figures=["rigde"])
-    assert said == "no regressor rigde to export the figures of; there are: ridge, fusion, poor, or all"
+    assert (
+        said == "no regressor rigde to export the figures of; did you mean ridge? there are: ridge, fusion, poor, all"
+    )
 
 
 def test_the_calibration_line_is_least_squares() -> None:

@@ -279,5 +279,5 @@ def test_a_space_file(tmp_path: Path) -> None:
     with pytest.raises(DrexcacheError, match=r"\[ridge\] is no table of this search; there are: blocks, svr"):
         read_narrowed(path, ["svr"])
     path.write_text("a = ")
-    with pytest.raises(DrexcacheError, match="not a readable space file"):
+    with pytest.raises(DrexcacheError, match="not TOML, in which --space says what to search"):
         read_narrowed(path, ["svr"])

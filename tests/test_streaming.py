@@ -218,8 +218,8 @@ def test_mistakes_are_one_sentence(few: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ({"regressor": "svr"}, "svr needs all features in memory; fusion, fusion-paper and ridge can stream"),
         ({"columns": ("c",)}, "no block or tap named c; there are: a, a/t0, a/t1, b, b/t0"),
-        ({"target": "beauty"}, "no target named beauty; it has: rating"),
-        ({"split": ("fold", "1")}, "no label named fold; it has: split"),
+        ({"target": "beauty"}, "no target named beauty; there are: rating"),
+        ({"split": ("fold", "1")}, "no label named fold; there are: split"),
         ({"split": ("split", "val")}, "no image with split=val; values: test, train"),
         ({"regressor": "ridge", "log": tmp_path / "t.csv"}, "ridge has no training log"),
     ):

@@ -104,7 +104,7 @@ def test_mistakes_on_the_command_line(cache: Path, tmp_path: Path) -> None:
     unknown = settings_file(tmp_path, regressor="svr", settings={"svr__c": 1})
     assert "svr has no setting svr__c; did you mean svr__C?" in run("train", cache, "--from", unknown, *out, code=1)
     blocks = settings_file(tmp_path, regressor="fusion", blocks=["dino"])
-    assert "no block named dino; it has: cues" in run("train", cache, "--from", blocks, *out, code=1)
+    assert "no block named dino; there are: cues" in run("train", cache, "--from", blocks, *out, code=1)
 
 
 def test_values_that_are_not_finite_are_named_by_their_images(cache: Path) -> None:

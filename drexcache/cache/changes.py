@@ -16,7 +16,7 @@ from drexcache.cache.beside import no_space, writer_lock
 from drexcache.cache.format import DONE, FAILED, Contents, check_name, differences
 from drexcache.cache.reader import FeatureCache, open_cache
 from drexcache.cache.writer import CacheWriter, create_empty, take_rows
-from drexcache.datasets import Columns, match_ratings, read_ratings, sha256_of_ids
+from drexcache.datasets import Columns, Target, match_ratings, read_ratings, sha256_of_ids
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
 
@@ -31,16 +31,19 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
     caches = [open_cache(path) for path in shards]
     out = Path(out)
     if out.exists():
-        raise DrexcacheError(f"{out}: exists; merge writes a new file")
+        raise DrexcacheError(f"{out}: exists; merge writes a new file, choose another name or delete it first")
     first = caches[0]
     for other in caches[1:]:
         _same_work(first, other)
     ids = sorted((image for cache in caches for image in cache.ids), key=str.encode)
     if twice := [a for a, b in itertools.pairwise(ids) if a == b]:
-        raise DrexcacheError(f"{len(twice)} images are in two of the shards (first: {twice[0]}); give each shard once")
+        homes = [str(cache.path) for cache in caches if twice[0] in cache.ids]
+        raise DrexcacheError(
+            f"{' and '.join(homes)}: hold {len(twice)} images in common (first: {twice[0]}); give each shard once"
+        )
     if sha256_of_ids(ids) != first.table_sha256:
-        given = ", ".join(cache.shard or "whole" for cache in caches)
-        raise DrexcacheError(f"the {len(ids)} images of these shards are not the whole table; given: {given}")
+        given = ", ".join(f"{cache.path} ({cache.shard or 'no shard'}, {len(cache)} images)" for cache in caches)
+        raise DrexcacheError(f"shards are missing: the {len(ids)} images given are not the whole table: {given}")
     at = {image: (cache, row) for cache in caches for row, image in enumerate(cache.ids)}
     targets = {
         name: replace(target, values=np.array([at[i][0].targets[name].values[at[i][1]] for i in ids]))
@@ -55,7 +58,9 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
 def _same_work(first: FeatureCache, other: FeatureCache) -> None:
     where = f"{other.path} does not fit {first.path}"
     if other.table_sha256 != first.table_sha256:
-        raise DrexcacheError(f"{where}: they are shards of different image tables")
+        raise DrexcacheError(
+            f"{where}: they are not shards of one table; extract all from the same images with --shard"
+        )
     if list(other.blocks) != list(first.blocks):
         raise DrexcacheError(f"{where}: blocks {', '.join(other.blocks)} against {', '.join(first.blocks)}")
     for name, block in first.blocks.items():
@@ -65,12 +70,19 @@ def _same_work(first: FeatureCache, other: FeatureCache) -> None:
             raise DrexcacheError(f"{where}: block {name} is stored as {other.blocks[name].dtype} against {block.dtype}")
     if list(other.targets) != list(first.targets) or list(other.labels) != list(first.labels):
         raise DrexcacheError(f"{where}: their targets or labels have other names")
+    for name, target in first.targets.items():
+        theirs = other.targets[name]
+        if (target.low, target.high, target.higher_is) != (theirs.low, theirs.high, theirs.higher_is):
+            raise DrexcacheError(
+                f"{where}: target {name} has the range {theirs.low:g}..{theirs.high:g}, higher is {theirs.higher_is}, "
+                f"instead of {target.low:g}..{target.high:g}, higher is {target.higher_is}"
+            )
 
 
 def rate(
     path: str | Path, ratings: str | Path, target: str, *, value_range: tuple[float, float] | None = None,
     higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
-    out_of_range: str = "refuse", columns: Columns | None = None,
+    out_of_range: str = "refuse", centre_raters: bool = False, columns: Columns | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Add or replace a target from a file of ratings, leaving the features alone; returns the notes on reading it.
 
@@ -87,7 +99,7 @@ def rate(
         raise DrexcacheError(f"{path}: has a target named {target}; give --replace, or another --target name")
     match = match_ratings(
         cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range,
-        higher_is=higher_is, allow_unmatched=allow_unmatched, out_of_range=out_of_range,
+        higher_is=higher_is, allow_unmatched=allow_unmatched, out_of_range=out_of_range, centre_raters=centre_raters,
     )  # fmt: skip
     targets = dict(sorted({**cache.targets, target: match.target}.items()))
     found = match.labels if replace_target else _agreeing(cache, match.labels, ratings)
@@ -169,6 +181,7 @@ def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
             found.append(f"{len(only)} images only in {one.path} (first: {', '.join(only[:3])})")
         found += [f"block {name} only in {one.path}" for name in one.blocks if name not in two.blocks]
         found += [f"target {name} only in {one.path}" for name in one.targets if name not in two.targets]
+        found += [f"label {name} only in {one.path}" for name in one.labels if name not in two.labels]
     rows = {image: row for row, image in enumerate(b.ids)}
     common = [(row, rows[image]) for row, image in enumerate(a.ids) if image in rows]
     if not common:
@@ -177,14 +190,37 @@ def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
     changed = int((a.hashes()[at] != b.hashes()[bt]).any(axis=1).sum())
     if changed:
         found.append(f"{changed} images have other file contents")
+    ids = [a.ids[row] for row in at]
     for name in a.targets:
         if name in b.targets:
-            apart = ~np.isclose(a.targets[name].values[at], b.targets[name].values[bt], rtol=0, atol=0, equal_nan=True)
-            if apart.any():
-                found.append(f"target {name}: {int(apart.sum())} ratings differ")
+            found += _target_difference(a.targets[name], b.targets[name], at, bt, ids)
+    for name in sorted(set(a.labels) & set(b.labels)):
+        one, two = np.array(a.labels[name])[at], np.array(b.labels[name])[bt]
+        if (one != two).any():
+            first = int((one != two).argmax())
+            found.append(f"label {name}: {(one != two).sum()} images have another (first: {ids[first]})")
     for name in a.blocks:
         if name in b.blocks:
             found += _block_difference(a, b, name, at, bt)
+    return found
+
+
+def _target_difference(one: Target, two: Target, at: np.ndarray, bt: np.ndarray, ids: Sequence[str]) -> list[str]:
+    """What differs in the ratings of the images that both caches have, rows ``at`` of one and ``bt`` of two."""
+    found = []
+    scales = [f"{t.low:g}..{t.high:g}, higher is {t.higher_is}" for t in (one, two)]
+    if scales[0] != scales[1]:
+        found.append(f"target {one.name}: range {scales[0]} against {scales[1]}")
+    first, second = one.values[at], two.values[bt]
+    if lone := int((np.isfinite(first) != np.isfinite(second)).sum()):
+        found.append(f"target {one.name}: {lone} images are rated in one only")
+    gap = np.nan_to_num(np.abs(first - second))
+    if gap.any():
+        worst = int(gap.argmax())
+        found.append(
+            f"target {one.name}: {(gap > 0).sum()} ratings differ, by {gap[gap > 0].mean():.3g} on average, at most "
+            f"{gap[worst]:.3g} ({ids[worst]}: {first[worst]:g} against {second[worst]:g})"
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drexcache.datasets import has_value
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,8 @@ class FeatureMatrix:
         DrexcacheError : no such label, or no row with that value (lists the known ones).
         """
         if label not in self.labels:
-            raise DrexcacheError(f"{self.dataset}: no label named {label}; it has: {', '.join(self.labels) or 'none'}")
+            known = nearest(label, self.labels) or "it has none"
+            raise DrexcacheError(f"{self.dataset}: no label named {label}; {known}")
         found = np.array(has_value(self.labels[label], value), dtype=bool)
         if not found.any():
             values = ", ".join(sorted(set(self.labels[label])))
@@ -100,9 +101,10 @@ class FeatureMatrix:
         DrexcacheError : an unknown name (lists the known ones).
         """
         known = {**self.taps, **self.blocks}
+        names = listed(names, "blocks")
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise DrexcacheError(f"no block or tap named {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+            raise DrexcacheError(f"no block or tap named {', '.join(unknown)}; {nearest(unknown[0], sorted(known))}")
         blocks, start = {}, 0
         for name in names:
             width = known[name].stop - known[name].start

@@ -20,6 +20,7 @@ import numpy as np
 from drexcache.cache.fields import Fields, FileBytes, lookup3
 from drexcache.cache.heap import Heap, tree_records
 from drexcache.errors import DrexcacheError
+from drexcache.files import kind_of_file
 
 MAX_OBJECTS, MAX_DEPTH = 10_000, 4
 MAX_ATTRIBUTES, MAX_TEXT_BYTES = 64, 1 << 20
@@ -75,6 +76,8 @@ def read_outline(descriptor: int, path: Path) -> Outline:
     """
     if os.fstat(descriptor).st_size == 0:
         raise DrexcacheError(f"{path}: the file is empty")
+    if (kind := kind_of_file(path)) != "a cache":
+        raise DrexcacheError(f"{path}: not a drexcache cache, but {kind}; drexcache extract makes caches")
     try:
         walk = _Walk(FileBytes(descriptor))
         walk.node(walk.root(), "/")

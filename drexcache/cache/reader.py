@@ -26,7 +26,7 @@ from drexcache.cache.info import info, verify
 from drexcache.cache.matrix import FeatureMatrix
 from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.hub import local_file
 
 
@@ -222,7 +222,7 @@ class FeatureCache:
         ------
         DrexcacheError : an unknown block, tap or target, several targets without a choice, or no image with all blocks.
         """
-        chosen = list(blocks) if blocks else list(self.blocks)
+        chosen = listed(blocks or self.blocks, "blocks")
         needed = list(dict.fromkeys(self._known(name.split("/")[0]) for name in chosen))
         done = np.all([self.status(name) == DONE for name in needed], axis=0)
         if not done.any():
@@ -314,12 +314,12 @@ class FeatureCache:
                 )
             return next(iter(self.targets.values()), None)
         if name not in self.targets:
-            raise DrexcacheError(f"{self.path}: no target named {name}; it has: {', '.join(self.targets) or 'none'}")
+            raise DrexcacheError(f"{self.path}: no target named {name}; {nearest(name, self.targets) or 'it has none'}")
         return self.targets[name]
 
     def _known(self, block: str) -> str:
         if block not in self.blocks:
-            raise DrexcacheError(f"{self.path}: no block named {block}; it has: {', '.join(self.blocks) or 'none'}")
+            raise DrexcacheError(f"{self.path}: no block named {block}; {nearest(block, self.blocks) or 'it has none'}")
         return block
 
     def _rows_at_once(self, block: str) -> int:

@@ -11,7 +11,7 @@ from drexcache.cache.format import DONE
 from drexcache.cache.matrix import refuse_infinite_ratings, refuse_unusable_features
 from drexcache.cache.reader import FeatureCache
 from drexcache.datasets import has_value
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 
 READ_ROWS = 512  # per read
 GAP = 4  # up to so many rows in between are cheaper to read than to skip
@@ -134,7 +134,7 @@ def featured_rows_of(cache: FeatureCache, columns: Sequence[str] = ()) -> Cached
 def _chosen(cache: FeatureCache, columns: Sequence[str]) -> tuple[dict[str, slice], np.ndarray]:
     """The columns of each block or tap, and bool (n,): whether an image has all the blocks."""
     blocks, end = {}, 0
-    for name in columns or cache.blocks:
+    for name in listed(columns or cache.blocks, "blocks"):
         blocks[name] = slice(end, end := end + _width(cache, name))
     done = np.ones(len(cache.ids), bool)
     for block in {name.partition("/")[0] for name in blocks}:
@@ -146,7 +146,7 @@ def _width(cache: FeatureCache, name: str) -> int:
     block, _, tap = name.partition("/")
     known = {**cache.blocks, **{f"{b}/{t}": None for b, stored in cache.blocks.items() for t in stored.taps}}
     if name not in known:
-        raise DrexcacheError(f"{cache.path}: no block or tap named {name}; there are: {', '.join(sorted(known))}")
+        raise DrexcacheError(f"{cache.path}: no block or tap named {name}; {nearest(name, sorted(known))}")
     if not tap:
         return cache.blocks[block].dim
     columns = cache.blocks[block].taps[tap]
@@ -156,7 +156,7 @@ def _width(cache: FeatureCache, name: str) -> int:
 def _labelled(cache: FeatureCache, label: str, value: str) -> np.ndarray:
     """Whether each image's label has that value, in the sense of `FeatureMatrix.where`: bool (n,)."""
     if label not in cache.labels:
-        raise DrexcacheError(f"{cache.path}: no label named {label}; it has: {', '.join(cache.labels) or 'none'}")
+        raise DrexcacheError(f"{cache.path}: no label named {label}; {nearest(label, cache.labels) or 'it has none'}")
     found = np.array(has_value(cache.labels[label], value), dtype=bool)
     if not found.any():
         values = ", ".join(sorted(set(cache.labels[label])))

@@ -11,6 +11,8 @@ from .decoding import decoded as decoded
 from .files import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .files import ImageFile as ImageFile
 from .files import is_url as is_url
+from .formats import decimal_sign as decimal_sign
+from .formats import numbers as numbers
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .names import match_names as match_names

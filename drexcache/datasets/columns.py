@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from drexcache.datasets.formats import TextTable
-from drexcache.errors import DrexcacheError, counted, with_guesses
+import numpy as np
+
+from drexcache.datasets.formats import TextTable, numbers
+from drexcache.datasets.splits import split_part
+from drexcache.errors import DrexcacheError, counted, nearest, with_guesses
 
 # Column names that are recognised by themselves (see plain_name). For images and splits the first one present wins;
 # several that could be ratings are an error, because a wrong choice would go unnoticed.
@@ -17,7 +20,7 @@ IMAGE_COLUMNS = (
     "img_name", "path", "filepath", "file_path", "name", "image_id", "img_id", "id",
 )  # fmt: skip
 RATING_COLUMNS = (
-    "rating", "score", "mos", "complexity", "gt", "mean", "mean_rating", "mean_score", "average",
+    "rating", "score", "mos", "complexity", "gt", "mean", "mean_rating", "mean_score", "mean_opinion_score", "average",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "set", "subset")
 _OPTIONS = {  # what a column holds -> the option that names it
@@ -79,7 +82,7 @@ def choose(tables: Sequence[TextTable], find: Callable[[list[str]], Found]) -> t
             fits.append((table, find(table.header)))
         except LookupError as error:
             what, option = error.args
-            there = f"the header row has: {', '.join(table.header)}"
+            there = f"the header row has: {', '.join(table.header)}{_odd_header(table.header)}"
             missing.append(with_guesses(f"{table.source}: {what}; {there}; name one with {option}", table.notes))
     if not fits:
         raise DrexcacheError("; ".join(missing[:3]))
@@ -90,6 +93,29 @@ def choose(tables: Sequence[TextTable], find: Callable[[list[str]], Found]) -> t
             "mean as a file of its own"
         )
     return table, found, [f"{table.source}: the one of {len(tables)} sheets with such columns"] if missing else []
+
+
+def _odd_header(header: Sequence[str]) -> str:
+    """What may be wrong with a header row in which nothing is found."""
+    if len(header) == 1 and " " in header[0]:
+        return " (cells are told apart by tabs, semicolons, commas or |)"
+    is_number = np.isfinite(numbers(header)).any()
+    return " (which looks like data: the first row has to name the columns)" if is_number else ""
+
+
+def with_split(table: TextTable, places: Positions) -> Positions:
+    """The places, with a split column that is known by its content: parts of a split, training and test among them."""
+    if "split" in places.labels:
+        return places
+    rest = set(range(len(table.header))) - {places.image, *places.ratings, *places.labels.values()}
+    parts = {at: {split_part(text) for text in set(table.texts(at))} for at in sorted(rest)}
+    found = [at for at, own in parts.items() if {"train", "test"} <= own <= {"train", "validation", "test", ""}]
+    names = " and ".join(repr(table.header[at]) for at in found)
+    if len(found) == 1:
+        labels = {**places.labels, "split": found[0]}
+        return replace(places, labels=labels, guessed=[*places.guessed, f"splits from column {names}, by its words"])
+    several = [f"no splits, for {names} could all be them: name one with --split-column"] if found else []
+    return replace(places, guessed=[*places.guessed, *several])
 
 
 def find_columns(header: list[str], columns: Columns) -> Positions:
@@ -134,9 +160,11 @@ def find_column(header: list[str], named: str | None, known: Sequence[str], what
         found = [at for at, cell in enumerate(header) if cell == named]
     option = _OPTIONS[what]
     if not found:
-        missing = "no column is known by its name to hold" if named is None else f"no column {named!r} of"
+        missing = f"no column is known by its name to hold {what}"
+        if named is not None:
+            missing = f"no column {named!r} of {what}; {nearest(named, header, shown=())}".removesuffix("; ")
         several = ", or several with a pattern such as 'rater*'" if what == "ratings" else ""
-        raise LookupError(f"{missing} {what}", option + several)
+        raise LookupError(missing, option + several)
     if len(found) > 1 and (named is not None or known is RATING_COLUMNS):
         several = ", ".join(header[at] for at in found)
         raise LookupError(f"several columns could be {what} ({several})", option)

@@ -13,8 +13,10 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, ImageOps, Jpeg
 
 from PIL import TiffImagePlugin, WebPImagePlugin  # isort: skip
 
+from drexcache.datasets.libtiff import warn_of_damage
 from drexcache.errors import DrexcacheError
 
+warn_of_damage()
 BAND_PIXELS = 1 << 20  # pixels of a 12- or 16-bit grey image to scale at a time
 
 # First bytes, kind, Pillow's reader. Image.open is not used because it checks the size against a module-wide limit

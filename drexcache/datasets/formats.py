@@ -30,7 +30,7 @@ READ = "read are text (CSV, tab-separated), workbooks (.xlsx, .xlsm, .xls) and P
 MAX_CELLS = 20_000_000
 _SMALLER = "keep only the columns that are needed, or save it as .csv in parts"
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls")
-_SEPARATORS = "\t;,"
+_SEPARATORS = "\t;,|"
 MAX_UNPACKED = 1 << 28  # bytes of a workbook or Parquet file when unpacked
 _NOT_READ = (  # first bytes of files that people mistake for tables
     (b"MATLAB", "a MATLAB file; save its table with writetable as .csv"),
@@ -46,6 +46,7 @@ _MARKED = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.
 _NOT_IN_TEXT = re.compile("[\0-\x08\x0e-\x1f]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WITH_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII)
+_GROUPED = re.compile(r"[+-]?\d{1,3}([ .,'\u2019\xa0\u202f]\d{3})+([.,]\d+)?", re.ASCII)  # a sign between thousands
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
 
@@ -145,9 +146,15 @@ def numbers(texts: Iterable[str], decimal: str = ".") -> Floats:
     >>> numbers(["1", "2e-1", "n/a", "inf", "3_5"])
     array([1. , 0.2, nan, nan, nan])
     """
+    texts = map(_plain, texts)
     dotted = texts if decimal == "." else (text.replace(".", " ").replace(decimal, ".") for text in texts)
     values = np.array([float(text) if _NUMBER.fullmatch(text) else np.nan for text in dotted], dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _plain(text: str) -> str:
+    """A number's text with the hyphen that programs read instead of a true minus."""
+    return text.replace("\u2212", "-")
 
 
 def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
@@ -156,11 +163,32 @@ def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
     >>> decimal_sign(["1,5", "2", "n/a"]), decimal_sign(["1,5", "2.5"]), decimal_sign(["1,500", "2,000"])
     ((',', []), ('.', ['1,5']), ('.', ['1,500', '2,000']))
     """
+    texts = [_plain(text) for text in texts]
     commas = [text for text in texts if _WITH_COMMA.fullmatch(text)]
+    known = {*commas, *filter(_NUMBER.fullmatch, texts)}
+    if grouped := [text for text in texts if text not in known and _GROUPED.fullmatch(text)]:
+        return ".", [*grouped, *commas]
     dots = any("." in text for text in texts if _NUMBER.fullmatch(text))
     if not commas or (not dots and not all(map(_THOUSANDS.fullmatch, commas))):
         return ("," if commas else "."), []
     return ".", commas
+
+
+def stray(values: Floats) -> list[str]:
+    """Notes on a lowest or highest value that may mean "not rated": far from the others, or the only one below 0."""
+    found = []
+    for end, others in ((values.min(), values[values > values.min()]), (values.max(), values[values < values.max()])):
+        if len(others) < 2:
+            continue
+        low, high = others.min(), others.max()
+        gap = low - end if end < low else end - high
+        if gap > max(high - low, 1e-9) or (end < 0 <= low):
+            count = int((values == end).sum())
+            found.append(
+                f"{count} rating{' is' if count == 1 else 's are'} {end:g}, the others {low:g}..{high:g}: if that "
+                f"means 'not rated', give --range {low:g} {high:g} --out-of-range drop"
+            )
+    return found
 
 
 def _table(rows: Sequence[Sequence[str]], source: str, notes: list[str]) -> TextTable:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drexcache.datasets.formats import Floats, numbers
+from drexcache.datasets.formats import Floats, decimal_sign, numbers, stray
 from drexcache.datasets.names import match_names
-from drexcache.datasets.raters import ceiling, from_errors, split_half
+from drexcache.datasets.raters import ceiling, centred, described, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
 from drexcache.errors import DrexcacheError, counted, some, with_guesses
 
@@ -75,6 +75,7 @@ def match_ratings(
     higher_is: str = "more",
     allow_unmatched: bool = False,
     out_of_range: str = "refuse",
+    centre_raters: bool = False,
 ) -> Match:
     """Match ratings to n images and put them into the images' order.
 
@@ -83,6 +84,7 @@ def match_ratings(
 
     Parameters
     ----------
+    centre_raters : whether to move each rater's ratings so that all raters have the same mean.
     out_of_range : what to do with a rating outside value_range: "refuse" the table, "clip" it to the nearer end,
         "drop" it (the image is then unrated), or "widen" the range to include it.
 
@@ -102,12 +104,15 @@ def match_ratings(
     rows = names.row[rated]
     # (images, raters), or a single column of mean ratings
     table = (numbers(ratings.scores, ratings.decimal)[:, None] if ratings.by_rater is None else ratings.by_rater)[rows]
+    unclear = set(decimal_sign(ratings.scores)[1])  # which are among the ratings' own problems
     problems = {
         "ratings without an image": names.without,
         "ratings that fit several images": names.ambiguous,
         "images without a rating": [ids[at] for at in np.flatnonzero(names.row < 0).tolist()],
         "ratings that are no finite number": [
-            f"{ratings.names[row]} = {ratings.scores[row]!r}" for row in rows[np.isnan(table).all(axis=1)].tolist()
+            f"{ratings.names[row]} = {ratings.scores[row]!r}"
+            for row in rows[np.isnan(table).all(axis=1)].tolist()
+            if ratings.scores[row] not in unclear
         ],
     }
     low, high = value_range or (-math.inf, math.inf)
@@ -122,6 +127,9 @@ def match_ratings(
         value_range = min(low, float(np.nanmin(table))), max(high, float(np.nanmax(table)))
     table = np.where((table < low) | (table > high), np.nan, table) if out_of_range == "drop" else table
     table = np.clip(table, low, high) if out_of_range == "clip" else table
+    if centre_raters and ratings.by_rater is None:
+        raise DrexcacheError(f"{ratings.source}: --centre-raters needs the ratings of single raters")
+    table = np.clip(centred(table), low, high) if centre_raters else table
     values = np.full(len(ids), np.nan)
     values[rated] = _means(table)
     if np.isnan(values).all():
@@ -146,7 +154,10 @@ def _check_options(value_range: tuple[float, float] | None, higher_is: str, out_
     if out_of_range not in OUT_OF_RANGE:
         raise DrexcacheError(f"out_of_range is one of {', '.join(OUT_OF_RANGE)}, not {out_of_range!r}")
     if value_range is not None:
-        low, high = value_range
+        try:
+            low, high = map(float, value_range)
+        except (TypeError, ValueError) as error:
+            raise DrexcacheError(f"the range of the ratings is two numbers; found {value_range!r}") from error
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise DrexcacheError(
                 f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
@@ -160,14 +171,9 @@ def _means(table: Floats) -> Floats:
 
 
 def _refuse(
-    ratings: Ratings,
-    problems: dict[str, list[str]],
-    twice: list[str],
-    outside: str,
-    *,
-    images: int,
+    ratings: Ratings, problems: dict[str, list[str]], twice: list[str], outside: str, *, images: int,
     allow_unmatched: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Raise one sentence on everything that is wrong; what allow_unmatched permits is only noted elsewhere.
 
     outside : a description of ratings outside the range, "" if there are none or they are not refused.
@@ -186,22 +192,6 @@ def _refuse(
     raise DrexcacheError(with_guesses(f"{ratings.source}: {'; '.join([*never, *may])}; {advice}", ratings.notes))
 
 
-def _stray(values: Floats) -> list[str]:
-    """Notes on a lowest or highest value that may mean "not rated": far from the others, or the only one below 0."""
-    found = []
-    for end, others in ((values.min(), values[values > values.min()]), (values.max(), values[values < values.max()])):
-        if len(others) < 2:
-            continue
-        low, high = others.min(), others.max()
-        gap = low - end if end < low else end - high
-        if gap > max(high - low, 1e-9) or (end < 0 <= low):
-            found.append(
-                f"{(values == end).sum()} ratings are {end:g}, all others {low:g}..{high:g}: if that stands for 'not "
-                f"rated', give --range {low:g} {high:g} --out-of-range drop"
-            )
-    return found
-
-
 def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -> list[str]:
     notes = [f"accepted names in another case, extension or folder: {counted(inexact)}"] if inexact else []
     notes += [f"{what}, as allowed: {counted(names)}" for what, names in problems.items() if names]
@@ -213,7 +203,7 @@ def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -
             f"correlate above {ceiling(target.reliability):.3f}"
         )
     if not target.declared:
-        notes += _stray(target.values[np.isfinite(target.values)])
+        notes += stray(target.values[np.isfinite(target.values)])
         notes.append(
             f"THE RANGE OF THE RATINGS IS NOT DECLARED, the observed {target.low:g}..{target.high:g} stands "
             "for it; declare what the scale allows with --range LOW HIGH"
@@ -224,18 +214,11 @@ def _notes(target: Target, inexact: list[str], problems: dict[str, list[str]]) -
 def _with_reliability(target: Target, ratings: Ratings, rated: np.ndarray, rows: np.ndarray, table: Floats) -> Target:
     """The target with its reliability, if it can be computed. table : (rated, raters), of these rows."""
     if ratings.by_rater is not None:
-        return replace(target, reliability=split_half(table), reliability_from=_raters(table))
+        return replace(target, reliability=split_half(table), reliability_from=described(table))
     if ratings.errors is not None:
         known = from_errors(target.values[rated], ratings.errors[rows])
         return replace(target, reliability=known, reliability_from="standard errors of the ratings")
     return target
-
-
-def _raters(table: np.ndarray) -> str:
-    """A phrase on how many raters a table (n, raters) has."""
-    counts = np.isfinite(table).sum(1)
-    each = f"{counts.min()} to {counts.max()} for each image" if counts.min() < table.shape[1] else "all rated all"
-    return f"split halves of {table.shape[1]} raters, {each}"
 
 
 def _target(name: str, values: Floats, value_range: tuple[float, float] | None, higher_is: str, source: str) -> Target:

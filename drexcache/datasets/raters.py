@@ -40,6 +40,24 @@ def split_half(ratings: Floats) -> float | None:
     return f * r / (1 + (f - 1) * r) if r > 0 else 0.0
 
 
+def centred(ratings: Floats) -> Floats:
+    """The ratings (n, raters) moved so that every rater has the mean of all of them.
+
+    Some people give higher ratings than others; where not all rated all, that would tell images apart.
+
+    >>> centred(np.array([[1.0, 3.0], [2.0, 4.0]]))
+    array([[2., 2.], [3., 3.]])
+    """
+    return ratings - np.nanmean(ratings, axis=0) + np.nanmean(ratings)
+
+
+def described(table: Floats) -> str:
+    """A phrase on how many raters a table (n, raters) has."""
+    counts = np.isfinite(table).sum(1)
+    each = f"{counts.min()} to {counts.max()} for each image" if counts.min() < table.shape[1] else "all rated all"
+    return f"split halves of {table.shape[1]} raters, {each}"
+
+
 def _halves_of_raters(ratings: Floats) -> Iterator[tuple[Floats, Floats]]:
     """Yield the mean ratings (n,) of one half of the raters and of the other, SPLITS times."""
     rng, raters = np.random.default_rng(0), ratings.shape[1]

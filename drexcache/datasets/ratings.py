@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns
+from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns, with_split
 from drexcache.datasets.files import read_bytes
 from drexcache.datasets.formats import Floats, TextTable, decimal_sign, decode, numbers, table_of_frame, tables_of_file
 from drexcache.errors import DrexcacheError, counted
@@ -80,6 +80,7 @@ def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
     if columns.error_raters is not None and columns.error is None:
         raise DrexcacheError(f"{source}: --raters counts the raters behind --error-column; give both")
     table, places, notes = choose(tables, lambda header: find_columns(header, columns))
+    places = with_split(table, places)
     if (columns.rater is not None) + (columns.error is not None) + (len(places.ratings) > 1) > 1:
         raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")
     table = table.without_blank_rows()
@@ -146,7 +147,7 @@ def ratings_of_savoias(tables: Sequence[TextTable], column: str | None, images: 
 
 
 def _unclear(texts: Sequence[str]) -> tuple[str, ...]:
-    return (f"numbers whose comma could mean two things (write a decimal point): {counted(texts)}",) if texts else ()
+    return (f"numbers whose marks could mean two things (write 1234.5): {counted(texts)}",) if texts else ()
 
 
 def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings:

@@ -13,7 +13,7 @@ from drexcache.datasets.columns import Columns
 from drexcache.datasets.files import ImageFile, is_url
 from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
-from drexcache.errors import DrexcacheError, with_guesses
+from drexcache.errors import DrexcacheError, listed, with_guesses
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,6 +104,7 @@ def read_images(
     target: str = "rating",
     allow_unmatched: bool = False,
     out_of_range: str = "refuse",
+    centre_raters: bool = False,
 ) -> ImageTable:
     """List the images of a folder, a zip or a URL and match their ratings; no image is opened.
 
@@ -119,7 +120,7 @@ def read_images(
     value_range : lowest and highest rating that the scale allows.
     higher_is : whether a higher rating means "more" or "less" of what is rated.
     target : name of the ratings.
-    allow_unmatched, out_of_range : see `drexcache.datasets.match_ratings`.
+    allow_unmatched, out_of_range, centre_raters : see `drexcache.datasets.match_ratings`.
 
     Raises
     ------
@@ -135,8 +136,9 @@ def read_images(
     >>> table.ids, table.targets["rating"].values
     (('a.PNG', 'b.jpg'), array([3., 5.]))
     """
+    groups = tuple(listed(group_columns, "group_columns"))
     columns = Columns(
-        image=image_column, rating=rating_column, split=split_column, groups=tuple(group_columns), rater=rater_column,
+        image=image_column, rating=rating_column, split=split_column, groups=groups, rater=rater_column,
         error=error_column, error_raters=raters,
     )  # fmt: skip
     found = find_dataset(source, layout)
@@ -154,7 +156,7 @@ def read_images(
             return replace(table, notes=(*table.notes, *notes))
         match = match_ratings(
             ids, rated, target=target, value_range=value_range or found.value_range, higher_is=higher_is,
-            allow_unmatched=allow_unmatched, out_of_range=out_of_range,
+            allow_unmatched=allow_unmatched, out_of_range=out_of_range, centre_raters=centre_raters,
         )  # fmt: skip
     except DrexcacheError as error:
         obvious = found.layout in (layout, "folder")  # then a guessed layout cannot be the cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from drexcache.cache import (
     stored_block_attributes,
 )
 from drexcache.errors import DrexcacheError
-from drexcache.files import write_file
+from drexcache.files import kind_of_file, write_file
 from drexcache.hub import local_file
 from drexcache.regressors.saving import dump_estimator, load_estimator, numbers_per_row
 
@@ -64,23 +64,30 @@ class Prediction:
         """The same predictions clipped to the range."""
         return replace(self, value=self.value.clip(low, high))
 
-    def to_pandas(self) -> pd.DataFrame:
-        """A data frame with a row per image: id, prediction, spread if there is one, attention_ARM for each arm."""
+    def to_pandas(self, failures: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """A data frame with a row per image: id, prediction, spread if there is one, attention_ARM for each arm.
+
+        failures : id -> why it has no prediction; these images come last, and a column "failure" says why.
+        """
         import pandas as pd
 
         columns: dict[str, Any] = {"id": self.ids, "prediction": self.value}
         if self.spread is not None:
             columns["spread"] = self.spread
-        return pd.DataFrame(columns | {f"attention_{arm}": weights for arm, weights in self.attention.items()})
+        frame = pd.DataFrame(columns | {f"attention_{arm}": weights for arm, weights in self.attention.items()})
+        if not failures:
+            return frame
+        failed = pd.DataFrame({"id": list(failures), "failure": list(failures.values())})
+        return pd.concat([frame, failed], ignore_index=True)
 
-    def to_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path, failures: Mapping[str, str] | None = None) -> None:
         """Write the table of `to_pandas` with six significant digits.
 
         Raises
         ------
         DrexcacheError : the file cannot be written.
         """
-        write_file(path, self.to_pandas().to_csv(index=False, float_format="%.6g"))
+        write_file(path, self.to_pandas(failures).to_csv(index=False, float_format="%.6g"))
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,8 @@ def load_model(path: str | Path) -> Model:
     path = local_file(path)
     if not path.is_file():
         raise DrexcacheError(f"{path}: no such model file")
+    if (kind := kind_of_file(path)) not in ("a model", "binary"):
+        raise DrexcacheError(f"{path}: not a drexcache model file, but {kind or 'empty'}; drexcache train makes models")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             fields = json.loads((file.metadata() or {}).get("drexcache", "null"))

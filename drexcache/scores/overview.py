@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.scores.text import NAMES, UNDEFINED, Entry, Table, number, score_entry, train_to_test
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def score_tables(table: ScoreTable, metric: str = "pearson") -> list[Table]:
     means = table.means()
     chosen = means[(means.metric == metric) & ~means.calibrated]
     if chosen.empty:
-        raise DrexcacheError(f"no scores of metric {metric!r}; there are: {', '.join(means.metric.unique())}")
+        raise DrexcacheError(f"no scores of metric {metric!r}; {nearest(metric, means.metric.unique())}")
     whole = chosen[chosen.group == ""]
     return [
         *_inside(whole[whole.kind.isin(list(WITHIN))], metric),

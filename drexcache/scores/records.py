@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
-from drexcache.files import write_file
+from drexcache.files import kind_of_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,9 @@ def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DrexcacheError(f"{path}: not a CSV file, but {kind_of_file(path)}") from error
+    except csv.Error as error:
         raise DrexcacheError(f"{path}: not a CSV file: {error}") from error
     missing = [name for name in columns if name not in header]
     if missing:
@@ -79,7 +81,7 @@ def _converted(text: str, kind: type, place: tuple[str | Path, int, str]) -> flo
     if kind is bool and text in ("True", "False"):
         return text == "True"
     try:
-        value = float(text.replace("_", "?"))  # Python accepts "_" as a thousands separator; we do not
+        value = float(text) if text.isascii() and "_" not in text else float("nan")  # Python takes 3_5, and any digits
     except ValueError:
         value = float("nan")
     if kind is float and abs(value) < float("inf"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, counted, listed
 from drexcache.regressors import make_regressor
 from drexcache.scores import NAMES, NOTE_ENDS, Entry, ScoreTable, Table, p_text, score_entry
 from drexcache.studies.comparison.verdicts import Comparison, Pair, compare
@@ -116,9 +116,11 @@ def ablate(
     >>> [line[:2] for line in found.tables()[0].body]
     [['everything', '5'], ['only a', '2'], ['only b', '3']]
     """
+    (matrix,) = listed(matrix, "matrix", FeatureMatrix)
     same, notes = kept_together(matrix)  # once, from all features, so that all variants share their folds
     matrix = replace(matrix, hashes=same)
-    lines = {name: variants(matrix, make_regressor(name, matrix), level) for name in dict.fromkeys(regressors)}
+    names = dict.fromkeys(listed(regressors, "regressors"))
+    lines = {name: variants(matrix, make_regressor(name, matrix), level) for name in names}
     if not lines:
         raise DrexcacheError("name one or more regressors to ablate; found none")
     if min(map(len, lines.values())) < 2:
@@ -127,6 +129,8 @@ def ablate(
     total, done = sum(map(len, lines.values())), 0
     found = Ablation(ScoreTable(), Predictions(), {})
     for name, own in lines.items():
+        usual: list[str] = []  # the notes on all features; those of the variants repeat them with other numbers
+        strange: list[str] = []
         for variant in own:
             label = f"{name}, {variant.name}" if variant.name else name
             features = variant.features(matrix)
@@ -134,10 +138,16 @@ def ablate(
                 [features], [name], folds=folds, repeats=repeats, seeds=seeds, split=split, near_copies=False,
                 make=variant.make, progress=_part(progress, label, done, total),
             )  # fmt: skip
-            found.scores.rows += [replace(row, regressor=label, note=_joined(row.note, notes)) for row in scores.rows]
+            usual = usual if variant.name else [*scores.notes, *notes]
+            strange += [variant.name] if set(scores.notes) - set(usual) else []
+            found.scores.rows += [replace(row, regressor=label, note=NOTE_ENDS.join(usual)) for row in scores.rows]
             found.predictions.runs += [replace(run, regressor=label) for run in predictions.runs]
             found.columns[label] = features.X.shape[1]
             done += 1
+        if strange:
+            far = f"predictions of {name} lie far outside the ratings' range for {counted(strange)}, too"
+            note = f"{matrix.dataset}: {far}"
+            found.scores.rows[-1] = replace(found.scores.rows[-1], note=NOTE_ENDS.join([*usual, note]))
     return found
 
 
@@ -174,10 +184,6 @@ def _part(progress: Progress | None, label: str, before: int, total: int) -> Pro
     if progress is None:
         return None
     return lambda done, own, _: progress(before * own + done, total * own, label)
-
-
-def _joined(note: str, more: Sequence[str]) -> str:
-    return NOTE_ENDS.join([*([note] if note else []), *more])
 
 
 def _verdict(pair: Pair) -> str:

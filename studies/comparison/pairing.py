@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.metrics import MIN_IMAGES
 from drexcache.scores import train_to_test
 from drexcache.studies.evaluation import Predictions, Run, constant_in_folds
@@ -44,10 +44,10 @@ def paired(
     """
     missing = [name for name in regressors or () if name not in predictions.regressors]
     if missing:
-        raise DrexcacheError(f"no predictions of {', '.join(missing)}; there are: {', '.join(predictions.regressors)}")
+        raise DrexcacheError(f"no predictions of {', '.join(missing)}; {nearest(missing[0], predictions.regressors)}")
     kinds = list(dict.fromkeys(run.kind for run in predictions.runs))
     if kind is not None and kind not in kinds:
-        raise DrexcacheError(f"no predictions of kind {kind}; there are: {', '.join(kinds)}")
+        raise DrexcacheError(f"no predictions of kind {kind}; {nearest(kind, kinds)}")
     cells: dict[tuple[str, str, str], dict[str, list[Run]]] = {}
     for run in predictions.runs:
         if kind in (None, run.kind) and (regressors is None or run.regressor in regressors):

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.metrics import CORRELATIONS, METRICS, higher_is_better
 from drexcache.scores import Entry, Table, number, p_text, render, score_entry, told_apart, train_to_test, write_records
 from drexcache.studies.comparison.pairing import Paired, paired
@@ -160,11 +160,11 @@ def compare(
         an image with different ratings, or fewer than 10 images in common.
     """
     if metric not in METRICS:
-        raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
+        raise DrexcacheError(f"no metric named {metric}; {nearest(metric, METRICS)}")
     if not isinstance(predictions, Predictions):
         predictions = Predictions.from_pandas(predictions)
     if against is not None and against not in predictions.regressors:
-        raise DrexcacheError(f"no predictions of {against}; there are: {', '.join(predictions.regressors)}")
+        raise DrexcacheError(f"no predictions of {against}; {nearest(against, predictions.regressors)}")
     pairs, notes = [], []
     for cell in paired(predictions, regressors, kind, match):
         names = list(cell.predicted)

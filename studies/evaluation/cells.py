@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix, rated_rows
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.metrics import MIN_IMAGES
 from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
@@ -200,9 +200,10 @@ def cells_of(
     DrexcacheError : an unknown dataset, or leave-one-out with fewer than 3 datasets.
     """
     known = {matrix.dataset: matrix for matrix in matrices}
-    unknown = [name for name in (*(train or ()), *(test or ())) if name not in known]
+    train, test = listed(train or (), "train"), listed(test or (), "test")
+    unknown = [name for name in (*train, *test) if name not in known]
     if unknown:
-        raise DrexcacheError(f"no dataset named {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise DrexcacheError(f"no dataset named {', '.join(unknown)}; {nearest(unknown[0], known)}")
     cells = []
     for source in train or known:
         for target in test or known:
@@ -229,8 +230,8 @@ def label(matrix: FeatureMatrix, column: str) -> Sequence[str]:
     DrexcacheError : no such label (lists the known ones).
     """
     if column not in matrix.labels:
-        known = ", ".join(matrix.labels) or "none"
-        raise DrexcacheError(f"{matrix.dataset}: no column {column!r} to group by; its columns: {known}")
+        known = nearest(column, matrix.labels) or "it has no labels"
+        raise DrexcacheError(f"{matrix.dataset}: no label named {column}; {known}")
     return matrix.labels[column]
 
 
@@ -242,6 +243,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     DrexcacheError : no matrix, two of one dataset, different blocks or fingerprints (says which), features or ratings
         that are not finite (names the images), fewer than 10 rated images, or constant ratings.
     """
+    matrices = listed(matrices, "matrices, as cache.matrix() gives them", FeatureMatrix)
     if not matrices:
         raise DrexcacheError("no dataset to evaluate on")
     names = [matrix.dataset for matrix in matrices]

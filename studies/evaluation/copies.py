@@ -8,7 +8,6 @@ which see edges and colours, to the last; and if the pictures can be read, their
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import betainccinv
 
 from drexcache.cache import FeatureMatrix
-from drexcache.datasets import ImageFile, is_url, read_images
+from drexcache.datasets import ImageFile, UnreadableImage, decode_rgb, is_url, read_images
 from drexcache.errors import DrexcacheError, warnings_about
 from drexcache.scores import several
 
@@ -82,15 +81,10 @@ class Looks:
                 data = self.files[key].read()
                 unchanged = self.hashes.get(key) in (None, hashlib.sha256(data).hexdigest())
                 with warnings_about(key[1]):
-                    self.views[key] = _views(_grey(Image.open(io.BytesIO(data)))) if unchanged else None
-            except (KeyError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                    self.views[key] = _views(decode_rgb(data).convert("L")) if unchanged else None
+            except (KeyError, OSError, UnreadableImage):
                 self.views[key] = None
         return self.views[key]
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """The picture in grey with all its levels: Pillow's conversion from 16 bits to 8 turns most of them white."""
-    return image.convert("F" if image.mode.startswith("I") else "L")
 
 
 def _views(picture: Image.Image, side: int = 24) -> NDArray[np.float32]:

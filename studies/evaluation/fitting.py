@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed
 from drexcache.regressors import ChosenSettings
 from drexcache.scores import ScoreTable
 from drexcache.studies.evaluation.cells import Cell, Part, cells_of, comparable
@@ -79,6 +79,7 @@ def evaluate(
     >>> round(scores.select(metric="pearson").rows[0].value, 2), len(predictions.runs[0].ids)
     (1.0, 40)
     """
+    regressors, seeds = listed(regressors, "regressors"), listed(seeds, "seeds", (int, np.integer))
     if not regressors or len(set(regressors)) < len(regressors):
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:

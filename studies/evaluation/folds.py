@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import SPELLINGS, split_part
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 
 
 def hash_folds(ids: Sequence[str], k: int, seed: int = 0, same: Sequence[str] = ()) -> NDArray[np.intp]:
@@ -74,8 +74,8 @@ def split_parts(matrix: FeatureMatrix, column: str) -> dict[str, NDArray[np.bool
     {'train': [True, False, False, True], 'test': [False, True, False, False]}
     """
     if column not in matrix.labels:
-        known = ", ".join(matrix.labels) or "none"
-        raise DrexcacheError(f"{matrix.dataset}: no column {column!r} to split by; its columns: {known}")
+        known = nearest(column, matrix.labels) or "it has no labels"
+        raise DrexcacheError(f"{matrix.dataset}: no label named {column} to split by; {known}")
     parts = [split_part(text) for text in matrix.labels[column]]
     strange = [text for text, part in zip(matrix.labels[column], parts, strict=True) if part is None]
     if strange:

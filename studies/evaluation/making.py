@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.cache import FeatureMatrix
+from drexcache.datasets import decimal_sign, numbers
 from drexcache.errors import DrexcacheError
 from drexcache.regressors import ChosenSettings, make_regressor
 from drexcache.studies.evaluation.cells import DATASET, label
@@ -59,11 +60,7 @@ def _weight_option(name: str, estimator: Any) -> str:
 def _numbers(matrix: FeatureMatrix, column: str) -> np.ndarray:
     """A label's values as positive numbers (n,)."""
     texts = label(matrix, column)
-    try:
-        values = np.array([float(text) for text in texts])
-    except ValueError:
-        values = np.array([np.nan])
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        wrong = next((text for text in texts if not text.replace(".", "", 1).isdigit() or float(text) <= 0), "")
-        raise DrexcacheError(f"{matrix.dataset}: weights in column {column!r} must be above 0; found {wrong!r}")
+    values = numbers(texts, decimal_sign(texts)[0])
+    if wrong := [text for text, value in zip(texts, values.tolist(), strict=True) if not value > 0]:
+        raise DrexcacheError(f"{matrix.dataset}: weights in column {column!r} must be above 0; found {wrong[0]!r}")
     return values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, nearest
 from drexcache.metrics import METRICS, MIN_IMAGES
 from drexcache.scores import Score, ScoreTable, score_text, train_to_test
 from drexcache.studies.comparison import join
@@ -183,7 +183,7 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
         metric, or a cell with fewer than 10 images.
     """
     if metric not in METRICS:
-        raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
+        raise DrexcacheError(f"no metric named {metric}; {nearest(metric, METRICS)}")
     files = {str(path): Path(path) for path in paths}
     if not files:
         raise DrexcacheError("no scores to report on; name one or more files that evaluate wrote")

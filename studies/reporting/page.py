@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.files import write_file
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number, score_tables
@@ -60,6 +61,11 @@ def report(
     DrexcacheError : matplotlib or Jinja2 is not installed, scores that cannot be read or do not belong to their
         predictions, different images without `match`, fewer than 10 images, or images or caches that do not fit.
     """
+    scores, caches, studies = (
+        listed(given, what, (str, PathLike))
+        for given, what in ((scores, "scores"), (caches, "caches"), (studies, "studies"))
+    )
+    images, export_figures = listed(images, "images"), listed(export_figures, "export_figures")
     evidence = read_evidence(scores, metric)
     comparison = _compared(evidence, metric, match)
     searches = [read_search(folder) for folder in studies]
@@ -128,8 +134,8 @@ def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Eviden
     """The figures of the chosen regressors, or else of the leader; always those of train -> test and searches."""
     unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
     if unknown:
-        known = ", ".join(evidence.regressors)
-        raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; there are: {known}, or all")
+        known = nearest(unknown[0], [*evidence.regressors, "all"])
+        raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; {known}")
     owners = evidence.regressors if "all" in chosen else list(chosen) or [leader]
     return [figure for figure in figures if figure.owner in owners or figure.kind in ("matrix", "search")]
 

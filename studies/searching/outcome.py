@@ -70,7 +70,7 @@ class SearchResult:
 
     best : the contents of best.json. rows : one per regressor, best first. importance : regressor -> parameter ->
     share of the scores' variance that it explains. notes : caveats about the scores. interrupted : number of the
-    signal that ended the search early, else 0.
+    signal that ended the search early, else 0. new : trials of this run; the others were there before.
     """
 
     best: dict[str, Any]
@@ -79,6 +79,7 @@ class SearchResult:
     folder: Path
     notes: list[str]
     interrupted: int = 0
+    new: int = 0
 
     @property
     def finished(self) -> int:
@@ -221,6 +222,9 @@ class _Found:
     def remarks(self) -> list[str]:
         """Notes on failed trials and on predictions that are not in the folder."""
         name, remarks = self.space.regressor, []
+        if len(self.trials) >= self.space.size:
+            size = f"{int(self.space.size):,} combination{'s' if self.space.size > 1 else ''} of settings and blocks"
+            remarks.append(f"{name}: no more than {size} to try; all were")
         if self.reasons:
             failed, some = len(self.reasons), len(self.trials)
             remarks.append(f"{name}: {failed} of {some} trials failed, the first: {self.reasons[0]}")

@@ -129,7 +129,9 @@ def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = 
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DrexcacheError(f"{path}: not a readable space file ({error})") from error
+        raise DrexcacheError(
+            f"{path}: not TOML, in which --space says what to search, such as [svr] and C = [1, 10] ({error})"
+        ) from error
     for name, table in tables.items():
         if name not in ("blocks", *regressors) or not isinstance(table, dict):
             raise DrexcacheError(f"{path}: [{name}] is no table of this search; {_list(['blocks', *regressors])}")

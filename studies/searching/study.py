@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,7 @@ from optuna import get_all_study_names
 from optuna.storages import BaseStorage
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.files import naming
 from drexcache.metrics import METRICS, higher_is_better
 from drexcache.studies.evaluation import comparable, kept_together
@@ -70,10 +71,11 @@ def search(
     >>> found.best["regressor"], found.best["trials"]
     ('svr', 3)
     """
+    regressors = listed(regressors, "regressors")
     if not regressors or len(set(regressors)) < len(regressors):
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if metric not in METRICS:
-        raise DrexcacheError(f"no metric named {metric}; there are: {', '.join(METRICS)}")
+        raise DrexcacheError(f"no metric named {metric}; {nearest(metric, METRICS)}")
     (rated,) = comparable([matrix])
     spaces = [make_space(name, rated, narrowed) for name in regressors]
     same, notes = kept_together(rated)
@@ -85,12 +87,14 @@ def search(
     with usable(storage or folder / JOURNAL):
         _require_one_search(folder, name, [] if storage else get_all_study_names(opened))
         pools = _pools(task, spaces, opened, name, total_trials, folder)
+        before = sum(len(finished(pool.study)) for pool in pools)
         with (
             kept_alive(lambda: [trial for pool in pools for trial, _ in pool.members]),
             Interruption() as interruption,
         ):
             _run(pools, interruption, progress)
-        return conclude(task, pools, folder, notes, interrupted=interruption.asked)
+        found = conclude(task, pools, folder, notes, interrupted=interruption.asked)
+        return replace(found, new=found.finished - before)
 
 
 def shares(spaces: Sequence[SearchSpace], total: int, done: Sequence[int]) -> list[int]:
