@@ -47,8 +47,9 @@ def command(name: str | None, as_json: bool) -> None:
         click.echo(f"\nblock {block.name}: {block.backbone}" + (f".{block.tag}" if block.tag else ""))
         if not block.is_classic:
             mean, std = (values or "the model's own" for values in (block.mean, block.std))
-            size = f"{block.size[0]}x{block.size[1]}"
-            click.echo(f"  size {size} ({block.resize}), mean {mean}, std {std}, {block.precision}")
+            fit = f"{block.fit}, {block.crops} crops" if block.crops > 1 else block.fit
+            size = f"{block.size[0]}x{block.size[1]} ({block.resize}, {fit})"
+            click.echo(f"  size {size}, mean {mean}, std {std}, {block.precision}")
             click.echo(f"  licence: {block.licence or 'see the weights'}")
         click.echo(f"  transparency: {block.alpha}; EXIF rotation: {block.exif}")
         taps = [(tap.name, tap.layer, tap.pool, tap.dim or "?") for tap in block.taps]

@@ -25,13 +25,14 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 Spread = Annotated[float, msgspec.Meta(gt=0)]
 Resize = Literal["pil-bilinear", "pil-bicubic", "tensor-bilinear"]
+Fit = Literal["squeeze", "crop", "pad"]
 Pooling = Literal["cls", "patch_mean", "registers", "mean", "std", "max", "gem", "grid2", "value"]
 Precision = Literal["fp32", "bf16"]
 Alpha = Literal["drop", "white"]
 Exif = Literal["ignore", "apply"]
 CHOICES: dict[str, tuple[str, ...]] = {
-    "resize": get_args(Resize), "pool": get_args(Pooling), "precision": get_args(Precision), "alpha": get_args(Alpha),
-    "exif": get_args(Exif),
+    "resize": get_args(Resize), "fit": get_args(Fit), "pool": get_args(Pooling), "precision": get_args(Precision),
+    "alpha": get_args(Alpha), "exif": get_args(Exif),
 }  # fmt: skip
 
 
@@ -56,8 +57,10 @@ class Block:
     """One backbone at one input size, with its taps; a block of the cache.
 
     ``size`` is (height, width) in pixels; ``mean`` and ``std`` are per RGB channel on [0, 1]. If they are None,
-    extraction fills in the model's own, as timm states them. The backbone ``classic`` stands for the hand-made cues:
-    its taps name the cues, and it has no weights and no size. ``imported`` stands for features of another tool.
+    extraction fills in the model's own, as timm states them. ``fit`` says how an image of another shape gets that size:
+    squeezed, cropped or padded (`drexcache.features.fitting`); ``crops`` and ``flip`` average features over several
+    crops and over mirror images. The backbone ``classic`` stands for the hand-made cues: its taps name the cues, and it
+    has no weights and no size. ``imported`` stands for features of another tool.
     """
 
     name: Text
@@ -73,6 +76,13 @@ class Block:
     flip: bool = False
     alpha: Alpha = "drop"
     exif: Exif = "ignore"
+    fit: Fit = "squeeze"
+    crops: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """(height, width) of what an image becomes: its crops, one below the other."""
+        return self.crops * self.size[0], self.size[1]
 
     @property
     def is_classic(self) -> bool:
@@ -85,9 +95,16 @@ class Block:
         dims = [tap.dim for tap in self.taps]
         return None if None in dims else sum(d for d in dims if d is not None)
 
+    def fields(self) -> dict[str, Any]:
+        """All fields, ``fit`` and ``crops`` only where images are not squeezed, as all once were."""
+        fields = asdict(self)
+        if self.fit == "squeeze":
+            del fields["fit"], fields["crops"]
+        return fields
+
     def spec(self) -> dict[str, Any]:
         """Every field that affects the features, except the weights' values, as plain JSON types."""
-        spec = asdict(self)
+        spec = self.fields()
         for label in ("name", "tag", "licence"):  # mere labels; the weights' hash stands for the tag
             del spec[label]
         spec["taps"] = [{"name": tap.name, "layer": tap.layer, "pool": tap.pool} for tap in self.taps]
@@ -165,7 +182,7 @@ def recipe_names() -> list[str]:
     """Names of the recipes that ship with drexcache.
 
     >>> recipe_names()
-    ['classic', 'drex', 'drex-wide', 'offline']
+    ['classic', 'complexity', 'complexity-lean', 'drex', 'drex-wide', 'offline']
     """
     folder = resources.files("drexcache.recipe_files")
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -206,6 +223,8 @@ def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
     for number, block in enumerate(built.blocks, 1):
         if "/" in block.name or not block.name.isprintable():
             raise DrexcacheError(f"{where}, block {number}: name {block.name!r} must be printable and without a slash")
+        if block.crops > 1 and block.fit != "crop":
+            raise DrexcacheError(f"{where}, block {number} ({block.name}): crops need fit 'crop'; found {block.fit!r}")
         _refuse_twins([tap.name for tap in block.taps], f"{where}, block {number} ({block.name}): two taps")
     return built
 

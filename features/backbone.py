@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from drexcache.errors import DrexcacheError, nearest
-from drexcache.features.pixels import normalise, to_pixels
+from drexcache.features.fitting import to_size
+from drexcache.features.pixels import normalise
 from drexcache.recipes import Block, Tap
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -55,8 +56,8 @@ class Backbone:
             choose(self, images)
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
-        """The image's pixels (3, H, W) at the block's size, uint8 or float on [0, 1]."""
-        return to_pixels(rgb, self.block.size, self.block.resize)
+        """The image's pixels (3, H, W) as the block wants them, uint8 or float on [0, 1]."""
+        return to_size(rgb, self.block)
 
     def __call__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """Features float32 (B, d), on the device, of B images' pixels (3, H, W).
@@ -122,8 +123,8 @@ class TappedBackbone(nn.Module):
 
     Raises
     ------
-    DrexcacheError : a size that is not a multiple of the patches, a layer that the model does not have or does not
-        run, a pooling that does not fit it, or a vector whose length is not the recipe's.
+    DrexcacheError : a layer that the model does not have or does not run, a pooling that does not fit it, or a vector
+        whose length is not the recipe's.
     """
 
     def __init__(self, model: nn.Module, block: Block) -> None:
@@ -133,7 +134,6 @@ class TappedBackbone(nn.Module):
         self._vectors: dict[str, torch.Tensor] = {}
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         self._last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        _refuse_cut_patches(model, block)
         modules = dict(model.named_modules())
         for tap in block.taps:
             if tap.layer not in modules:
@@ -165,11 +165,11 @@ class TappedBackbone(nn.Module):
         return tuple(vector.shape[1] for vector in vectors)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features float32 (B, d); with ``flip``, averaged over each image and its mirror image."""
-        vectors = torch.cat(self._pooled(x), dim=1)
-        if self.block.flip:
-            vectors = (vectors + torch.cat(self._pooled(x.flip(3)), dim=1)) / 2
-        return vectors
+        """Features float32 (B, d), averaged over the crops, which stand below each other, and their mirror images."""
+        views = list(x.chunk(self.block.crops, dim=2))
+        views += [view.flip(3) for view in views if self.block.flip]
+        vectors = [torch.cat(self._pooled(view), dim=1) for view in views]
+        return sum(vectors[1:], vectors[0]) / len(vectors)
 
     def _pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._forward(x)
@@ -222,18 +222,3 @@ _OF_MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # (B, C, H, W) 
 def _no_layer(block: Block, layer: str, modules: list[str]) -> str:
     shallow = [name for name in modules if name and name.count(".") <= 1 and not name.endswith((".act", ".drop"))]
     return f"block {block.name}: {block.backbone} has no layer named {layer}; {nearest(layer, modules, shallow)}"
-
-
-def _refuse_cut_patches(model: nn.Module, block: Block) -> None:
-    """Raise if the last rows or columns of pixels would not fill a patch and would be silently ignored."""
-    embed = getattr(model, "patch_embed", None)
-    sides = getattr(embed, "patch_size", None)
-    if sides is None or getattr(embed, "dynamic_img_pad", False):
-        return
-    patch = (sides, sides) if isinstance(sides, int) else tuple(sides)
-    if any(side % step for side, step in zip(block.size, patch, strict=True)):
-        near = [max(step, round(side / step) * step) for side, step in zip(block.size, patch, strict=True)]
-        raise DrexcacheError(
-            f"block {block.name}: size {list(block.size)} is not a multiple of the patches of {block.backbone}, "
-            f"{list(patch)} pixels; take {near}"
-        )

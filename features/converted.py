@@ -70,19 +70,18 @@ def convert(backbone: Backbone) -> Any:
 
     Normalisation stays outside, because folding it into the first layer's weights cost a decimal of precision.
     """
-    size = backbone.block.size
-    pixels = torch.zeros(1, 3, *size)
+    pixels = torch.zeros(1, 3, *backbone.block.pixels)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about constants: what is traced is checked below, once
         traced = torch.jit.trace(backbone.tapped, pixels, check_trace=False)
         model = library().convert_model(traced, example_input=pixels)
-    model.reshape([-1, 3, *size])
+    model.reshape([-1, 3, *backbone.block.pixels])
     return model
 
 
 def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
     """Raise ValueError unless model and backbone agree, up to rounding, on two images of noise."""
-    noise = torch.randn(2, 3, *backbone.block.size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 3, *backbone.block.pixels, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = backbone.tapped(noise).numpy()
     found = Runner(model, Way(2, "LATENCY"), "fp32")(list(noise))

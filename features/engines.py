@@ -58,7 +58,7 @@ def _why_no_compiler() -> str:
 
 def _try_to_compile(backbone: Backbone) -> str:
     """Compile and run one full batch; returns the reason if that failed, else ""."""
-    pixels = torch.zeros(backbone.batch, 3, *backbone.block.size, dtype=torch.uint8)
+    pixels = torch.zeros(backbone.batch, 3, *backbone.block.pixels, dtype=torch.uint8)
     try:
         backbone.run = torch.compile(backbone.tapped, dynamic=False, fullgraph=True, mode="reduce-overhead")
         backbone.mode, backbone.whole_batches = "compiled", True

@@ -167,6 +167,8 @@ def _backbones(model: Model, weights: str | None, say: Callable[[str], None]) ->
     for name, block in model.blocks.items():
         if block.definition.is_classic:
             raise DrexcacheError(f"block {name} holds hand-made cues, which cannot be exported; train without it")
+        if (fit := block.definition.fit) != "squeeze":
+            raise DrexcacheError(f"block {name} has fit {fit!r}, which cannot be exported; only 'squeeze' can")
         backbone = load_backbone(replace(block.definition, precision="fp32"), source, torch.device("cpu"), say=say)
         found[name] = backbone.tapped
         here[name] = replace(stored_blocks({name: backbone})[name], definition=block.definition)

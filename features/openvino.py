@@ -17,7 +17,7 @@ from PIL import Image
 from drexcache.errors import DrexcacheError
 from drexcache.features.backbone import Backbone
 from drexcache.features.converted import Runner, Way, convert, kept_path, read_kept, refuse_other_numbers, write_kept
-from drexcache.features.pixels import to_pixels
+from drexcache.features.fitting import to_size
 from drexcache.files import write_file
 from drexcache.recipes import Block
 
@@ -72,8 +72,8 @@ class OpenVinoBackbone:
         self._tuner = Tuner(ways(images, self.batch), self.batch, self._path.with_suffix(suffix))
 
     def prepare(self, rgb: Image.Image) -> torch.Tensor:
-        """The image's pixels (3, H, W) at the block's size, uint8 or float on [0, 1]."""
-        return to_pixels(rgb, self.block.size, self.block.resize)
+        """The image's pixels (3, H, W) as the block wants them, uint8 or float on [0, 1]."""
+        return to_size(rgb, self.block)
 
     def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Features float32 (B, d) of B images' pixels (3, H, W)."""

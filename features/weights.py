@@ -76,11 +76,28 @@ def build_model(block: Block) -> torch.nn.Module:
 
     known_backbone(block.backbone)
     try:
-        return timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)
+        model = timm.create_model(block.backbone, pretrained=False, num_classes=0, img_size=block.size)
     except TypeError:  # a convolutional network, which takes any size
         return timm.create_model(block.backbone, pretrained=False, num_classes=0)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise DrexcacheError(f"block {block.name}: {block.backbone} cannot take size {block.size} ({error})") from error
+    _refuse_cut_patches(model, block)
+    return model
+
+
+def _refuse_cut_patches(model: torch.nn.Module, block: Block) -> None:
+    """Raise if the last rows or columns of pixels would not fill a patch and would be silently ignored."""
+    embed = getattr(model, "patch_embed", None)
+    sides = getattr(embed, "patch_size", None)
+    if sides is None or getattr(embed, "dynamic_img_pad", False):
+        return
+    patch = (sides, sides) if isinstance(sides, int) else tuple(sides)
+    if any(side % step for side, step in zip(block.size, patch, strict=True)):
+        near = [max(step, round(side / step) * step) for side, step in zip(block.size, patch, strict=True)]
+        raise DrexcacheError(
+            f"block {block.name}: size {list(block.size)} is not a multiple of the patches of {block.backbone}, "
+            f"{list(patch)} pixels; take {near}"
+        )
 
 
 def with_own_normalisation(block: Block) -> Block:

@@ -148,6 +148,13 @@ def test_hand_made_cues_are_refused(tmp_path: Path) -> None:
         export(model, tmp_path / "m.onnx", say=quiet)
 
 
+def test_images_that_are_not_squeezed_are_refused(tmp_path: Path) -> None:
+    blocks = tuple(replace(block, fit="pad") for block in tiny_recipe(160).blocks)
+    model = trained("ridge", cache_of(replace(tiny_recipe(160), blocks=blocks), tmp_path))
+    with pytest.raises(DrexcacheError, match="block vit has fit 'pad', which cannot be exported; only 'squeeze' can"):
+        export(model, tmp_path / "m.onnx", say=quiet)
+
+
 def test_other_weights_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
     model = trained("ridge", cache)
     blocks = {name: replace(block, weights_sha256="0" * 64) for name, block in model.blocks.items()}

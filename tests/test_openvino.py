@@ -51,6 +51,7 @@ KINDS = {
         "test_vit", 160, ("blocks.1", "gem"), ("norm", "cls"), flip=True, resize="tensor-bilinear"
     ),
     "ResNet": block_of("test_resnet", 64, ("layer1", "std"), ("layer2", "max"), ("layer4", "mean"), flip=True),
+    "ViT, crops": block_of("test_vit", 160, ("blocks.1", "std"), ("norm", "cls"), flip=True, fit="crop", crops=3),
     "ConvNeXt": block_of("test_convnext", 64, ("stages.1", "mean"), ("stages.3", "grid2"), std=(0.2, 0.3, 0.4)),
 }
 SWIN = block_of("swin_tiny_patch4_window7_224", 224, ("layers.1", "mean"), ("norm", "mean"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import draw
 
-from drexcache import DrexcacheError, recipe
+from drexcache import DrexcacheError, open_cache, read_images, recipe
+from drexcache.features import extract
 from drexcache.recipes import Tap, recipe_from_dict
 
 TAP = {"layer": "layer1", "pool": "mean"}
+VIT_POOLS = ("cls", "mean", "std")
 BLOCK = {"name": "b", "backbone": "resnet50", "taps": [TAP]}
 
 
@@ -39,6 +44,9 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
         (with_block(size=0), "r.toml, block 1 (b): field 'size': expected `int` >= 1; found 0"),
         (with_block(size=[1, 2, 3]), "block 1 (b): field 'size': expected `array` of length 2, got 3; found [1, 2, 3]"),
         (with_block(resize="area"), "field 'resize' must be one of pil-bilinear, pil-bicubic, tensor-bilinear; found"),
+        (with_block(fit="stretch"), "field 'fit' must be one of squeeze, crop, pad; found 'stretch'"),
+        (with_block(fit="crop", crops=0), "r.toml, block 1 (b): field 'crops': expected `int` >= 1; found 0"),
+        (with_block(fit="pad", crops=3), "r.toml, block 1 (b): crops need fit 'crop'; found 'pad'"),
         (with_block(precision="fp16"), "r.toml, block 1 (b): precision fp16 is refused, DINOv3's activations overflow"),
         (with_block(std=[1, 0, 1]), "r.toml, block 1 (b): field 'std': expected `float` > 0.0; found 0"),
         (with_block(flip="yes"), "r.toml, block 1 (b): field 'flip': expected `bool`, got `str`; found 'yes'"),
@@ -70,3 +78,20 @@ def test_options_are_checked_as_in_a_file() -> None:
     assert recipe("classic").with_options(precision="bf16").blocks[0].spec() == recipe("classic").blocks[0].spec()
     with pytest.raises(DrexcacheError, match=r"block 1 \(dino\): field 'alpha' must be one of drop, white"):
         recipe("drex").with_options(alpha="black")
+
+
+@pytest.mark.parametrize("name", ["complexity", "complexity-lean", "drex-wide"])
+def test_the_wide_recipes_read_their_backbones_alike(name: str) -> None:
+    """Several depths of a transformer; mean, spread and most of every stage of a network at two sizes."""
+    vit, small, large = recipe(name).blocks
+    assert (small.size, large.size, small.taps) == ((256, 256), (512, 512), large.taps)
+    assert [tap.name for tap in vit.taps] == [f"{pool}{depth}" for depth in (3, 6, 9, 12) for pool in VIT_POOLS]
+    assert [tap.pool for tap in large.taps] == ["mean", "std", "max"] * (len(large.taps) // 3)
+
+
+@pytest.mark.parametrize("name", ["complexity", "complexity-lean", "drex-wide"])
+def test_the_wide_recipes_run(name: str, tmp_path: Path) -> None:
+    images, wide = read_images(draw(tmp_path / "pictures", 2)), replace(recipe(name), weights="random")
+    extract(images, wide, tmp_path / "c.h5", engine_cpu="torch", say=lambda line: None)
+    matrix = open_cache(tmp_path / "c.h5").matrix()
+    assert matrix.X.shape == (2, wide.dim) and np.isfinite(matrix.X).all() and (matrix.X[0] != matrix.X[1]).any()

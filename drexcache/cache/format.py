@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ def stored_block_attributes(block: StoredBlock) -> dict[str, Any]:
     """A block's description as plain attributes; `block_from_attributes` reads it back."""
     return {
         "type": "block", "version": 1,
-        "definition": json.dumps(asdict(block.definition), sort_keys=True),
+        "definition": json.dumps(block.definition.fields(), sort_keys=True),
         "dims": json.dumps(list(block.dims)),
         "weights_sha256": block.weights_sha256, "weights_source": block.weights_source,
         "fingerprint": block.fingerprint, "numerics": block.numerics,

@@ -1,0 +1,46 @@
+"""How an image of any shape comes to a block's size: squeezed, cropped or padded."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+from drexcache.features.pixels import to_pixels
+from drexcache.recipes import Block
+
+
+def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
+    """The image's pixels (3, crops * H, W), uint8 or float on [0, 1] as `to_pixels` gives them.
+
+    "squeeze" : the whole image, its aspect not kept.
+    "crop" : as much of the image as has the block's aspect, resized: the shorter side is whole. A single crop is the
+        middle; several lie along the longer side from end to end.
+    "pad" : the longer side resized to the block's, with the block's mean colour around the image.
+
+    >>> from drexcache.recipes import Tap
+    >>> block = Block("b", "resnet50", (Tap("layer1", "mean", "t"),), size=(4, 4), fit="crop", crops=3)
+    >>> to_size(Image.new("RGB", (30, 20)), block).shape
+    torch.Size([3, 12, 4])
+    """
+    if block.fit == "squeeze":
+        return to_pixels(rgb, block.size, block.resize)
+    scales = rgb.height / block.size[0], rgb.width / block.size[1]
+    scale = min(scales) if block.fit == "crop" else max(scales)
+    if block.fit == "pad":
+        sides = max(1, round(rgb.height / scale)), max(1, round(rgb.width / scale))
+        return _padded(to_pixels(rgb, sides, block.resize), block)
+    height, width = max(1, round(block.size[0] * scale)), max(1, round(block.size[1] * scale))
+    places = [i / (block.crops - 1) for i in range(block.crops)] if block.crops > 1 else [0.5]
+    corners = [(round(place * (rgb.width - width)), round(place * (rgb.height - height))) for place in places]
+    crops = [rgb.crop((left, top, left + width, top + height)) for left, top in corners]
+    return torch.cat([to_pixels(crop, block.size, block.resize) for crop in crops], dim=1)
+
+
+def _padded(pixels: torch.Tensor, block: Block) -> torch.Tensor:
+    """The pixels (3, h, w) in the middle of (3, H, W) of the block's mean colour, which normalisation turns to 0."""
+    colour = torch.tensor(block.mean or (0.5, 0.5, 0.5))[:, None, None]
+    colour = (255 * colour).round() if pixels.dtype == torch.uint8 else colour
+    found = colour.to(pixels.dtype).repeat(1, *block.size)
+    top, left = (block.size[0] - pixels.shape[1]) // 2, (block.size[1] - pixels.shape[2]) // 2
+    found[:, top : top + pixels.shape[1], left : left + pixels.shape[2]] = pixels
+    return found
