@@ -83,7 +83,7 @@ def expressed(estimator: Any) -> nn.Module:
     """
     kind = type(estimator).__name__
     if kind not in _FORMS:
-        if "linear_model" in type(estimator).__module__ and np.ndim(getattr(estimator, "coef_", None)) == 1:
+        if "linear_model" in type(estimator).__module__ and np.ndim(getattr(estimator, "coef_", 0.0)) == 1:
             return _linear(estimator.coef_, estimator.intercept_)
         raise DrexcacheError(
             f"a {kind} cannot be exported; fusion, mlp, linear and RBF kernel regressors and stacks of them can"

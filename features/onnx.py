@@ -75,6 +75,7 @@ class Pictures(nn.Module):
     def __init__(self, model: Model, scorer: nn.Module, backbones: dict[str, TappedBackbone]) -> None:
         super().__init__()
         self.scorer, self.backbones = scorer, nn.ModuleDict(backbones)
+        self._blocks = {name: backbone.block for name, backbone in backbones.items()}
         self._columns = [_place(model, column) for column in model.columns]
         width = model.high - model.low
         self._first, self._step = (model.low, width) if model.higher_is == "more" else (model.high, -width)
@@ -88,7 +89,7 @@ class Pictures(nn.Module):
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """What the regressor takes, (1, d)."""
-        found = {name: backbone(pixels(image, backbone.block)) for name, backbone in self.backbones.items()}
+        found = {name: backbone(pixels(image, self._blocks[name])) for name, backbone in self.backbones.items()}
         return torch.cat([found[name][:, columns] for name, columns in self._columns], dim=1)
 
     def in_range(self, unit: Any) -> Any:
@@ -125,7 +126,7 @@ def _resized() -> Callable[..., torch.Tensor]:
     """`_in_two_passes` as a script, which the exporter writes as an If: which pass comes first depends on the image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torch.jit is old
-        return torch.jit.script(_in_two_passes)  # type: ignore[no-any-return]
+        return torch.jit.script(_in_two_passes)
 
 
 def _in_two_passes(
@@ -182,7 +183,8 @@ def _traced(whole: Pictures, fusion: bool) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about constants: what is traced is checked
         torch.onnx.export(
-            whole, (_noise(97, 131),), file, dynamo=False, opset_version=OPSET, input_names=["image"],
+            whole, (_noise(97, 131),), file,  # type: ignore[arg-type]  # a file is taken, too
+            dynamo=False, opset_version=OPSET, input_names=["image"],
             output_names=["score", "attention"][: 1 + fusion], dynamic_axes={"image": {0: "height", 1: "width"}},
         )  # fmt: skip
     return file.getvalue()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ class Fake:
 
 
 def moved(
-    model: torch.nn.Module, *, device: object = None, dtype: torch.dtype | None = None, memory_format: object = None
+    model: torch.nn.Module, *, device: Any = None, dtype: torch.dtype | None = None, memory_format: object = None
 ) -> torch.nn.Module:
     """What `torch.nn.Module.to` does, which cannot do it to fake parameters."""
     return changed(model, lambda one: one.to(device or one.device, dtype if one.is_floating_point() else None))
@@ -65,8 +66,8 @@ def changed(model: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tenso
     for module in model.modules():
         for name, one in [*module.named_parameters(recurse=False)]:
             setattr(module, name, torch.nn.Parameter(change(one.data), requires_grad=False))
-        for name, one in [*module.named_buffers(recurse=False)]:
-            setattr(module, name, change(one))
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, change(buffer))
     return model
 
 
@@ -85,7 +86,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("block", tiny_recipe().blocks, ids=lambda block: block.name)
-def test_an_extraction_step_stays_on_its_device(block: Block, precision: str, fake: Fake) -> None:
+def test_an_extraction_step_stays_on_its_device(block: Block, precision: Any, fake: Fake) -> None:
     with unset_fake_temporarily():  # timm reads values while it builds
         model = build_model(block)
     block = replace(block, precision=precision, flip=True)
@@ -117,7 +118,9 @@ def test_a_training_step_stays_on_its_device_and_waits_for_nothing(
         """The plan is drawn by the CPU's generator and then moved."""
         with unset_fake_temporarily():
             drawn = make_plan(n, heads, replace(design, device="cpu"))
-        moved = {name: value.to(CUDA) for name, value in vars(drawn).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(CUDA) for name, value in vars(drawn).items() if isinstance(value, torch.Tensor)
+        }
         return replace(drawn, **moved)
 
     def masks(self: Plan) -> torch.Tensor:
