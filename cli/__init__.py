@@ -63,6 +63,7 @@ class OneSentence(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         warnings.formatwarning = _warning_line
+        _warned.clear()
         warnings.filterwarnings("always", module=r"(PIL|drexcache\.datasets)\.")  # for each image, not just one
         for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8, terminals limited to ASCII
             if isinstance(stream, TextIOWrapper):
