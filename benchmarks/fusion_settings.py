@@ -1,8 +1,8 @@
-"""The effect of each setting of the regressor ``fusion`` on a few hundred images: out-of-fold r within each cache.
+"""What each setting of the regressor ``fusion`` is worth on a few hundred images, inside each cache and across caches.
 
-python benchmarks/fusion_settings.py CACHE.h5... > benchmarks/results/fusion-settings.md
+python benchmarks/fusion_settings.py CACHE.h5... [--setting NAME]... > benchmarks/results/fusion-settings.md
 
-The settings were chosen on these images and on the first division into folds; the others are a check of that choice.
+The settings were chosen on these images. Predictions are kept in a folder: a second run goes on with the first one's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,37 +23,47 @@ from drexcache import AttentionFusionRegressor, open_cache
 from drexcache.cache import FeatureMatrix
 from drexcache.fusion import PRESETS
 from drexcache.regressors import make_regressor
-from drexcache.studies.evaluation.folds import hash_folds
+from drexcache.studies.evaluation import hash_folds
 
 FUSION = PRESETS["fusion"]
-SETTINGS: dict[str, dict[str, Any]] = {  # the others are compared with the first
+SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are compared with
     "fusion": FUSION,
-    "without a line (linear=0)": {**FUSION, "linear": 0.0},
+    "ridge": {},
+    "no ridge in it (linear=0)": {**FUSION, "linear": 0.0},
+    "more of it (linear=.7)": {**FUSION, "linear": 0.7},
     "all arms always (arm_dropout=0)": {**FUSION, "arm_dropout": 0.0},
     "small biases first (offset=0)": {**FUSION, "offset": 0.0},
-    "neither of the last two": {**FUSION, "offset": 0.0, "arm_dropout": 0.0},
-    "raw features (no components, line, dropped arms)": {
-        **FUSION, "components": None, "offset": 0.0, "arm_dropout": 0.0, "linear": 0.0
-    },
     "32 components": {**FUSION, "components": 32},
+    "128 components": {**FUSION, "components": 128},
     "standardised columns": {**FUSION, "standardize": True},
-    "lr 1e-3, 400 steps": {**FUSION, "lr": 1e-3, "min_steps": 400},
-    "dropout 0.1": {**FUSION, "dropout": 0.1},
-    "weight decay 3": {**FUSION, "weight_decay": 3.0},
+    "batches of 16": {**FUSION, "batch_size": 16, "min_steps": 1200, "lr": 2e-4},
     "one seed": {**FUSION, "seeds": 1},
-}  # fmt: skip
-OTHERS = ("ridge", "pls", "svr", "gaussian-process")
-DIVISIONS = (0, 1, 2)
+    "three seeds": {**FUSION, "seeds": 3},
+}
 RESAMPLES = 2000
+Predicted = list[np.ndarray]
 
 
-def out_of_fold(matrix: FeatureMatrix, estimator: Any, division: int) -> np.ndarray:
-    """Out-of-fold predictions (n,)."""
-    folds, predicted = hash_folds(matrix.ids, 5, division), np.zeros(len(matrix))
-    for k in range(5):
-        rest, out = folds != k, folds == k
-        predicted[out] = clone(estimator).fit(matrix.X[rest], matrix.y[rest]).predict(matrix.X[out])
-    return predicted
+def estimator(setting: str, matrix: FeatureMatrix) -> Any:
+    """The unfitted regressor."""
+    return make_regressor("ridge", matrix) if setting == "ridge" else AttentionFusionRegressor(
+        matrix.blocks, **SETTINGS[setting]
+    )  # fmt: skip
+
+
+def predictions(setting: str, matrices: Sequence[FeatureMatrix]) -> Predicted:
+    """Out-of-fold predictions of each cache; then, of each cache, those of every training on another one."""
+    inside, across = [], []
+    for m in matrices:
+        folds, predicted = hash_folds(m.ids, 5), np.empty(len(m))
+        model = estimator(setting, m)
+        for fold in range(5):
+            train, tested = folds != fold, folds == fold
+            predicted[tested] = clone(model).fit(m.X[train], m.y[train]).predict(m.X[tested])
+        inside.append(predicted)
+        fitted = clone(model).fit(m.X, m.y)
+        across += [fitted.predict(other.X) for other in matrices if other is not m]
+    return [*inside, *across]
 
 
 def row(
@@ -60,9 +71,12 @@ def row(
 ) -> list[str]:
     """r in each cache, their mean, and the mean difference to ``base`` with its 95% interval over the images."""
     rs = [correlation(m.y, p) for m, p in zip(matrices, predicted, strict=True)]
-    rng, drawn = np.random.default_rng(0), np.zeros(RESAMPLES)
+    rng, picks = np.random.default_rng(0), {}
+    drawn = np.zeros(RESAMPLES)
     for m, p, b in zip(matrices, predicted, base, strict=True):
-        pick = rng.integers(len(m), size=(RESAMPLES, len(m)))
+        if m.dataset not in picks:  # a cache that is tested twice has the same images drawn
+            picks[m.dataset] = rng.integers(len(m), size=(RESAMPLES, len(m)))
+        pick = picks[m.dataset]
         drawn += (correlation(m.y[pick], p[pick]) - correlation(m.y[pick], b[pick])) / len(matrices)
     difference = np.mean(rs) - np.mean([correlation(m.y, b) for m, b in zip(matrices, base, strict=True)])
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -76,42 +90,40 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
-def settings_table(matrices: Sequence[FeatureMatrix]) -> None:
-    """The table of every setting, on the first division into folds."""
-    headers = ["setting", *(m.dataset for m in matrices), "mean r", "difference to the first [95%]", "seconds"]
-    rows, base = [], None
-    for name, settings in SETTINGS.items():
+def kept(setting: str, matrices: Sequence[FeatureMatrix], work: Path) -> tuple[Predicted, float]:
+    """The predictions of that setting and the seconds they took, from the folder where they are there."""
+    path = work / (setting.replace(" ", "_").replace("/", "_") + ".npz")
+    if not path.is_file():
         started = time.perf_counter()
-        predicted = [out_of_fold(m, AttentionFusionRegressor(m.blocks, **settings), 0) for m in matrices]
-        base = base or predicted
-        rows.append([*row(name, matrices, predicted, base), f"{time.perf_counter() - started:.0f}"])
-        print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
-
-
-def divisions_table(matrices: Sequence[FeatureMatrix]) -> None:
-    """fusion compared with other regressors: the mean r on every division."""
-    rows = []
-    for name in ("fusion", *OTHERS):
-        means = [
-            np.mean([correlation(m.y, out_of_fold(m, make_regressor(name, m), division)) for m in matrices])
-            for division in DIVISIONS
-        ]
-        rows.append([name, *(f"{r:.3f}" for r in means)])
-        print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, ["regressor", *(f"division {d}" for d in DIVISIONS)], "github", disable_numparse=True))
+        found = predictions(setting, matrices)
+        np.savez(path, *found, seconds=time.perf_counter() - started)
+    with np.load(path) as data:
+        return [data[name] for name in data.files if name != "seconds"], float(data["seconds"])
 
 
 def main() -> None:
-    """Print both tables."""
+    """A line per setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="+")
+    parser.add_argument("--work", type=Path, default=Path("fusion-settings"))
+    parser.add_argument("--setting", action="append", choices=SETTINGS)
     arguments = parser.parse_args()
+    arguments.work.mkdir(exist_ok=True)
     matrices = [open_cache(path).matrix() for path in arguments.caches]
-    print("# Settings of the fusion head, 5-fold inside each category\n\n```\n" + describe() + "\n```\n")
-    settings_table(matrices)
-    print("\nOther divisions into folds, mean r over the categories\n")
-    divisions_table(matrices)
+    targets = [other for m in matrices for other in matrices if other is not m]
+    lines, base, n = [], None, len(matrices)
+    for setting in arguments.setting or SETTINGS:
+        predicted, seconds = kept(setting, matrices, arguments.work)
+        base = base or predicted
+        inside = row(setting, matrices, predicted[:n], base[:n])
+        across = row(setting, targets, predicted[n:], base[n:])
+        differences = ("", "") if predicted is base else (inside[-1], across[-1])
+        lines.append([setting, inside[-2], differences[0], across[-2], differences[1], f"{seconds:.0f}"])
+        print(lines[-1], file=sys.stderr, flush=True)
+    print("# Settings of the fusion head: five folds inside each category, and from each to each other\n")
+    print("```\n" + describe() + "\n```\n")
+    headers = ["setting", "inside, mean r", "difference [95%]", "across, mean r", "difference [95%]", "seconds"]
+    print(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
 
 
 if __name__ == "__main__":

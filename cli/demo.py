@@ -99,22 +99,20 @@ def make_report(folder: Path, caches: list[Path]) -> None:
 
 
 def train_and_predict(cache: Path, folder: Path, device: str) -> None:
-    """Train the fusion head on one set and predict pictures it has never seen."""
+    """Train the best regressor, an ensemble, on one set and predict pictures it has never seen."""
     from drexcache.cache import open_cache
     from drexcache.features import draw_set, predict
     from drexcache.regressors import load_model, train_model
 
     opened = open_cache(cache)
     columns = ("dino", "effnet")
-    train_model("fusion", opened.matrix(columns), opened, columns, seed=42).save(folder / "leaves-fusion.drex")
+    train_model("best", opened.matrix(columns), opened, columns, seed=42).save(folder / "leaves-best.drex")
     draw_set("leaves", 5, folder / "new", seed=1)
     prediction, _ = predict(
-        load_model(folder / "leaves-fusion.drex"), folder / "new", device=device, say=lambda line: None
+        load_model(folder / "leaves-best.drex"), folder / "new", device=device, say=lambda line: None
     )
     prediction.to_csv(folder / "predictions.csv")
-    click.echo(
-        "\nA fusion head trained on leaves predicts five new pictures (their true ratings are in new/ratings.csv):\n"
-    )
+    click.echo("\nThe ensemble best, trained on leaves, predicts five new pictures (rated in new/ratings.csv):\n")
     click.echo((folder / "predictions.csv").read_text(encoding="utf-8"))
 
 
@@ -125,7 +123,7 @@ def epilogue(folder: Path, seconds: float) -> None:
         "  shapes/ leaves/ pages/          the drawn images with ratings.csv\n"
         "  shapes.h5 leaves.h5 pages.h5    their feature caches\n"
         "  scores.csv, report.html         how well ratings are predicted, and a page to look at it\n"
-        "  leaves-fusion.drex              a trained model; predictions.csv what it says of new pictures\n\n"
+        "  leaves-best.drex                a trained model; predictions.csv what it says of new pictures\n\n"
         "Next:\n"
         f"  drexcache cache info {folder / 'leaves.h5'}\n"
         f"  drexcache evaluate {folder / 'shapes.h5'} {folder / 'leaves.h5'} -r svr -r fusion-paper -o svr.csv\n"

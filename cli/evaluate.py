@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 @click.option("--group-folds", metavar="LABEL", help="Keep all images of one value of this label in one fold")
 @click.option("--weights", metavar="LABEL", help="Weight images in training by this label's numbers")
 @click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Pictures, to find near-copies by their pixels")
+@click.option(
+    "--with", "others", multiple=True, type=click.Path(),
+    help="Train on this cache, too, where training and test images come from one cache (can be repeated)",
+)  # fmt: skip
+@click.option("--contributions", is_flag=True, help="Also say what each block adds to the predictions of any regressor")
 @click.option("--leave-one-out", is_flag=True, help="Also train on all caches but one and test on that one")
 @tracker_option
 @metric_option
@@ -58,7 +63,8 @@ def command(
     caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...],
     settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], target: str | None, folds: int,
     repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
-    weights: str | None, images: tuple[str, ...], leave_one_out: bool, tracker: str | None, metric: str, form: str,
+    weights: str | None, images: tuple[str, ...], others: tuple[str, ...], contributions: bool, leave_one_out: bool,
+    tracker: str | None, metric: str, form: str,
 ) -> None:  # fmt: skip
     """Score regressors by k-fold within each cache and for every train -> test pair of caches.
 
@@ -74,13 +80,13 @@ def command(
     from drexcache.regressors import read_settings
     from drexcache.scores import render, score_tables
     from drexcache.studies import evaluate, ledger, tracking
-    from drexcache.studies.evaluation import attention_table, predictions_beside
+    from drexcache.studies.evaluation import attention_table, contributions_table, predictions_beside
 
     if tracker:
         tracking.require(tracker)
     paths = list(dict.fromkeys((*caches, *train, *test)))
     for written in (out, predictions_beside(out)):
-        make_room_for(written, [*(_file_and_target(path)[0] for path in paths), *settings])
+        make_room_for(written, [*(_file_and_target(path)[0] for path in (*paths, *others)), *settings])
     chosen = {f"{(one := read_settings(path, trust=trust)).regressor} ({path})": one for path in settings}
     if not paths:
         raise DrexcacheError("no cache given; name one or more .h5 files")
@@ -89,18 +95,21 @@ def command(
     if len(chosen) == 1 and not regressors:
         target = target or next(iter(chosen.values())).target
     matrices = {path: _matrix(path, blocks, target) for path in paths}
+    mixed = matrices | {path: _matrix(path, blocks, target) for path in others if path not in matrices}
     with step_bar("evaluate", "training") as progress:
         table, predictions = evaluate(
             list(matrices.values()), [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
             test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
             groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
-            leave_one_out=leave_one_out, chosen=chosen, progress=progress,
+            leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,
+            chosen=chosen, progress=progress,
         )  # fmt: skip
     table.to_csv(out)
     beside = predictions_beside(out)
     predictions.to_csv(beside)
-    click.echo(render([*score_tables(table, metric), *attention_table(predictions)], table.notes, form))
-    files = {_file_and_target(path)[0]: matrix for path, matrix in matrices.items()}
+    by_arm = [*attention_table(predictions), *contributions_table(predictions)]
+    click.echo(render([*score_tables(table, metric), *by_arm], table.notes, form))
+    files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}
     run = {
         "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],
         "scores": ledger.scores_of(table), "files": [out, str(beside)],

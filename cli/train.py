@@ -9,7 +9,7 @@ from drexcache.cli.options import block_option, command_line, target_option, tra
 
 
 @click.command("train")
-@click.argument("cache", type=click.Path())
+@click.argument("caches", nargs=-1, required=True, type=click.Path())
 @click.option("-r", "--regressor", help="Name of a regressor (see drexcache regressors)")
 @click.option(
     "--from", "chosen", metavar="FILE", type=click.Path(), help="File with regressor and settings, such as best.json"
@@ -17,6 +17,9 @@ from drexcache.cli.options import block_option, command_line, target_option, tra
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for a file that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
 @click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
+@click.option(
+    "--with", "others", multiple=True, type=click.Path(), help="Train on this cache, too, for images of the first one"
+)
 @block_option
 @target_option
 @click.option("--split", metavar="LABEL=VALUE", help="Only images with this label, such as split=train")
@@ -24,12 +27,13 @@ from drexcache.cli.options import block_option, command_line, target_option, tra
 @tracker_option
 @click.option("--stream", is_flag=True, help="Read features while training, for caches larger than memory")
 def command(
-    cache: str,
+    caches: tuple[str, ...],
     regressor: str | None,
     chosen: str | None,
     trust: bool,
     out: str,
     log: str | None,
+    others: tuple[str, ...],
     blocks: tuple[str, ...],
     target: str | None,
     split: str | None,
@@ -39,9 +43,14 @@ def command(
 ) -> None:
     """Train a regressor on a cache and save it as one file, without pickle.
 
+    Of several caches each dataset's ratings are put on one mean and one spread, and predictions are on their mean
+    scale. With --with they are on the first cache's own, and half of each is of a training on that one alone.
+
     \b
     drexcache train scenes.h5 -r fusion -o scenes.drex --log training.csv
     drexcache train scenes.h5 --from found/best.json -o best.drex
+    drexcache train scenes.h5 objects.h5 art.h5 -r best -o any-picture.drex
+    drexcache train scenes.h5 --with objects.h5 --with art.h5 -r ridge -o scenes.drex
     drexcache train million.h5 -r fusion --stream -o million.drex
     """
     from drexcache.cache import open_cache
@@ -53,10 +62,15 @@ def command(
     if tracker:
         tracking.require(tracker)
     start = ChosenSettings(regressor) if regressor else read_settings(chosen or "", trust=trust)
-    make_room_for(out, [cache, chosen], "model")
+    if len(caches) > 1 and others:
+        raise click.UsageError("give either several caches, or one and --with others")
+    more = caches[1:] or others
+    if more and stream:
+        raise click.UsageError("--stream reads one cache alone")
+    make_room_for(out, [*caches, *others, chosen], "model")
     if log:
-        make_room_for(log, [cache, chosen])
-    opened = open_cache(cache)
+        make_room_for(log, [*caches, *others, chosen])
+    opened = open_cache(caches[0])
     columns = blocks or start.blocks or tuple(opened.blocks)
     ratings = target or start.target
     label, _, value = (split or "").partition("=")
@@ -67,13 +81,18 @@ def command(
             settings=start.settings, log=log,
         )  # fmt: skip
     else:
-        matrix = opened.matrix(columns, ratings)
-        matrix = matrix.where(label, value) if split else matrix
-        model = train_model(start.regressor, matrix, opened, columns, first, settings=start.settings, log=log)
+        matrices = [cache.matrix(columns, ratings) for cache in (opened, *map(open_cache, more))]
+        matrices = [matrix.where(label, value) if split else matrix for matrix in matrices]
+        model = train_model(
+            start.regressor, matrices[0], opened, columns, first, others=matrices[1:], own=bool(others),
+            settings=start.settings, log=log,
+        )  # fmt: skip
     model.save(out)
-    left = len(opened) - model.trained["images"]
-    say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {opened.dataset}" +
-        (f"; {left} images of the cache left out (other split, or without rating or features)" if left else "") +
+    names = ", ".join([opened.dataset, *model.trained.get("others", ())])
+    left = sum(map(len, (opened, *map(open_cache, more)))) - model.trained["images"]
+    where = "caches" if more else "cache"
+    say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {names}" +
+        (f"; {left} images of the {where} left out (other split, or without rating or features)" if left else "") +
         (f"; its epochs stand in {log}" if log else ""))  # fmt: skip
     if tracker:
         run = {"command": command_line(), "settings": model.trained, "files": [out, *([log] if log else [])]}

@@ -10,7 +10,9 @@ from .fusion import fit_many as fit_many
 from .recipes import Recipe as Recipe
 from .recipes import recipe as recipe
 from .regressors import GramRidge as GramRidge
+from .regressors import KernelFusionRegressor as KernelFusionRegressor
 from .regressors import Model as Model
+from .regressors import PooledRegressor as PooledRegressor
 from .regressors import load_model as load_model
 from .regressors import regressors as regressors
 from .regressors import train_streamed as train_streamed

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from drexcache.cache import FeatureMatrix
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
-from drexcache.fusion.basis import PENALTIES, find_basis
+from drexcache.fusion.basis import LINE_PENALTIES, find_basis, principal_axes
 from drexcache.fusion.plan import Design, HeadSettings, make_plan
-from drexcache.regressors import contributions
-from drexcache.studies.evaluation.attention import attention_table
+from drexcache.regressors import contributions, make_regressor
+from drexcache.studies import evaluate
+from drexcache.studies.evaluation.attention import attention_table, contributions_table
 from drexcache.studies.evaluation.predictions import Predictions, Run
 
 ARMS = {"a": slice(0, 12), "b": slice(12, 24)}
@@ -66,9 +73,9 @@ def test_a_head_trained_in_a_basis_is_written_back_for_the_raw_features() -> Non
     expected = inside.fit(Z, y)
     found = outside.fit(raw, y)
     np.testing.assert_allclose(found.predict(raw), expected.predict(Z), atol=1e-5)
-    ridge = RidgeCV(PENALTIES).fit(Z, y)
+    ridge = make_pipeline(StandardScaler(), RidgeCV(LINE_PENALTIES)).fit(raw, y)
     found = clone(outside).set_params(linear=0.25).fit(raw, y)
-    mixed = 0.75 * expected.predict(Z) + 0.25 * ridge.predict(Z)
+    mixed = 0.75 * expected.predict(Z) + 0.25 * ridge.predict(raw)
     np.testing.assert_allclose(found.predict(raw), mixed, atol=1e-4)
     arrays, state = found.get_state()
     again = AttentionFusionRegressor.from_state(arrays, state)
@@ -125,3 +132,58 @@ def test_evaluate_says_where_attention_is_the_same_for_every_image() -> None:
 
     (table,) = attention_table(Predictions([run("stuck", np.full(20, 0.02)), run("alive", 0.2 + 0.5 * values)]))
     assert table.title.endswith("\n\nThe attention is the same for every image: stuck, toy (in-domain).")
+
+
+def test_how_far_weights_can_be_believed() -> None:
+    rng, ids, fold = np.random.default_rng(0), [f"{i}.png" for i in range(40)], np.arange(40) % 5
+    own, jumps = rng.normal(size=40), np.array([0.3, -0.3, 0.1, -0.1, 0.0])[fold]
+
+    def run(name: str, seed: int, a: np.ndarray, **more: dict) -> Run:
+        rows = rng.permutation(40)  # another seed's images come in another order
+        return Run(
+            name, "in-domain", "toy", "toy", seed, 0, ids=[ids[row] for row in rows], fold=fold[rows], rated=own[rows],
+            predicted=own[rows], attention={"a": a[rows], "b": 1 - a[rows]}, **more,
+        )  # fmt: skip
+
+    first, second = 0.5 + 0.1 * own, 0.5 + 0.1 * own + 0.05 * rng.normal(size=40)
+    runs = [run("steady", 1, first), run("steady", 2, second), run("folds", 1, 0.5 + jumps)]
+    (table,) = attention_table(Predictions(runs))
+    assert table.headers == ["regressor", "train → test", "a", "b", "over seeds", "r of seeds", "between folds"]
+    steady, folds = table.body
+    assert steady[4:6] == [
+        f"{np.std([first, second], axis=0, ddof=1).mean():.3f}", f"{np.corrcoef(first, second)[0, 1]:.3f}"
+    ]  # fmt: skip
+    assert folds[2:] == [f"0.500 ± {jumps.std():.3f}"] * 2 + ["", "", "100%"]
+
+
+def test_evaluate_finds_contributions_of_any_regressor(tmp_path: Path) -> None:
+    X, y, _ = two_groups(60)
+    toy = FeatureMatrix(X, y, [f"{i}.png" for i in range(60)], ARMS, dataset="toy")
+    _, predictions = evaluate([toy], ["pls"], contributions=True, folds=3)
+    (run,) = predictions.runs
+    fold = run.fold == run.fold[0]
+    rows = [toy.ids.index(image) for image, chosen in zip(run.ids, fold, strict=True) if chosen]
+    rest = np.setdiff1d(np.arange(60), [toy.ids.index(i) for i, c in zip(run.ids, fold, strict=True) if c])
+    fitted = make_regressor("pls", toy.rows(rest)).fit(X[rest], y[rest])
+    expected = contributions(fitted, X[rows], ARMS)
+    np.testing.assert_allclose(np.stack(list(run.contributions.values()), 1)[fold], expected, atol=1e-6)
+    predictions.to_csv(tmp_path / "p.csv")
+    again = Predictions.read_csv(tmp_path / "p.csv")
+    assert again.runs[0].contributions.keys() == {"a", "b"} and not again.runs[0].attention
+    np.testing.assert_array_equal(again.runs[0].contributions["b"], run.contributions["b"])
+    (table,) = contributions_table(again)
+    size = [np.abs(own).mean() for own in run.contributions.values()]
+    assert table.body == [["pls", "toy (in-domain)", *(f"{own:.3f} ({own / sum(size):.0%})" for own in size)]]
+
+
+def test_principal_axes_are_scikit_learns_and_constant_columns_leave_them() -> None:
+    for n, d in ((40, 90), (90, 40)):
+        x = np.random.default_rng(0).normal(size=(n, d)) * np.linspace(1, 3, d)
+        x -= x.mean(0)
+        variances, axes = principal_axes(x, 7)
+        pca = PCA(7, svd_solver="full").fit(x)
+        np.testing.assert_allclose(variances, pca.explained_variance_)
+        np.testing.assert_allclose(axes * np.sign((axes * pca.components_.T).sum(0)), pca.components_.T, atol=1e-8)
+        wider = principal_axes(np.concatenate([x, np.zeros((n, 5))], axis=1), 7)[1]
+        np.testing.assert_allclose(wider, np.concatenate([axes, np.zeros((5, 7))]), atol=1e-8)
+    assert principal_axes(np.outer(np.arange(5) - 2.0, [1.0, 2.0]), 2)[1].shape == (2, 1)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import METRICS, mae, pearson
-from drexcache.studies import compare
+from drexcache.regressors import make_regressor
+from drexcache.studies import compare, evaluate
 from drexcache.studies.comparison.significance import holm, images_needed, williams_p
 from drexcache.studies.comparison.verdicts import Pair, join
 from drexcache.studies.evaluation.predictions import Predictions, Run
@@ -33,6 +35,13 @@ def simulated(
     common = rng.normal(size=n)
     one, other = (0.7 * rated + s * size * np.sqrt(0.5) * (common + rng.normal(size=n)) for s in (first, second))
     return Predictions([run("one", rated, one), run("other", rated, other)])
+
+
+def quick(name: str, matrix: FeatureMatrix, seed: int) -> object:
+    """That regressor, with fewer steps where it takes many."""
+    estimator, fewer = make_regressor(name, matrix, seed), {"min_steps": 0, "seeds": 2}
+    last = {key: key.rpartition("__")[2] for key in estimator.get_params()}
+    return estimator.set_params(**{key: fewer[name] for key, name in last.items() if name in fewer})
 
 
 def only(predictions: Predictions, metric: str = "pearson", **options: int) -> Pair:
@@ -100,6 +109,49 @@ def test_a_correlation_must_pass_both_tests() -> None:
     assert pair.high is not None
     paired = 2 * stats.t.sf(abs(pair.difference) / (pair.high - pair.difference) * stats.t.ppf(0.975, 79), 79)
     assert pair.p == pytest.approx(max(float(williams), paired))
+
+
+@pytest.mark.parametrize("metric", ["pearson", "mae"])
+def test_the_variance_between_seeds_is_in_the_interval_and_in_p(metric: str) -> None:
+    rng = np.random.default_rng(5)
+    rated = rng.uniform(size=80)
+    plain = run("plain", rated, rated + 0.1 * rng.normal(size=80))
+    seeds = [
+        run("noisy", rated, rated + size * rng.normal(size=80), seed) for seed, size in enumerate((0.05, 0.1, 0.3))
+    ]
+    one_run = [replace(one, seed=0, repeat=one.seed) for one in seeds]  # the same predictions as repeats of one seed
+    pair, without = (only(Predictions([plain, *own]), metric) for own in (seeds, one_run))
+    assert pair.difference == without.difference and without.second_seed_sd is None
+    over_images = (without.high - without.difference) / stats.t.ppf(0.975, 79)
+    between = pair.second_seed_sd**2 / 3
+    total = over_images**2 + between
+    degrees = total**2 / (over_images**4 / 79 + between**2 / 2)
+    assert pair.high - pair.difference == pytest.approx(np.sqrt(total) * stats.t.ppf(0.975, degrees))
+    assert pair.p >= 2 * stats.t.sf(abs(pair.difference) / np.sqrt(total), degrees) - 1e-12
+    assert pair.p > without.p
+
+
+def test_regressors_without_a_seed_need_no_others() -> None:
+    found = simulated(np.random.default_rng(0), 30)
+    for names, said in ((("ridge", "a.csv: svr, only dino"), []), (("ridge", "fusion"), ["fusion: how much seeds"])):
+        runs = [replace(one, regressor=name) for one, name in zip(found.runs, names, strict=True)]
+        notes = compare(Predictions(runs)).notes
+        assert [note[:22] for note in notes] == said
+
+
+def test_a_constant_column_is_never_a_difference() -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 12)).astype("f4")
+    y = 0.5 + 0.1 * X[:, 0] + 0.1 * np.tanh(X[:, 7]) + 0.02 * rng.normal(size=60)
+    ids = [f"{i}.png" for i in range(60)]
+    plain = FeatureMatrix(X, y, ids, {"a": slice(0, 6), "b": slice(6, 12)}, dataset="toy")
+    wider = replace(plain, X=np.insert(X, 12, 0.0, axis=1), blocks={"a": slice(0, 6), "b": slice(6, 13)})
+    for name in ("ridge", "pls", "svr", "gaussian-process", "fusion", "best"):
+        runs = []
+        for label, matrix in (("all", wider), ("without", plain)):
+            found = evaluate([matrix], [name], folds=3, make=quick, near_copies=False)[1].runs
+            runs += [replace(run, regressor=label) for run in found]
+        assert only(Predictions(runs)).verdict in ("the same", "within noise"), name
 
 
 def test_seeds_and_repeats_are_averaged_and_their_spread_stands_apart() -> None:
@@ -176,7 +228,7 @@ def test_the_markdown_table() -> None:
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["art → maps", "one − other", "50"]
     assert "within noise: you would need about " in lines[2]
-    assert lines[-1] == "- one seed each: how much seeds alone move a score is not known; evaluate with several"
+    assert lines[-1] == "- one, other: how much seeds alone move the scores is not known; evaluate with several"
 
 
 def test_different_images_are_compared_only_when_asked() -> None:
@@ -338,4 +390,4 @@ def test_latex_for_a_paper() -> None:
     assert lines[:3] == [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\begin{tabular}{llllllll}"]
     assert r"art $\rightarrow$ maps" in text
     assert r"one $-$ other" in text
-    assert lines[-1] == "% one seed each: how much seeds alone move a score is not known; evaluate with several"
+    assert lines[-1] == "% one, other: how much seeds alone move the scores is not known; evaluate with several"

@@ -1,4 +1,4 @@
-"""Options beyond the paper's recipe: early stopping, several datasets, a fixed average."""
+"""Options beyond the paper's recipe: early stopping, a fixed average."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from drexcache.fusion.estimator import AttentionFusionRegressor, fit_many
 from drexcache.fusion.stopping import inner_split
@@ -47,7 +45,6 @@ def test_the_loss_and_its_gradient_are_hubers_and_padding_changes_neither() -> N
 
 def test_options_in_a_stack_equal_training_alone() -> None:
     X, y = problem()
-    datasets = np.where(np.arange(120) % 3, "a", "b")
     rows = [None, np.arange(10, 120)[::-1], np.arange(0, 100), None, np.arange(0, 100)]
     changes = [
         {},
@@ -57,13 +54,12 @@ def test_options_in_a_stack_equal_training_alone() -> None:
         {"early_stopping": 2, "epochs": 9, "seeds": 2},
     ]
     models = [clone(SMALL).set_params(**changed) for changed in changes]
-    together = fit_many(models, X, y, rows, datasets=datasets)
+    together = fit_many(models, X, y, rows)
     for model, own, stacked in zip(models, rows, together, strict=True):
         pick = slice(None) if own is None else own
-        alone = clone(model).fit(X[pick], y[pick], datasets[pick])
+        alone = clone(model).fit(X[pick], y[pick])
         np.testing.assert_allclose(stacked.predict(X), alone.predict(X), atol=1e-5)
         assert len(stacked.log_) == len(alone.log_)
-        assert stacked.dataset_scales_["a"] == pytest.approx(alone.dataset_scales_["a"], abs=1e-5)
 
 
 def test_a_model_of_a_loss_that_is_gone_still_predicts() -> None:
@@ -114,32 +110,6 @@ def test_a_terminal_shows_epoch_loss_and_validation(monkeypatch: pytest.MonkeyPa
     assert expected in b"".join(shown).decode()
 
 
-def test_datasets_on_other_scales_are_brought_together() -> None:
-    """Half of the images are rated by half the scale and higher: pooled that is noise, with scales it is not."""
-    X, y = problem(n=600)
-    first = np.arange(400) % 2 == 0
-    ratings = np.where(first, 0.2 * y[:400], 0.2 * y[:400] + 0.6)
-    model = clone(SMALL).set_params(epochs=25, width=64, random_state=0)
-    pooled = clone(model).fit(X[:400], ratings)
-    mixed = clone(model).fit(X[:400], ratings, datasets=np.where(first, "low", "high"))
-    r = [np.corrcoef(m.predict(X[400:]), y[400:])[0, 1] for m in (pooled, mixed)]
-    assert r[1] > r[0] + 0.02
-    (low, high) = (mixed.dataset_scales_[name] for name in ("low", "high"))
-    assert (high[0] - low[0]) * ratings.mean() + high[1] - low[1] == pytest.approx(0.6, abs=0.05)
-    assert (low[0] + high[0], low[1] + high[1]) == pytest.approx((2, 0), abs=1e-4)
-    arrays, state = mixed.get_state()
-    assert AttentionFusionRegressor.from_state(arrays, state).dataset_scales_ == mixed.dataset_scales_
-
-
-def test_datasets_go_through_a_pipeline_and_one_dataset_is_none() -> None:
-    X, y = problem()
-    labels = ["a"] * 60 + ["b"] * 60
-    pipeline = make_pipeline(StandardScaler(), clone(SMALL)).fit(X, y, attentionfusionregressor__datasets=labels)
-    assert set(pipeline[-1].dataset_scales_) == {"a", "b"}
-    one = clone(SMALL).fit(X, y, ["a"] * 120)
-    np.testing.assert_array_equal(one.predict(X), clone(SMALL).fit(X, y).predict(X))
-
-
 def test_a_fixed_average_weighs_all_arms_the_same() -> None:
     X, y = problem()
     model = clone(SMALL).set_params(fixed_average=True).fit(X, y)
@@ -158,9 +128,3 @@ def test_bad_options_are_one_sentence(settings: dict[str, float], message: str) 
     X, y = problem()
     with pytest.raises(ValueError, match=message):
         clone(SMALL).set_params(**settings).fit(X, y)
-
-
-def test_datasets_of_another_length_are_refused() -> None:
-    X, y = problem()
-    with pytest.raises(ValueError, match=r"datasets must give a label to each of 120 rows, found shape \(3,\)"):
-        clone(SMALL).fit(X, y, ["a", "b", "c"])

@@ -24,7 +24,7 @@ from drexcache.regressors import make_regressor, regressors, train_model
 from drexcache.regressors.saving import dump_estimator, load_estimator, refuse_unsavable
 
 DATA = Path(__file__).parent / "data"
-FEWER = {"n_estimators": 3, "max_iter": 3}
+FEWER = {"n_estimators": 3, "max_iter": 3, "fusion__min_steps": 0, "fusion__epochs": 2}
 
 
 def problem(n: int = 60, d: int = 8) -> FeatureMatrix:
@@ -89,6 +89,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     small: dict[str, dict[str, Any]] = {
         "random-forest": {"n_estimators": 3}, "extra-trees": {"n_estimators": 3}, "boosting": {"max_iter": 50},
         "fusion": {"epochs": 5, "min_steps": 0, "seeds": 2, "width": 128}, "fusion-paper": {"epochs": 5, "width": 128},
+        "best": {"fusion__epochs": 5, "fusion__min_steps": 0, "fusion__seeds": 2},
     }  # fmt: skip
     for name in regressors():
         model = train_model(name, cache.matrix(), cache, tuple(cache.blocks), 0, settings=small.get(name))
@@ -136,13 +137,13 @@ def setting(name: str, value: Callable[[Any], Any], step: int | None = -1) -> Ca
         ("svr", setting("scale_", lambda a: a * np.nan, 0), "a StandardScaler whose scale_ is float64"),
         ("svr", setting("C", lambda _: -1.0), "'C' parameter of SVR must be a float in the range"),
         ("pls", setting("coef_", lambda a: np.repeat(a, 9, 0)), "a PLSRegression whose coef_ is"),
-        ("gaussian-process", setting("normalization_", lambda a: a[:-1], 2), "a Nystroem whose normalization_"),
+        ("gaussian-process", setting("explained_", lambda a: a[:-1], None), "a KernelFusionRegressor whose explained_"),
         ("neighbours", setting("_y", lambda a: a[:-1]), "a KNeighborsRegressor whose _y"),
         ("neighbours", setting("n_neighbors", lambda _: "all"), "'n_neighbors' parameter of KNeighborsRegressor must"),
         ("ridge", setting("coef_", lambda a: np.full_like(a, np.inf), None), "a GramRidge whose coef_"),
         ("random-forest", setting("n_outputs_", lambda _: 2, None), "a forest that gives anything but one number"),
         ("boosting", setting("_n_features", lambda d: d + 1, None), "boosted trees of another kind"),
-        ("stack", setting("stack_method_", lambda _: ["fit"] * 4, None), "a stack of anything but predictions"),
+        ("best", setting("stack_method_", lambda _: ["fit"] * 4, None), "a stack of anything but predictions"),
     ],
 )
 def test_what_fitting_never_gives_is_refused(

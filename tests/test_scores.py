@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from drexcache.errors import DrexcacheError
@@ -138,7 +139,8 @@ def test_seeds_and_repeats_are_averaged_and_said() -> None:
     ])  # fmt: skip
     text = table.markdown()
     assert "**, mean over 2 seeds x 2 repeats" in text
-    assert "| art       | 0.800 [0.700, 0.900] |" in text
+    reach = np.sqrt(0.1**2 + (1.96 * np.std([0.75, 0.85], ddof=1)) ** 2 / 2)  # over images and over seeds
+    assert f"| art       | 0.800 [{0.8 - reach:.3f}, {0.8 + reach:.3f}] |" in text
 
 
 def test_groups_and_names_that_would_break_the_table() -> None:

@@ -118,7 +118,7 @@ def test_a_settings_file_cannot_fill_a_pipelines_memory_with_pickles(cache: Path
         filled.fit(matrix.X, matrix.y)
     assert Path("trace").exists(), "the trap works"
     Path("trace").unlink()
-    for name, key in (("svr", "memory"), ("mlp", "regressor__memory"), ("stack", "svr__memory")):
+    for name, key in (("svr", "memory"), ("mlp", "regressor__memory"), ("best", "svr__memory")):
         said = train(cache, "--from", settings_file(regressor=name, settings={key: "cache", "pca": 16}))
         assert f"{name}: setting {key} must be a number, true, false or null; found 'cache'" in said
     Path("space.toml").write_text('[svr]\nmemory = "cache"\npca = 16\n')

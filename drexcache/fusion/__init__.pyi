@@ -1,3 +1,4 @@
+from .checks import resolved_arms as resolved_arms
 from .estimator import PRESETS as PRESETS
 from .estimator import AttentionFusionRegressor as AttentionFusionRegressor
 from .estimator import fit_many as fit_many

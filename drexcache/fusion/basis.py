@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from sklearn.decomposition import PCA
+from scipy.linalg import eigh
 from sklearn.linear_model import RidgeCV
 
 from drexcache.cache import CachedRows
 
 PER_ROW = 0.4  # components per row, at most: with more, a head fits noise
 UNLIKE = 30.0  # an arm is standardised if the 10% and 90% quantiles of its columns' deviations differ by this factor
-LINE_PENALTIES = np.logspace(-1, 5, 25)  # of the ridge, chosen by leave-one-out
+LINE_PENALTIES = np.logspace(0, 6, 13)  # of the ridge, chosen by leave-one-out
 BASIS_ROWS = 8192  # rows to compute a basis from, at most
 
 
@@ -58,26 +58,6 @@ class Basis:
             bias[:, i] -= arm.mean @ weight.astype(np.float64)
         return raw | {"arm.bias": bias.astype(np.float32)}
 
-    def line(self, Z: np.ndarray, y: np.ndarray, datasets: np.ndarray | None, d: int) -> np.ndarray:
-        """A ridge of y (n,) on components Z (n, q), as coefficients of the raw features: (d + 1,), the intercept last.
-
-        datasets : (n,) each row's dataset; their ratings are first given the same mean and standard deviation.
-        """
-        ridge = RidgeCV(LINE_PENALTIES).fit(Z, y if datasets is None else _on_one_scale(y, datasets))
-        line = np.zeros(d + 1)
-        for arm, cols in zip(self.arms, self.columns, strict=True):
-            line[arm.columns] = (arm.matrix @ ridge.coef_[cols]).astype(np.float32)
-        means = sum(arm.mean @ line[arm.columns] for arm in self.arms)
-        line[-1] = ridge.intercept_ - means
-        return line.astype(np.float32)
-
-
-def _on_one_scale(y: np.ndarray, datasets: np.ndarray) -> np.ndarray:
-    groups = [y[datasets == code] for code in range(datasets.max() + 1)]
-    mean, deviation = np.array([(own.mean(), max(own.std(), 1e-6)) for own in groups if len(own)]).T
-    place = np.unique(datasets, return_inverse=True)[1]
-    return (y - mean[place]) / deviation[place] * deviation.mean() + mean.mean()
-
 
 def find_basis(
     X: np.ndarray | CachedRows, rows: np.ndarray, columns: Sequence[slice], components: int, *, standardize: bool
@@ -87,16 +67,40 @@ def find_basis(
     standardize : whether to standardise the columns of every arm first, not only of arms whose columns have
         incomparable units.
     """
-    if len(rows) > BASIS_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, BASIS_ROWS, replace=False))
-    picked = X[rows] if isinstance(X, np.ndarray) else X.read(np.sort(rows))
+    picked = X[_some(rows)] if isinstance(X, np.ndarray) else X.read(_some(rows))
     return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
+
+
+def ridge_line(X: np.ndarray | CachedRows, y: np.ndarray, rows: np.ndarray, columns: Sequence[slice]) -> np.ndarray:
+    """A ridge of y (n,) on the arms' standardised columns of X (n, d): coefficients (d + 1,), intercept last."""
+    some = _some(rows)
+    x = (X[some] if isinstance(X, np.ndarray) else X.read(some)).astype(np.float64)
+    mean, deviation = x.mean(0), _deviation(x)
+    scale = np.zeros_like(mean)
+    for cols in columns:  # a constant column, or one of no arm, has no say
+        scale[cols] = np.where(deviation[cols] > 0, 1 / np.where(deviation[cols] > 0, deviation[cols], 1), 0)
+    ridge = RidgeCV(LINE_PENALTIES).fit((x - mean) * scale, y[some])
+    line = np.append(ridge.coef_ * scale, 0).astype(np.float32)
+    line[-1] = ridge.intercept_ - mean @ line[:-1]
+    return line
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """The rows, ascending, or as many of them as are enough, drawn at random."""
+    if len(rows) > BASIS_ROWS:
+        rows = np.random.default_rng(0).choice(rows, BASIS_ROWS, replace=False)
+    return np.sort(rows)
+
+
+def _deviation(x: np.ndarray) -> np.ndarray:
+    """(d,) of x (n, d), 0 where a column is constant up to float32 rounding."""
+    deviation = x.std(0)
+    return np.where(deviation > 1e-6 * np.abs(x.mean(0)), deviation, 0.0)
 
 
 def _arm_basis(X: np.ndarray, columns: slice, components: int, standardize: bool) -> ArmBasis:
     x = X[:, columns].astype(np.float64)
-    mean, deviation = x.mean(0), x.std(0)
-    deviation[deviation <= 1e-6 * np.abs(mean)] = 0.0  # float32 rounding of a constant
+    mean, deviation = x.mean(0), _deviation(x)
     varied = deviation[deviation > 0]
     if not len(varied):  # all columns are constant: the arm is only its bias
         return ArmBasis(columns, mean, np.zeros((len(mean), 1)))
@@ -106,6 +110,20 @@ def _arm_basis(X: np.ndarray, columns: slice, components: int, standardize: bool
         scale = np.where(deviation > 0, deviation, 1.0)
     scale = np.where(deviation > 0, 1 / scale, 0.0)  # constant columns are ignored
     q = min(components, max(1, int(PER_ROW * len(x))), len(varied))
-    pca = PCA(q, random_state=0).fit((x - mean) * scale)
-    spread = np.sqrt(pca.explained_variance_.mean())
-    return ArmBasis(columns, mean, scale[:, None] * pca.components_.T / spread)
+    variances, axes = principal_axes((x - mean) * scale, q)
+    return ArmBasis(columns, mean, scale[:, None] * axes / np.sqrt(variances.mean()))
+
+
+def principal_axes(x: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (q,) and axes (d, q) of the first principal components of centred x (n, d); fewer where its rank is.
+
+    From the products of rows or of columns, whichever are fewer. They are exact, as those of a randomised decomposition
+    are not: columns that never vary change nothing.
+    """
+    n, d = x.shape
+    values, vectors = eigh(x @ x.T if n < d else x.T @ x, subset_by_index=(min(n, d) - q, min(n, d) - 1))
+    kept = values > 1e-12 * values[-1]
+    values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
+    axes = x.T @ vectors / np.sqrt(values) if n < d else vectors
+    signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(len(values))])  # a decomposition leaves them open
+    return values / (n - 1), axes * signs

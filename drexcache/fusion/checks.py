@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 Arms = Mapping[str, slice | Sequence[int]]
 
@@ -54,17 +53,6 @@ def resolved_arms(arms: Arms | None, d: int) -> tuple[list[str], list[slice]]:
                 raise ValueError(f"arms {other!r} and {name!r} overlap in column {max(start, cols.start)}")
         columns.append(slice(start, stop))
     return list(arms), columns
-
-
-def checked_datasets(datasets: ArrayLike | None, n: int) -> tuple[list[str], np.ndarray | None]:
-    """The sorted labels, and each row's index among them; ([], None) if all rows are from one dataset."""
-    if datasets is None:
-        return [], None
-    found = np.asarray(datasets)
-    if found.shape != (n,):
-        raise ValueError(f"datasets must give a label to each of {n} rows, found shape {found.shape}")
-    labels, codes = np.unique(found.astype(str), return_inverse=True)
-    return (labels.tolist(), codes) if len(labels) > 1 else ([], None)
 
 
 def checked_rows(rows: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:

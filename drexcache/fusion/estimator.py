@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -19,11 +18,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.basis import find_basis
+from drexcache.fusion.basis import find_basis, ridge_line
 from drexcache.fusion.checks import (
     Arms,
     check_settings,
-    checked_datasets,
     checked_rows,
     require_finite,
     resolved_arms,
@@ -36,8 +34,8 @@ from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: exactly the paper's, and those for hundreds of images (benchmarks/results/accuracy.md)
 _FUSION = {
-    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 2e-4,
-    "min_steps": 1200, "ema_horizon": 0.1, "seeds": 5,
+    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.44, "lr": 3e-4,
+    "batch_size": 32, "min_steps": 600, "ema_horizon": 0.1, "seeds": 5,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 FORWARD_ROWS = 2048
@@ -50,13 +48,12 @@ def fit_many(
     y: np.ndarray,
     rows: Sequence[np.ndarray | None] | None = None,
     *,
-    datasets: ArrayLike | None = None,
     stack: int | None = None,
 ) -> list[AttentionFusionRegressor]:
     """Fit clones of ``estimators`` together: different settings, seeds and folds in one stack on a GPU.
 
     X : (n, d); y : (n,). rows : for each estimator the row numbers it trains on, or None for all.
-    datasets : (n,), as in `AttentionFusionRegressor.fit`. stack : heads to train at a time; None chooses by device.
+    stack : heads to train at a time; None chooses by device.
     Result k equals ``estimators[k].fit(X[rows[k]], y[rows[k]])`` to floating-point tolerance.
 
     Raises
@@ -76,7 +73,7 @@ def fit_many(
     if not models:
         return []
     X, y = _checked(models[0], X, y)
-    fit_together(models, X, y, all_rows, datasets, stack=stack)
+    fit_together(models, X, y, all_rows, stack=stack)
     return models
 
 
@@ -92,27 +89,25 @@ def fit_together(
     X: np.ndarray | CachedRows,
     y: np.ndarray,
     rows: Sequence[np.ndarray | None],
-    datasets: ArrayLike | None = None,
     *,
     stack: int | None = None,
 ) -> None:
     """Train every seed of every model, stacking those of one design, and set the fitted attributes."""
-    labels, codes = checked_datasets(datasets, len(y))
     groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
     for model, given in zip(models, rows, strict=True):
         design, own_rows = _design(model, X.shape[1], isinstance(X, CachedRows)), checked_rows(given, y)
         if model.components:
-            _fit_in_basis(model, design, X, y, own_rows, labels, codes)
+            _fit_in_basis(model, design, X, y, own_rows)
         else:
             groups.setdefault(design, []).append((model, _head_settings(model, own_rows, len(y))))
     if not groups:
         return
     heads = [(design, [head for _, own in members for head in own]) for design, members in groups.items()]
     show = any(model.verbose for model in models)
-    trained = train_heads(X, y, heads, datasets=codes, verbose=show, stack=stack)
+    trained = train_heads(X, y, heads, verbose=show, stack=stack)
     for members, learnt in zip(groups.values(), map(iter, trained), strict=True):
         for model, own in members:
-            _set_learnt(model, [next(learnt) for _ in own], labels)
+            _set_learnt(model, [next(learnt) for _ in own])
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
@@ -141,7 +136,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         incomparable units is standardised first.
     offset : if not 0, standard deviation of the arms' initial biases; next to a large bias, the layer norm hardly
         changes small projections.
-    linear : weight of a ridge on the same components in the prediction, the rest being the head's; needs
+    linear : weight of a ridge on the standardised columns in the prediction, the rest being the head's; needs
         ``components``.
     arm_dropout : probability that a randomly chosen arm is left out of a row in training; needs ``components``.
     loss : "huber", the only choice.
@@ -161,8 +156,6 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
     log_ : a dict per epoch with epoch, loss (mean over steps and seeds) and lr; with early stopping also
         validation_loss and validation_r.
-    dataset_scales_ : label -> (scale, offset) from predictions to a dataset's own ratings; empty unless ``fit``
-        was given ``datasets``.
 
     Examples
     --------
@@ -232,11 +225,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: np.ndarray, y: np.ndarray, datasets: ArrayLike | None = None) -> AttentionFusionRegressor:
+    def fit(self, X: np.ndarray, y: np.ndarray) -> AttentionFusionRegressor:
         """Train on X (n, d) and ratings y (n,).
-
-        datasets : (n,) labels, if the rows come from several datasets, each rated on its own scale. A scale and an
-        offset per dataset are then learnt too, and predictions are on the mean scale of the datasets.
 
         Raises
         ------
@@ -244,7 +234,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
             a setting out of range, or training that diverges.
         """
         X, y = _checked(self, X, y)
-        fit_together([self], X, y, [None], datasets)
+        fit_together([self], X, y, [None])
         return self
 
     def fit_stream(self, rows: CachedRows) -> AttentionFusionRegressor:
@@ -326,8 +316,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         params = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
         params["arms"] = {name: [cols.start, cols.stop] for name, cols in zip(self.arms_, self.columns_, strict=True)}
         params["random_state"] = self.seeds_[0]
-        learnt = {"log": self.log_, "dataset_scales": self.dataset_scales_}
-        return arrays, {"params": params, "n_features_in": self.n_features_in_, **learnt}
+        return arrays, {"params": params, "n_features_in": self.n_features_in_, "log": self.log_}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> AttentionFusionRegressor:
@@ -344,7 +333,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         check_settings(self.get_params() | {"loss": "huber"})  # models trained with a removed loss still predict
         self.n_features_in_ = settings["n_features_in"]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.log_, self.dataset_scales_ = settings["log"], settings.get("dataset_scales", {})
+        self.log_ = settings["log"]
         shapes = parameter_shapes([cols.stop - cols.start for cols in self.columns_], self.width)
         expected = {name: (self.seeds, *shape) for name, shape in shapes.items()}
         if self.standardize and not self.components:
@@ -371,7 +360,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
 
 def _fit_in_basis(
     model: AttentionFusionRegressor, design: Design, X: np.ndarray | CachedRows, y: np.ndarray,
-    rows: np.ndarray | None, labels: Sequence[str], codes: np.ndarray | None,
+    rows: np.ndarray | None,
 ) -> None:  # fmt: skip
     """Train one model in the basis of its own rows, with all components in memory, and set the fitted attributes."""
     picked = np.arange(len(y)) if rows is None else rows
@@ -380,12 +369,11 @@ def _fit_in_basis(
     Z = np.concatenate([basis(piece) for piece in pieces])
     inside = replace(design, arms=tuple((cols.start, cols.stop) for cols in basis.columns), local_shuffle=False)
     heads = [replace(head, standardize=False) for head in _head_settings(model, None, len(picked))]
-    datasets = None if codes is None else codes[picked]
-    (trained,) = train_heads(Z, y[picked], [(inside, heads)], datasets=datasets, verbose=model.verbose)
-    _set_learnt(model, trained, labels)
+    (trained,) = train_heads(Z, y[picked], [(inside, heads)], verbose=model.verbose)
+    _set_learnt(model, trained)
     model.parameters_ = basis.unfolded(model.parameters_)
     if model.linear:
-        model.line_ = basis.line(Z, y[picked], datasets, X.shape[1])
+        model.line_ = ridge_line(X, y, picked, model.columns_)
 
 
 def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:
@@ -421,18 +409,13 @@ def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: 
     return [replace(settings, seed=seed) for seed in model.seeds_]
 
 
-def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead], labels: Sequence[str]) -> None:
-    """Set the fitted attributes from the seeds' heads; ``labels`` : names of the datasets they were trained on."""
+def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
+    """Set the fitted attributes from the seeds' heads."""
     model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
     model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
     model.line_ = None
     epochs = itertools.zip_longest(*[head.log for head in heads])  # a head may have stopped early
     model.log_ = [_mean_row(i, [row for row in rows if row]) for i, rows in enumerate(epochs, start=1)]
-    model.dataset_scales_ = {}
-    if labels:
-        scales = np.mean([head.dataset_scales for head in heads if head.dataset_scales is not None], axis=0)  # (G, 2)
-        seen = zip(labels, scales.tolist(), strict=True)
-        model.dataset_scales_ = {label: tuple(pair) for label, pair in seen if np.isfinite(pair[0])}
 
 
 def _seeds_of(model: AttentionFusionRegressor) -> list[int]:

@@ -20,11 +20,10 @@ Scaling = tuple[np.ndarray, np.ndarray] | None  # mean and standard deviation, (
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All rows: X (n, d), ratings y (n,), and the index of each row's dataset (n,), or None for a single dataset."""
+    """All rows: X (n, d) and ratings y (n,)."""
 
     X: Tensor | CachedRows
     y: Tensor
-    datasets: Tensor | None = None
 
 
 class ResidentRows:

@@ -32,19 +32,18 @@ def train_heads(
     y: np.ndarray,
     groups: Sequence[Group],
     *,
-    datasets: np.ndarray | None = None,
     verbose: bool = False,
     stack: int | None = None,
 ) -> list[list[TrainedHead]]:
     """Train the heads of every group on X (n, d) and y (n,), ``stack`` of them at a time (None: chosen here).
 
     X : features, or rows streamed during training; heads on streamed rows train one at a time, each in its own
-    order. datasets : (n,) the index of each row's dataset. A head's result equals that of training it alone, to
+    order. A head's result equals that of training it alone, to
     floating-point tolerance.
     """
     streamed = isinstance(X, CachedRows)
     devices = {design.device for design, _ in groups}
-    data = {device: _training_data(X, y, datasets, device) for device in devices}
+    data = {device: _training_data(X, y, device) for device in devices}
     compiled = all(map(has_compiled_step, devices))
     if "cpu" in devices and not compiled:
         _warn_of_slow_steps()
@@ -68,11 +67,10 @@ def train_heads(
     return trained
 
 
-def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, datasets: np.ndarray | None, device: str) -> TrainingData:
+def _training_data(X: np.ndarray | CachedRows, y: np.ndarray, device: str) -> TrainingData:
     return TrainingData(
         X if isinstance(X, CachedRows) else torch.from_numpy(np.require(X, np.float32, ["C", "W"])).to(device),
         torch.from_numpy(np.require(y, np.float32, ["C", "W"])).to(device),
-        None if datasets is None else torch.from_numpy(datasets).to(device),
     )
 
 

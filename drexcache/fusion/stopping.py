@@ -13,22 +13,15 @@ from torch.nn import functional
 from drexcache.fusion.head import fuse, parameter_shapes, parameter_views, project
 from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan
 from drexcache.fusion.rows import Inputs
-from drexcache.fusion.scales import DatasetScales
 from drexcache.metrics import pearson
 from drexcache.progress import step_bar
 
 
 class Validation:
-    """Early stopping of K heads; a head without ``validation`` rows is not monitored and keeps its last weights.
+    """Early stopping of K heads; a head without ``validation`` rows is not monitored and keeps its last weights."""
 
-    scales : each dataset's scale and offset when training on several datasets, else None.
-    """
-
-    def __init__(
-        self, inputs: Inputs, y: Tensor, scales: DatasetScales | None, heads: Sequence[HeadSettings], plan: Plan,
-        design: Design,
-    ) -> None:  # fmt: skip
-        self.inputs, self.y, self.scales, self.heads, self.design = inputs, y, scales, heads, design
+    def __init__(self, inputs: Inputs, y: Tensor, heads: Sequence[HeadSettings], plan: Plan, design: Design) -> None:
+        self.inputs, self.y, self.heads, self.design = inputs, y, heads, design
         self.steps = plan.steps.tolist()
         self.ends = {end - 1 for steps, per_epoch in self.steps for end in range(per_epoch, steps + 1, per_epoch)}
         self.best = [math.inf] * len(heads)
@@ -55,8 +48,6 @@ class Validation:
         pieces = (project(p, x, self.design.columns) for x in self.inputs.of_head(k, rows))
         scores = torch.cat([fuse(p, piece, fixed_average=self.design.fixed_average).scores[0] for piece in pieces])
         rated = self.y[rows]
-        if self.scales is not None:  # compare on each row's own rating scale
-            scores = self.scales.rated(scores.expand(len(self.heads), -1), rows.expand(len(self.heads), -1))[k]
         loss = float(functional.huber_loss(scores, rated))
         defined = len(rows) > 2 and math.isfinite(loss)
         r = pearson(rated.cpu().numpy(), scores.cpu().numpy()) if defined else None

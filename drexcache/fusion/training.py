@@ -14,7 +14,6 @@ from torch import Tensor
 from drexcache.fusion.head import Shapes, parameter_shapes, parameter_views
 from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan, make_plan
 from drexcache.fusion.rows import Inputs, Scaling, TrainingData
-from drexcache.fusion.scales import DatasetScales
 from drexcache.fusion.step import make_step
 from drexcache.fusion.stopping import Validation, shown_steps
 
@@ -23,15 +22,11 @@ LogRow = dict[str, float | None]
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """One trained head: its parameters (the EMA weights), the scaling of its inputs if any, and a log row per epoch.
-
-    ``dataset_scales``: (G, 2) each dataset's scale and offset, if trained on several datasets.
-    """
+    """One trained head: its parameters (the EMA weights), the scaling of its inputs if any, and a log row per epoch."""
 
     parameters: dict[str, np.ndarray]
     scaling: Scaling
     log: list[LogRow]
-    dataset_scales: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -52,8 +47,7 @@ def train_stack(
     inputs = Inputs(data, heads, plan, design.columns)
     flat = plan.init
     ema = flat.clone()  # (K, P)
-    scales = None if data.datasets is None else DatasetScales(data.datasets, data.y, heads, plan)
-    validation = Validation(inputs, data.y, scales, heads, plan, design)
+    validation = Validation(inputs, data.y, heads, plan, design)
     step = make_step(flat, ema, heads, plan, design, inputs.batch(0), threads)
     losses = torch.zeros(len(plan.lr), len(heads), device=data.y.device)  # (T, K)
 
@@ -63,15 +57,13 @@ def train_stack(
         if t % SPAN == 0:
             masks = plan.draw_masks()  # (SPAN, K, B, 224)
         scores, rows = step.forward(masks[t % SPAN]), plan.index[t]  # (K, B) each
-        rated = scores if scales is None else scales.rated(scores, rows)
-        losses[t], d = huber(rated, data.y[rows], plan.weight[t])
-        d_scores = d if scales is None else scales.step(t, scores, d, rows)
+        losses[t], d_scores = huber(scores, data.y[rows], plan.weight[t])
         step.backward(t, d_scores, inputs.batch(min(t + 1, len(losses) - 1)))
         if validation.after(t, ema):
             break
 
     shapes = parameter_shapes(design.dims, design.width)
-    return [_result(k, ema, losses, inputs, plan, validation, scales, shapes) for k in range(len(heads))]
+    return [_result(k, ema, losses, inputs, plan, validation, shapes) for k in range(len(heads))]
 
 
 def huber(scores: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +84,6 @@ def _result(
     inputs: Inputs,
     plan: Plan,
     validation: Validation,
-    scales: DatasetScales | None,
     shapes: Shapes,
 ) -> TrainedHead:
     """Head k with its best weights if it was validated, else its last, and a log of its epochs."""
@@ -109,4 +100,4 @@ def _result(
         log[-1] |= {"lr": float(plan.lr[end - 1, k]), **(watched[i] if watched else {})}
     views = parameter_views(weights[None], shapes)
     parameters = {name: view[0].cpu().numpy().copy() for name, view in views.items()}
-    return TrainedHead(parameters, inputs.scalings[k], log, None if scales is None else scales.of_head(k))
+    return TrainedHead(parameters, inputs.scalings[k], log)

@@ -1,5 +1,6 @@
 from .contributions import contributions as contributions
 from .import_path import is_import_path as is_import_path
+from .kernels import KernelFusionRegressor as KernelFusionRegressor
 from .model import Model as Model
 from .model import Prediction as Prediction
 from .model import load_model as load_model
@@ -7,6 +8,11 @@ from .named import describe_regressors as describe_regressors
 from .named import make_regressor as make_regressor
 from .named import regressors as regressors
 from .named import search_space as search_space
+from .pooling import DATASET as DATASET
+from .pooling import PooledRegressor as PooledRegressor
+from .pooling import differing_features as differing_features
+from .pooling import joined as joined
+from .pooling import upside_down as upside_down
 from .ridge import GramRidge as GramRidge
 from .settings import Choice as Choice
 from .settings import ChosenSettings as ChosenSettings

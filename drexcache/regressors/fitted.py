@@ -37,6 +37,9 @@ from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 from sklearn.tree._tree import Tree
 
 from drexcache.errors import DrexcacheError
+from drexcache.fusion import AttentionFusionRegressor, resolved_arms
+from drexcache.regressors.kernels import KernelFusionRegressor
+from drexcache.regressors.pooling import PooledRegressor
 from drexcache.regressors.ridge import GramRidge
 
 # Class -> attribute -> its allowed shapes, one letter or digit per dimension: d is the number of columns, any other
@@ -45,6 +48,10 @@ _COEFFICIENTS = {"coef_": "d", "intercept_": "|1"}
 _SUPPORT = {
     "support_vectors_": "nd:f8", "_dual_coef_": "1n:f8", "_intercept_": "1:f8", "support_": "n:i4",
     "_n_support": "2:i4", "_probA": "0:f8", "_probB": "0:f8", "_gamma": "",
+}  # fmt: skip
+_KERNEL_PARTS = {
+    "mean_": "d", "scale_": "d", "basis_": "md", "dual_": "m", "explained_": "mm", "weight_": "", "widths_": "b",
+    "noise_": "", "y_mean_": "", "y_scale_": "",
 }  # fmt: skip
 _LINEAR = (
     "ARDRegression", "BayesianRidge", "ElasticNet", "ElasticNetCV", "HuberRegressor", "Lars", "LarsCV", "Lasso",
@@ -63,6 +70,7 @@ SHAPES: dict[type, dict[str, str]] = {
     SVR: _SUPPORT,
     NuSVR: _SUPPORT,
     KNeighborsRegressor: {"_fit_X": "nd", "_y": "n"},
+    KernelFusionRegressor: _KERNEL_PARTS,
 } | dict.fromkeys((getattr(linear_model, name) for name in _LINEAR), _COEFFICIENTS)
 
 # Allowed parameters where a class's own constraints allow more: "precomputed" kernels and distances would read columns
@@ -207,6 +215,29 @@ def _stack(stack: StackingRegressor, d: int) -> int:
     return _checked(stack.final_estimator_, columns)
 
 
+def _fusion(head: AttentionFusionRegressor, d: int) -> int:
+    """A head inside of another estimator is made again from what a head's own file would hold."""
+    again = AttentionFusionRegressor.from_state(*head.get_state())
+    vars(head).update(vars(again))
+    return 1
+
+
+def _kernels(model: KernelFusionRegressor, d: int) -> int:
+    """The blocks' columns are made again from the arms."""
+    model.arms_, model.columns_ = resolved_arms(model.arms, d)
+    if len(model.columns_) != len(model.widths_):
+        raise DrexcacheError("holds kernels of other blocks than it has; refused")
+    return 1
+
+
+def _pooled(model: PooledRegressor, d: int) -> int:
+    """Both parts are of the regressor's kind."""
+    for part in (model.shared_, model.own_):
+        if type(part) is not type(model.regressor) or _checked(part, d) != 1:
+            raise DrexcacheError("holds another regressor of several datasets than it names; refused")
+    return 1
+
+
 def _network(network: MLPRegressor, d: int) -> int:
     layers = list(zip(network.coefs_, network.intercepts_, strict=True))
     for weights, offsets in layers:
@@ -293,6 +324,9 @@ PARTS: dict[type, Callable[[Any, int], int]] = {
     Pipeline: _pipeline,
     TransformedTargetRegressor: _scaled_target,
     StackingRegressor: _stack,
+    AttentionFusionRegressor: _fusion,
+    KernelFusionRegressor: _kernels,
+    PooledRegressor: _pooled,
     MLPRegressor: _network,
     KNeighborsRegressor: _neighbours,
     RandomForestRegressor: _forest,

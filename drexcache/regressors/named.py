@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
@@ -18,9 +19,8 @@ from sklearn.ensemble import (
     RandomForestRegressor,
     StackingRegressor,
 )
-from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import BayesianRidge, ElasticNet, LinearRegression
+from sklearn.linear_model import ElasticNet, LinearRegression
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
@@ -32,11 +32,13 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError, nearest
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
 from drexcache.regressors.import_path import is_import_path, regressor_at
+from drexcache.regressors.kernels import KernelFusionRegressor
 from drexcache.regressors.ridge import GramRidge
 from drexcache.regressors.settings import Choice, Range
 
 Space = Mapping[str, Range | Choice]
 
+MEMBERS = ("fusion", "pls", "svr", "gaussian-process")  # of best
 WIDTH = 0.25  # RBF kernels: exp(-WIDTH * mean squared difference of the standardised columns)
 
 
@@ -70,9 +72,9 @@ def _network(epochs: int, **settings: Any) -> BaseEstimator:
     return MLPRegressor(**settings, tol=1e9, n_iter_no_change=epochs, max_iter=10_000)
 
 
-def _stack() -> BaseEstimator:
+def _best() -> BaseEstimator:
     """A stack with non-negative weights, fitted to the members' out-of-fold predictions."""
-    members = [(name, _REGRESSORS[name].make()) for name in ("ridge", "pls", "svr", "gaussian-process")]
+    members = [(name, _REGRESSORS[name].make()) for name in MEMBERS]
     return StackingRegressor(members, LinearRegression(positive=True), cv=KFold(5, shuffle=True, random_state=0))
 
 
@@ -161,13 +163,9 @@ _REGRESSORS: dict[str, _Named] = {
         },
     ),
     "gaussian-process": _Named(
-        "RBF kernel, noise by evidence; beyond 1,000 rows by Nystroem on 1,000 of them",
-        lambda: _reducible(Nystroem(n_components=1000), BayesianRidge()),
-        {
-            "nystroem__gamma": _GAMMA,
-            "nystroem__n_components": Range(50, 2000, log=True, integer=True),
-            "pca": _PCA,
-        },
+        "a product of one RBF kernel per block, widths and noise by evidence; beyond 2,000 rows by Nystroem",
+        KernelFusionRegressor,
+        {"rows": Range(500, 4000, log=True, integer=True)},
     ),
     "mlp": _Named(
         "a network with one hidden layer of 128, 40 epochs, strong weight decay",
@@ -190,9 +188,9 @@ _REGRESSORS: dict[str, _Named] = {
         lambda: AttentionFusionRegressor(**PRESETS["fusion"]),
         {**_FUSION_SPACE, "ema_horizon": Range(0.01, 0.5, log=True), "standardize": Choice((False, True))},
     ),
-    "stack": _Named(
-        "ridge, pls, svr and gaussian-process mixed by their out-of-fold predictions of the training rows",
-        _stack,
+    "best": _Named(
+        f"{', '.join(MEMBERS)} mixed by their out-of-fold predictions of the training rows: the slowest and the best",
+        _best,
         {"svr__svr__C": Range(1e-2, 100.0, log=True), "pls__plsregression__n_components": Range(1, 40, True, True)},
     ),
 }
@@ -247,21 +245,18 @@ def make_regressor(name: str, matrix: FeatureMatrix, seed: int = 42, settings: M
     given = _checked(name, estimator, settings or {})
     estimator.set_params(**given)
     if not is_import_path(name):
-        columns = sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have more columns
-        estimator.set_params(**_suited(estimator, given, len(matrix), columns))
-    own: dict[str, Any] = {key: seed for key in estimator.get_params() if _last(key) == "random_state"}
-    if hasattr(estimator, "arms"):
-        own["arms"] = dict(matrix.blocks)
+        estimator.set_params(**_suited(estimator, given, matrix))
+    of_its_own = {"random_state": seed, "arms": dict(matrix.blocks)}
+    own = {key: of_its_own[_last(key)] for key in estimator.get_params() if _last(key) in of_its_own}
     return estimator.set_params(**{key: value for key, value in own.items() if key not in given})
 
 
-def _suited(estimator: BaseEstimator, given: Mapping[str, Any], n: int, d: int) -> dict[str, Any]:
-    """Parameters that depend on the n rows and d columns; a stack trains its members on four fifths of the rows."""
-    rows = 4 * n // 5
+def _suited(estimator: BaseEstimator, given: Mapping[str, Any], matrix: FeatureMatrix) -> dict[str, Any]:
+    """Parameters that depend on the n rows and d columns; best trains its members on four fifths of the rows."""
+    rows, d = 4 * len(matrix) // 5, sum(cols.stop - cols.start for cols in matrix.blocks.values())  # X may have more
     limits = {
         "kneighborsregressor__n_neighbors": rows,
         "mlpregressor__batch_size": rows,
-        "nystroem__n_components": rows,
         "plsregression__n_components": min(rows, d),
     }
     suited: dict[str, Any] = {}
@@ -270,10 +265,15 @@ def _suited(estimator: BaseEstimator, given: Mapping[str, Any], n: int, d: int) 
             if key.endswith(limited):
                 suited[key] = max(1, min(value, most))
         if _last(key) == "gamma" and key not in given:
-            suited[key] = WIDTH / d
+            suited[key] = WIDTH / max(1, _varied(matrix))
         if _last(key) == "pca" and key in given:
             suited[key] = PCA(min(value, rows, d)) if value else "passthrough"
     return suited
+
+
+def _varied(matrix: FeatureMatrix) -> int:
+    """How many columns vary: the others are no part of a distance."""
+    return sum(int((np.ptp(matrix.X[:, cols], axis=0) > 0).sum()) for cols in matrix.blocks.values() if len(matrix))
 
 
 def _last(key: str) -> str:

@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # skops's kind of node -> the types it ma
     "TypeNode": ("builtins.str",),
     "ListNode": ("builtins.list",),
     "TupleNode": ("builtins.tuple",),
+    "SliceNode": ("builtins.slice",),
     "DictNode": ("builtins.dict", "sklearn.utils._bunch.Bunch"),
     "NdArrayNode": tuple(f"numpy.{name}" for name in _NUMBERS),
     "ObjectNode": (*_ESTIMATORS, *_INSIDE),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from drexcache.errors import DrexcacheError
 from drexcache.progress import step_bar
 from drexcache.regressors.model import Model
 from drexcache.regressors.named import is_made_of, make_regressor
+from drexcache.regressors.pooling import DATASET, PooledRegressor, joined, upside_down
 from drexcache.regressors.saving import refuse_unsavable
 
 FEW_ROWS = (
@@ -24,22 +27,36 @@ FEW_ROWS = (
 
 def train_model(
     regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
-    *, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
+    *, others: Sequence[FeatureMatrix] = (), own: bool = False, settings: Mapping[str, Any] | None = None,
+    log: str | Path | None = None,
 ) -> Model:  # fmt: skip
     """Fit a regressor on every rated row of the matrix; ``columns`` are the names with which the matrix was made.
 
+    others : datasets to train on, too, see `drexcache.regressors.PooledRegressor`; predictions are on the mean scale of
+    the datasets, or, with ``own``, on the matrix's, and then half of each is of a training on its rows alone.
     settings : the regressor's parameters; others keep their defaults. log : a CSV to write a fusion head's epochs to.
 
     Raises
     ------
     DrexcacheError : no target, fewer than two rated images, NaN or infinite values (names the images), an unknown
-        regressor or setting, a regressor that no model file can hold, a log for a regressor without epochs, or anything
-        that the regressor refuses.
+        regressor or setting, a regressor that no model file can hold, a log for a regressor without epochs, datasets
+        whose features differ, or anything that the regressor refuses.
     """
     rated = rated_rows(matrix, str(cache.path))
     estimator = make_regressor(regressor, rated, seed, settings)
-    _fit(regressor, estimator, lambda: estimator.fit(rated.X, rated.y), len(rated), cache, log)
-    return _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+    if not others:
+        _fit(regressor, estimator, lambda: estimator.fit(rated.X, rated.y), len(rated), cache, log)
+        return _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+    if log is not None:
+        raise DrexcacheError("a log tells of a training on one cache; leave it out, or the other caches")
+    mixed = joined([rated, *(rated_rows(one, one.dataset) for one in others)], rated.dataset)
+    for sentence in upside_down(mixed):
+        warnings.warn(sentence, stacklevel=2)
+    pooled = PooledRegressor(estimator, own=rated.dataset if own else None)
+    _fit(regressor, pooled, lambda: pooled.fit(mixed.X, mixed.y, mixed.labels[DATASET]), len(mixed), cache, None)
+    fitted = pooled if own else pooled.shared_
+    model = _as_model(regressor, fitted, cache, columns, matrix.target, len(mixed), seed)
+    return replace(model, trained={**model.trained, "others": [one.dataset for one in others]})
 
 
 def train_streamed(
@@ -86,7 +103,7 @@ def _fit(
     else:
         refuse_unsavable(estimator)
     try:
-        with threadpool_limits(1 if rows <= FEW_ROWS and not has_epochs else None):
+        with threadpool_limits(1 if rows <= FEW_ROWS and not _has_a_head(estimator) else None):
             if has_epochs:
                 fit()
             else:
@@ -97,6 +114,11 @@ def _fit(
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
     if log is not None:
         estimator.write_log(log)
+
+
+def _has_a_head(estimator: Any) -> bool:
+    """Whether a fusion head, which shares its work out among threads itself, is the estimator or a part of it."""
+    return any(hasattr(part, "write_log") for part in (estimator, *estimator.get_params().values()))
 
 
 def _as_model(

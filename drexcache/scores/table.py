@@ -110,11 +110,18 @@ class ScoreTable:
         """The scores averaged over their runs (seeds and repeats), in order of appearance.
 
         A row per regressor, kind, train, test, group, metric and calibrated; value, low and high are NaN if any run has
-        none. The runs share their images, so averaging does not narrow the intervals. n and ceiling are the first
-        run's, seconds is the mean, and seeds, repeats and runs are counts.
+        none. The runs share their images, so averaging does not narrow the intervals; several seeds widen them by the
+        variance of a mean over so many. n and ceiling are the first run's, seconds is the mean, and seeds, repeats and
+        runs are counts.
         """
-        groups = self.to_pandas().groupby(WHAT, sort=False)
+        frame = self.to_pandas()
+        groups = frame.groupby(WHAT, sort=False)
         means = groups[LIMITS].mean()
+        seeds = frame.groupby([*WHAT, "seed"], sort=False).value.mean().groupby(WHAT, sort=False)
+        error = (1.96 * seeds.std() / seeds.count() ** 0.5).fillna(0)
+        for end, sign in (("low", -1), ("high", 1)):
+            reach = (means[end] - means.value).abs()
+            means[end] += sign * ((reach**2 + error**2) ** 0.5 - reach)
         return (
             means.where(groups[LIMITS].count().eq(groups.size(), axis=0))
             .join(groups.agg(n=("n", "first"), seconds=("seconds", "mean"), ceiling=("ceiling", "first"),

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from drexcache.cache import FeatureMatrix, rated_rows
 from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.metrics import MIN_IMAGES
+from drexcache.regressors import differing_features, joined, upside_down
 from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
-
-DATASET = "@dataset"  # the label that holds each row's dataset if rows of several are joined
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,16 @@ class Cell:
     """One train set and one test set.
 
     kind : "in-domain" (folds), "split" (the dataset's own train and test), "cross" or "leave-one-out".
-    sources : the matrices to train on; empty within a dataset. split : the column of the dataset's own split.
-    folds : their number. same : (n,) names; images with the same name share a fold. found : notes on near-copies.
+    sources : the matrices to train on; empty within a dataset. others : those that every training within a dataset also
+    uses whole. split : the column of the dataset's own split. folds : their number. same : (n,) names; images with the
+    same name share a fold. found : notes on the images.
     """
 
     kind: str
     train: str
     test: FeatureMatrix
     sources: tuple[FeatureMatrix, ...] = ()
+    others: tuple[FeatureMatrix, ...] = ()
     split: str = ""
     folds: int = 0
     same: Sequence[str] = ()
@@ -74,21 +75,28 @@ class Cell:
 
     def parts(self, repeat: int = 0) -> Iterator[Part]:
         """Yield the trainings of one repeat."""
-        if self.kind == "in-domain":
-            folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
-            for fold in range(self.folds):
-                rows, tested = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-                yield Part(self.test, self.test, rows=rows, tested=tested, fold=fold)
-        elif self.kind == "split":
-            train, test = split_rows(self.test, self.split)
-            yield Part(self.test, self.test, rows=np.flatnonzero(train), tested=np.flatnonzero(test))
-        else:
+        if self.kind not in ("in-domain", "split"):
             shared = _shared(self.sources, self.test)
-            parts = [
-                source.rows([h not in shared for h in source.hashes]) if shared & set(source.hashes) else source
-                for source in self.sources
-            ]
-            yield Part(_joined(parts, self.train), self.test, key=(self.train, shared))
+            yield Part(joined(self._apart(self.sources), self.train), self.test, key=(self.train, shared))
+            return
+        source = joined([self.test, *self._apart(self.others)], self.test.dataset)
+        more = np.arange(len(self.test), len(source))
+        for fold, (train, tested) in enumerate(self._divisions(repeat)):
+            rows = np.concatenate([np.flatnonzero(train), more])
+            yield Part(source, self.test, rows=rows, tested=np.flatnonzero(tested), fold=fold)
+
+    def _divisions(self, repeat: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Masks (n,) of the dataset's images to train on and to predict, a pair for each training."""
+        if self.kind == "split":
+            return [split_rows(self.test, self.split)]
+        folds = hash_folds(self.test.ids, self.folds, repeat, self.same or self.test.hashes)
+        return [(folds != fold, folds == fold) for fold in range(self.folds)]
+
+    def _apart(self, matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
+        """The matrices without the image files that are in the test set, if enough others remain."""
+        shared = _shared(matrices, self.test)
+        left = [m.rows([h not in shared for h in m.hashes]) if shared & set(m.hashes) else m for m in matrices]
+        return [m for m in left if len(m) >= MIN_IMAGES]
 
     @property
     def too_few(self) -> str:
@@ -97,7 +105,7 @@ class Cell:
         left = sum(image not in shared for source in self.sources for image in source.hashes or source.ids)
         where = f"{self.train} → {self.test.dataset}"
         why = f"only {left} images are left to train on, the others are in the test set too"
-        return f"{where}: not scored, {why}" if self.sources and left < MIN_IMAGES else ""
+        return f"{where}: not scored, {why}" if self.sources and not self._apart(self.sources) else ""
 
     def check(self, groups: str | None) -> None:
         """Raise DrexcacheError, before the first training, if there are too many folds or no such split or group."""
@@ -120,15 +128,17 @@ class Cell:
 
     def looked_through(self, looks: Looks | None) -> Cell:
         """The cell after a search for near-copies, which share a fold within a dataset and are only noted across."""
+        same, found = self.same, list(self.found)
         if self.kind == "in-domain":
-            same, found = kept_together(self.test, looks)
-            return replace(self, same=same, found=found)
+            same, more = kept_together(self.test, looks)
+            found += more
         if self.kind == "split":
             train, tested = (self.test.rows(mask) for mask in split_rows(self.test, self.split))
-            found = on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}", looks)
-            return replace(self, found=found)
-        where = f"{self.train} → {self.test.dataset}"
-        return replace(self, found=on_both_sides(self.sources, self.test, where, looks))
+            found += on_both_sides([train], tested, f"{self.test.dataset}, split {self.split}", looks)
+        if elsewhere := self.sources or self.others:
+            origin = self.train if self.sources else ", ".join(one.dataset for one in elsewhere)
+            found += on_both_sides(elsewhere, self.test, f"{origin} → {self.test.dataset}", looks)
+        return replace(self, same=same, found=found)
 
     def grouped(self, column: str) -> Cell:
         """The cell with all images of the same value of that label in one fold; images without a value stay single."""
@@ -181,19 +191,26 @@ class Cell:
         return "" if (train | test).all() else f"{self.test.dataset}: {count} {reason}"
 
     def _scales(self) -> str:
-        if self.kind != "leave-one-out":
+        """How ratings of several datasets were brought together."""
+        scaled = "each dataset's ratings are put on one mean and one spread"
+        if self.kind == "leave-one-out":
+            return f"{self.train}: the training mixes {len(self.sources)} datasets; {scaled}"
+        if not self.others:
             return ""
+        names = ", ".join(matrix.dataset for matrix in self.others)
         return (
-            f"{self.train}: the training mixes {len(self.sources)} datasets, each rated on a scale of its own (which "
-            "fusion heads learn and other regressors do not)"
+            f"{self.train}: half of each prediction is of a training on its own images alone, half of one on those and "
+            f"all images of {names}, where {scaled}"
         )
 
 
 def cells_of(
     matrices: Sequence[FeatureMatrix], train: Sequence[str] | None, test: Sequence[str] | None, *,
-    folds: int, split: str | None, leave_one_out: bool,
+    others: Sequence[FeatureMatrix], folds: int, split: str | None, leave_one_out: bool,
 ) -> list[Cell]:  # fmt: skip
     """The cells of an evaluation; those with the same train set are adjacent.
+
+    others : datasets to train on, too, within a dataset.
 
     Raises
     ------
@@ -209,17 +226,19 @@ def cells_of(
         for target in test or known:
             if source != target:
                 cells.append(Cell("cross", source, known[target], sources=(known[source],)))
-            elif split:
-                cells.append(Cell("split", source, known[target], split=split))
-            else:
-                cells.append(Cell("in-domain", source, known[target], folds=folds))
+                continue
+            more = tuple(matrix for matrix in others if matrix.dataset != target)
+            kind = "split" if split else "in-domain"
+            cells.append(Cell(kind, source, known[target], others=more, split=split or "", folds=folds))
     if leave_one_out:
         if len(matrices) < 3:
             raise DrexcacheError(f"leaving out one dataset at a time needs at least 3 of them; found {len(matrices)}")
         for target in test or known:
-            others = tuple(matrix for matrix in matrices if matrix.dataset != target)
-            cells.append(Cell("leave-one-out", f"all but {target}", known[target], sources=others))
-    return cells
+            rest = tuple(matrix for matrix in matrices if matrix.dataset != target)
+            cells.append(Cell("leave-one-out", f"all but {target}", known[target], sources=rest))
+    mixed = {matrix.dataset: matrix for matrix in (*matrices, *others)} if others or leave_one_out else {}
+    strange = upside_down(joined(list(mixed.values()), "all")) if len(mixed) > 1 else []
+    return [replace(cell, found=strange) if cell.others or len(cell.sources) > 1 else cell for cell in cells]
 
 
 def label(matrix: FeatureMatrix, column: str) -> Sequence[str]:
@@ -250,7 +269,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
-    differences = [line for matrix in matrices[1:] for line in _differences(matrices[0], matrix)]
+    differences = [line for matrix in matrices[1:] for line in differing_features(matrices[0], matrix)]
     if differences:
         raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(differences)}")
     ready = []
@@ -266,46 +285,6 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     return ready
 
 
-def _differences(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:
-    """The differences that keep two matrices from being compared, field by field."""
-    lines = []
-    for block in dict.fromkeys([*first.blocks, *other.blocks]):
-        missing = [matrix.dataset for matrix in (first, other) if block not in matrix.blocks]
-        if missing:
-            lines.append(f"block {block} is missing in {missing[0]}")
-            continue
-        for what, here, there in (
-            ("width", _width(first, block), _width(other, block)),
-            (
-                "fingerprint",
-                first.fingerprints.get(block, "none")[:12],
-                other.fingerprints.get(block, "none")[:12],
-            ),
-        ):
-            if here != there:
-                lines.append(f"block {block} has {what} {here} in {first.dataset} but {there} in {other.dataset}")
-    return lines
-
-
-def _width(matrix: FeatureMatrix, block: str) -> int:
-    return matrix.blocks[block].stop - matrix.blocks[block].start
-
-
 def _shared(sources: Sequence[FeatureMatrix], test: FeatureMatrix) -> frozenset[str]:
     """Hashes of the image files that are both in the test set and in a source."""
     return frozenset(test.hashes) & frozenset(image for source in sources for image in source.hashes)
-
-
-def _joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
-    """The rows of all parts as a single matrix to train on."""
-    if len(parts) == 1:
-        return parts[0]
-    return replace(
-        parts[0],
-        X=np.concatenate([part.X for part in parts]),
-        y=np.concatenate([part.y for part in parts]),
-        ids=[f"{part.dataset}/{image}" for part in parts for image in part.ids],
-        dataset=name,
-        hashes=[],
-        labels={DATASET: [part.dataset for part in parts for _ in part.ids]},
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError, listed
-from drexcache.regressors import ChosenSettings
+from drexcache.regressors import ChosenSettings, contributions
 from drexcache.scores import ScoreTable
 from drexcache.studies.evaluation.cells import Cell, Part, cells_of, comparable
 from drexcache.studies.evaluation.copies import Files, Looks
@@ -34,9 +34,10 @@ def evaluate(
     matrices: Sequence[FeatureMatrix], regressors: Sequence[str], *, train: Sequence[str] | None = None,
     test: Sequence[str] | None = None, folds: int = 5, repeats: int = 1, seeds: Sequence[int] = (42,),
     split: str | None = None, groups: str | None = None, group_folds: str | None = None, weights: str | None = None,
-    leave_one_out: bool = False, near_copies: bool = True, pictures: Files | None = None,
-    chosen: Mapping[str, ChosenSettings] | None = None, make: Make | None = None, together: int | None = None,
-    progress: Progress | None = None,
+    leave_one_out: bool = False, others: Sequence[FeatureMatrix] = (), contributions: bool = False,
+    near_copies: bool = True,
+    pictures: Files | None = None, chosen: Mapping[str, ChosenSettings] | None = None, make: Make | None = None,
+    together: int | None = None, progress: Progress | None = None,
 ) -> tuple[ScoreTable, Predictions]:  # fmt: skip
     """Score regressors within each dataset and for every train -> test pair of datasets.
 
@@ -57,6 +58,9 @@ def evaluate(
     weights : a column of labels with a positive number per image, such as how many people rated it: the weight of the
         image in training, for regressors that take weights.
     leave_one_out : also train on all datasets but one and test on that one.
+    others : datasets, some of ``matrices`` or none, that every training within a dataset also uses whole, see
+        `drexcache.regressors.PooledRegressor`.
+    contributions : also compute what each block adds to each prediction, see `drexcache.regressors.contributions`.
     near_copies : look for near-copies (see `copies`) by the features of these matrices.
     pictures : (dataset, image) -> its file, so that pixels decide what is a near-copy. Default: the files as they were
         at extraction; if those are gone, features alone decide.
@@ -84,7 +88,12 @@ def evaluate(
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
-    cells = cells_of(comparable(matrices), train, test, folds=folds, split=split, leave_one_out=leave_one_out)
+    everything = [*matrices, *(matrix for matrix in others if not any(matrix is one for one in matrices))]
+    ready = dict(zip(map(id, everything), comparable(everything), strict=True))
+    cells = cells_of(
+        [ready[id(matrix)] for matrix in matrices], train, test, others=[ready[id(matrix)] for matrix in others],
+        folds=folds, split=split, leave_one_out=leave_one_out,
+    )  # fmt: skip
     left_out = [reason for cell in cells if (reason := cell.too_few)]
     cells = [cell for cell in cells if not cell.too_few]
     if not cells:
@@ -94,7 +103,7 @@ def evaluate(
     cells = [cell.grouped(group_folds) for cell in cells] if group_folds else cells
     for cell in cells:
         cell.check(groups)
-    trainer = _Trainer(Maker(make, chosen or {}, weights), regressors, seeds, together, progress)
+    trainer = _Trainer(Maker(make, chosen or {}, weights), regressors, seeds, together, progress, contributions)
     trainer.total = sum(cell.trainings * _repeats(cell, repeats) for cell in cells) * len(regressors) * len(seeds)
     predictions = Predictions()
     for cell in cells:
@@ -127,12 +136,13 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Piece:
-    """The predictions of one training: values (n,) and, by arm, attention weights (n,)."""
+    """The predictions of one training: values (n,) and, by arm, attention weights and contributions (n,)."""
 
     test: FeatureMatrix
     fold: int
     predicted: np.ndarray
     attention: dict[str, np.ndarray]
+    contributions: dict[str, np.ndarray]
     seconds: float
 
 
@@ -141,10 +151,10 @@ class _Trainer:
 
     def __init__(
         self, maker: Maker, regressors: Sequence[str], seeds: Sequence[int], together: int | None,
-        progress: Progress | None,
+        progress: Progress | None, contributions: bool,
     ) -> None:  # fmt: skip
         self.maker, self.regressors, self.seeds = maker, regressors, seeds
-        self.together, self.progress = together, progress
+        self.together, self.progress, self.contributions = together, progress, contributions
         self.done = self.total = 0
         self.kept: dict[tuple, Fitted] = {}  # of the current train set only
 
@@ -225,7 +235,10 @@ class _Trainer:
         estimator, seconds = fitted
         test = self.maker.features(job.name, job.part.test)
         predicted, attention = _predict(estimator, test.X, label)
-        return _Piece(replace(test, X=test.X[:0]), job.part.fold, predicted, attention, seconds)
+        by_arm: dict[str, np.ndarray] = {}
+        if self.contributions:
+            by_arm = dict(zip(test.blocks, contributions(estimator, test.X, test.blocks).T, strict=True))
+        return _Piece(replace(test, X=test.X[:0]), job.part.fold, predicted, attention, by_arm, seconds)
 
 
 def _rows(source: FeatureMatrix, part: Part) -> FeatureMatrix:
@@ -261,7 +274,6 @@ def _predict(estimator: Any, X: np.ndarray, label: str) -> tuple[np.ndarray, dic
 def _run(cell: Cell, repeat: int, name: str, seed: int, pieces: Sequence[_Piece], groups: str | None) -> Run:
     """The pieces of all folds as one run of a regressor with a seed."""
     tests = [piece.test for piece in pieces]
-    arms = pieces[0].attention
     folds = [np.full(len(piece.test), piece.fold, dtype=np.intp) for piece in pieces]
     kind, train, tested = cell.name
     return Run(
@@ -271,9 +283,16 @@ def _run(cell: Cell, repeat: int, name: str, seed: int, pieces: Sequence[_Piece]
         rated=np.concatenate([test.y for test in tests]),
         predicted=np.concatenate([piece.predicted for piece in pieces]),
         group=[group for test in tests for group in test.labels[groups]] if groups else (),
-        attention={arm: np.concatenate([piece.attention[arm] for piece in pieces]) for arm in arms},
+        attention=_all(piece.attention for piece in pieces),
+        contributions=_all(piece.contributions for piece in pieces),
         seconds=sum(piece.seconds for piece in pieces),
     )  # fmt: skip
+
+
+def _all(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The values by arm of all pieces, one after another."""
+    first, *rest = parts
+    return {arm: np.concatenate([first[arm], *(part[arm] for part in rest)]) for arm in first}
 
 
 def _repeats(cell: Cell, repeats: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import decimal_sign, numbers
 from drexcache.errors import DrexcacheError
-from drexcache.regressors import ChosenSettings, make_regressor
-from drexcache.studies.evaluation.cells import DATASET, label
+from drexcache.regressors import DATASET, ChosenSettings, PooledRegressor, make_regressor
+from drexcache.studies.evaluation.cells import label
 
 Make = Callable[[str, FeatureMatrix, int], Any]
 
@@ -32,18 +32,23 @@ class Maker:
         return matrix.select(blocks) if blocks else matrix
 
     def estimator(self, name: str, matrix: FeatureMatrix, seed: int) -> Any:
-        """The unfitted regressor of that name."""
+        """The unfitted regressor of that name; one of several datasets, where the rows are joined from such."""
+        if DATASET in matrix.labels:
+            mine = np.asarray(matrix.labels[DATASET]) == matrix.dataset
+            one = replace(matrix.rows(mine) if mine.any() else matrix, labels={})
+            return PooledRegressor(self.estimator(name, one, seed), own=matrix.dataset if mine.any() else None)
         if self.make:
             return self.make(name, matrix, seed)
         chosen = self.chosen.get(name)
         return make_regressor(chosen.regressor if chosen else name, matrix, seed, chosen.settings if chosen else None)
 
     def options(self, name: str, estimator: Any, train: FeatureMatrix) -> dict[str, Any]:
-        """Further arguments of `fit`: image weights, and each row's dataset for regressors that learn its scale."""
-        joined = DATASET in train.labels and "datasets" in signature(estimator.fit).parameters
-        options: dict[str, Any] = {"datasets": train.labels[DATASET]} if joined else {}
+        """Further arguments of `fit`: image weights, and each row's dataset if there are several."""
+        pooled = isinstance(estimator, PooledRegressor)
+        options: dict[str, Any] = {"datasets": train.labels[DATASET]} if pooled else {}
         if self.weights:
-            options[_weight_option(name, estimator)] = _numbers(train, self.weights)
+            inner = estimator.regressor if pooled else estimator
+            options[_weight_option(name, inner)] = _numbers(train, self.weights)
         return options
 
 

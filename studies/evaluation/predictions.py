@@ -22,7 +22,7 @@ TYPES: dict[str, type] = {
     **KEY, "fold": int, "id": str, "group": str, "rated": float, "predicted": float,
     "target": str,
 }  # fmt: skip
-ATTENTION = "attention_"
+BY_ARM = {"attention": "attention_", "contributions": "contribution_"}  # field of a run -> columns, one per arm
 DEFAULTS = {"seed": 0, "repeat": 0, "fold": 0, "group": "", "target": ""}  # for columns that may be missing
 
 
@@ -33,7 +33,8 @@ class Run:
     regressor, kind, train, test, seed, repeat : as in `drexcache.scores.table.Score`.
     ids : (n,) images. fold : (n,) ints, the fold in which each image was held out (0 outside k-fold).
     rated, predicted : (n,) floats, scaled from the target's range to [0, 1]. group : (n,) names, or empty.
-    attention : arm -> (n,) weights, if the regressor has them. seconds : training time, or None.
+    attention : arm -> (n,) weights, if the regressor has them. contributions : arm -> (n,), if they were asked for,
+        see `drexcache.regressors.contributions`. seconds : training time, or None.
     target : the name of the test set's ratings, "" if unknown.
     """
 
@@ -49,8 +50,14 @@ class Run:
     predicted: Floats
     group: Sequence[str] = ()
     attention: dict[str, Floats] = field(default_factory=dict)
+    contributions: dict[str, Floats] = field(default_factory=dict)
     seconds: float | None = None
     target: str = ""
+
+    @property
+    def by_arm(self) -> dict[str, Floats]:
+        """Column of the CSV -> (n,) values: attention weights and contributions."""
+        return {start + arm: own for name, start in BY_ARM.items() for arm, own in getattr(self, name).items()}
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -84,7 +91,7 @@ class Predictions:
         return [run for run in self.runs if run.cell == cell and run.regressor == regressor]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A data frame with a row per prediction and the columns of the CSV; missing attention weights are NaN."""
+        """A data frame with a row per prediction and the columns of the CSV; missing values by arm are NaN."""
         import pandas as pd
 
         frames = [
@@ -92,7 +99,7 @@ class Predictions:
                 **{name: getattr(run, name) for name in KEY},
                 "fold": run.fold, "id": list(run.ids), "group": list(run.group or [""] * len(run.ids)),
                 "rated": run.rated, "predicted": run.predicted, "target": run.target,
-                **{ATTENTION + arm: weights for arm, weights in run.attention.items()},
+                **run.by_arm,
             })
             for run in self.runs
         ]  # fmt: skip
@@ -114,16 +121,16 @@ class Predictions:
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per prediction; numbers keep every digit."""
-        arms = list(dict.fromkeys(arm for run in self.runs for arm in run.attention))
+        columns = list(dict.fromkeys(column for run in self.runs for column in run.by_arm))
         records: list[tuple] = []
         for run in self.runs:
             n = len(run.ids)
             key = tuple(getattr(run, name) for name in KEY)
-            weights = [run.attention[arm].tolist() if arm in run.attention else [None] * n for arm in arms]
+            by_arm = [run.by_arm[column].tolist() if column in run.by_arm else [None] * n for column in columns]
             group = run.group or [""] * n
             values = (run.rated.tolist(), run.predicted.tolist(), [run.target] * n)
-            records += [key + cells for cells in zip(run.fold.tolist(), run.ids, group, *values, *weights, strict=True)]
-        write_records(path, [*TYPES, *(ATTENTION + arm for arm in arms)], records)
+            records += [key + cells for cells in zip(run.fold.tolist(), run.ids, group, *values, *by_arm, strict=True)]
+        write_records(path, [*TYPES, *columns], records)
 
     @classmethod
     def read_csv(cls, path: str | Path) -> Predictions:
@@ -136,7 +143,7 @@ class Predictions:
         """
         # earlier versions did not write "target"
         needed = {name: kind for name, kind in TYPES.items() if name != "target"}
-        return cls(_runs(read_records(path, needed, {ATTENTION + "*": float}), str(path)))
+        return cls(_runs(read_records(path, needed, {f"{start}*": float for start in BY_ARM.values()}), str(path)))
 
 
 def predictions_beside(scores: str | Path) -> Path:
@@ -160,8 +167,8 @@ def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
         if own["id"].duplicated().any():
             twice = own["id"][own["id"].duplicated()].iloc[0]
             raise DrexcacheError(f"{where}: {named['regressor']} predicts image {twice} twice in one run")
-        arms = [name for name in own if name.startswith(ATTENTION) and own[name].notna().any()]
-        values = {name: own[name].to_numpy(np.float64) for name in ("rated", "predicted", *arms)}
+        columns = [name for name in own if name.startswith(tuple(BY_ARM.values())) and own[name].notna().any()]
+        values = {name: own[name].to_numpy(np.float64) for name in ("rated", "predicted", *columns)}
         for name, numbers in values.items():
             if not np.isfinite(numbers).all():
                 raise DrexcacheError(f"{where}: {named['regressor']} has a {name} that is not a finite number")
@@ -169,7 +176,9 @@ def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
             Run(
                 **named, ids=ids, fold=own["fold"].to_numpy(np.intp), rated=values["rated"],
                 predicted=values["predicted"], group=group if any(group) else (),
-                attention={arm.removeprefix(ATTENTION): values[arm] for arm in arms}, target=own["target"].iloc[0],
+                target=own["target"].iloc[0],
+                **{field: {name.removeprefix(start): values[name] for name in columns if name.startswith(start)}
+                   for field, start in BY_ARM.items()},
             )
         )  # fmt: skip
     return runs
