@@ -83,7 +83,7 @@ class OneSentence(click.Group):
             raise click.ClickException(f"{place}{error.strerror or error}") from error
 
 
-def _warning_line(message: Warning | str, *_: object) -> str:
+def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
     """A warning as one line that starts with its image; "" if repeated, or after MOST_WARNINGS images."""
     text, image = " ".join(str(message).split()), about()
     if not image:

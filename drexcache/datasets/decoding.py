@@ -88,7 +88,7 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
     """
     kind, reader = _reader(data)
     with _as_unreadable(kind):
-        image = reader(io.BytesIO(data))
+        image: Image.Image = reader(io.BytesIO(data))
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {max_pixels / 1e6:g} megapixels")
