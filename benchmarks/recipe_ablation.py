@@ -79,6 +79,9 @@ LINES = {  # a choice of columns, by "block/tap"; each table's first line is wha
         "DINO's last [CLS] only": f"dino448/cls12|{EFFNET_TAPS}",
         "lean, DINO's block 12 only": f"dino224/{DINO_TAPS}12|{EFFNET_TAPS}",
         "lean, DINO's last [CLS] only": f"dino224/cls12|{EFFNET_TAPS}",
+    },
+    "EfficientNet's part of recipe complexity": {
+        "complexity": f"dino448/{DINO_TAPS}|{EFFNET_TAPS}",
         "- EfficientNet's mean": f"dino448/{DINO_TAPS}|eff.../(std|max)",
         "- EfficientNet's std": f"dino448/{DINO_TAPS}|eff.../(mean|max)",
         "- EfficientNet's max": f"dino448/{DINO_TAPS}|eff.../(mean|std)",
