@@ -39,7 +39,7 @@ def command(
     cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], level: str, target: str | None,
     folds: int, repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
 ) -> None:  # fmt: skip
-    """Measure what each part of a cache's features contributes: each block and tap alone, and all without it.
+    """Measure what each part of a cache's features contributes: each block and tap alone, and the rest without it.
 
     A fusion head is also tried with concatenated features and with fixed weights instead of attention. Scores
     and predictions are written as by evaluate, so compare and report can read them.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-_about = threading.local()  # in each thread: what its warnings are about
+_about = threading.local()  # for each thread, the file that its warnings are about
 
 
 class DrexcacheError(Exception):
@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def warnings_about(name: str) -> Iterator[None]:
-    """A context in which what libraries warn of in this thread is about that image or file, as `about` then says."""
+    """A context in which libraries' warnings in this thread concern that image or file; `about` returns its name."""
     before, _about.name = about(), name
     try:
         yield
@@ -37,7 +37,7 @@ def warnings_about(name: str) -> Iterator[None]:
 
 
 def about() -> str:
-    """What this thread's warnings are about, "" where nobody said.
+    """The image or file that this thread's warnings concern, "" outside `warnings_about`.
 
     >>> with warnings_about("a.tif"):
     ...     print(about())

@@ -259,7 +259,7 @@ def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
     try:
         store.invalidate_cache()  # s3fs and others would reuse an earlier listing
         found = store.find(root, detail=True)
-    except Exception as error:  # each store's client has exceptions of its own
+    except Exception as error:  # each store has its own exceptions
         raise DrexcacheError(f"{url}: cannot be listed ({_reason(error)})") from error
     if not found:  # most stores cannot tell an empty folder from a missing one
         raise DrexcacheError(f"{url}: no such folder, or nothing in it")
@@ -280,7 +280,7 @@ def _read_at_url(url: str, name: str) -> bytes:
         data: bytes = store.cat_file(f"{root.rstrip('/')}/{name}")
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{url}/{name}") from error
-    except Exception as error:  # each store's client has exceptions of its own
+    except Exception as error:  # each store has its own exceptions
         raise OSError(_reason(error)) from error
     return data
 
@@ -294,7 +294,7 @@ def _store(url: str) -> tuple[Any, str]:
         store, root = fsspec.url_to_fs(url)
     except ImportError as error:
         raise DrexcacheError(f"{url}: {protocol}:// needs a package that is not installed ({error})") from error
-    except Exception as error:  # each store's client has exceptions of its own
+    except Exception as error:  # each store has its own exceptions
         known = fsspec.available_protocols()
         if protocol in known:
             raise DrexcacheError(f"{url}: cannot be opened ({_reason(error)})") from error

@@ -174,7 +174,7 @@ def _refuse(
     ratings: Ratings, problems: dict[str, list[str]], twice: list[str], outside: str, *, images: int,
     allow_unmatched: bool,
 ) -> None:  # fmt: skip
-    """Raise one sentence on everything that is wrong; what allow_unmatched permits is only noted elsewhere.
+    """Raise one error that lists everything wrong, except what allow_unmatched permits.
 
     outside : a description of ratings outside the range, "" if there are none or they are not refused.
     """

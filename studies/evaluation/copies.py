@@ -124,9 +124,9 @@ def near_copies(
     """Yield pairs of images that show the same picture, a block of rows at a time, by comparing all pairs exactly.
 
     A pair is a row of a and a row of b; without b, both are rows of a, the smaller first. The cosine of all columns,
-    standardised over both matrices, must reach the threshold (0.8, or more if there are so few features that chance
-    would reach that; equality with fewer than 64 columns), and that of every tap 0.4. If ``looks`` has both pictures, a
-    cosine of 0.6 is enough for their pixels to be compared, which then decide.
+    standardised over both matrices, must reach the threshold (0.8; more if so few features could reach that by chance;
+    equality with fewer than 64 columns), and the cosine of every tap 0.4. If ``looks`` has both pictures, a cosine of
+    0.6 is enough for their pixels to be compared, which then decide.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def _by_chance(Z: NDArray[np.float32], comparisons: int) -> float:
 
     Between random directions in D dimensions cos^2 is Beta(1/2, (D - 1) / 2) with mean 1/D, which gives the effective
     number of dimensions D of the rows Z (n, d) of length 1. Copies would make D seem smaller, so it is estimated from
-    rows of which no two are alike; with too few of those the result is 0.
+    rows that all differ; with too few of them the result is 0.
     """
     some = Z[np.linspace(0, len(Z) - 1, min(len(Z), ROWS)).astype(int)]
     cosines, different = some @ some.T, list[int]()

@@ -72,7 +72,7 @@ def _best(path: Path) -> dict[str, Any]:
 
 
 def _require_one_run(folder: Path, written: Any) -> None:
-    """Refuse tables from another run than best.json, as a kill between the two can leave them."""
+    """Refuse tables from a different run than best.json, as left by a search that was killed while writing them."""
     for name in TABLES if isinstance(written, dict) else ():
         if (folder / name).is_file() and run_id((folder / name).read_bytes()) != written.get(name):
             raise DrexcacheError(

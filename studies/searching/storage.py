@@ -54,7 +54,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 @contextmanager
 def usable(place: str | Path) -> Iterator[None]:
-    """A context that turns the errors of a storage that is gone or refuses into one sentence."""
+    """A context that turns the errors of a storage that is gone or refuses access into one sentence."""
     try:
         yield
     except STORAGE_ERRORS as error:

@@ -229,7 +229,7 @@ def _run(pools: Sequence[Pool], interruption: Interruption, progress: ProgressCa
         pass
     except STORAGE_ERRORS:
         for pool in pools:
-            pool.members = []  # the storage cannot be told; other processes will notice the missing heartbeat
+            pool.members = []  # the storage cannot be updated; other processes will notice the missing heartbeat
         raise
     finally:
         for pool in pools:
