@@ -112,8 +112,10 @@ def terms(block: str) -> str:
     """Lines such as "name : meaning", possibly with indented continuation lines, as a list."""
     if not re.match(r"\**[\w, .*`]+\** : ", block):
         return block
-    block = re.sub(r"([.;,]) (\w+) : ", r"\1\n\2 : ", block)  # two in one line
-    return re.sub(r"^(\w[\w, ]*) : ", r"- `\1`: ", block, flags=re.MULTILINE)
+    block = re.sub(r"([.;]) ((?:\w+, )*\w+) : ", r"\1\n\2 : ", block)  # two terms in one line
+    return re.sub(
+        r"^(\w+(?:, \w+)*) : ", lambda names: f"- `{names[1].replace(', ', '`, `')}`: ", block, flags=re.MULTILINE
+    )
 
 
 def first_paragraph(module: ModuleType) -> str:

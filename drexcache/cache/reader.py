@@ -33,7 +33,7 @@ from drexcache.hub import local_file
 def open_cache(path: str | Path) -> FeatureCache:
     """Open a finished cache for reading.
 
-    It stays the file as it was when opened, even if a writer replaces it meanwhile.
+    It keeps showing the file as it was when opened, even if a writer replaces it meanwhile.
 
     Raises
     ------

@@ -35,7 +35,7 @@ class GramRidge(RegressorMixin, BaseEstimator):
 
     Attributes
     ----------
-    coef_ : (d,), intercept_ : for unscaled columns. alpha_ : the chosen penalty.
+    coef_, intercept_ : (d,) and a number, for unscaled columns. alpha_ : the chosen penalty.
     errors_ : (k,) each penalty's leave-one-out mean squared error. n_features_in_ : d.
 
     Examples
