@@ -10,11 +10,11 @@ from drexcache.cli import make_room_for, say
 @click.command("export")
 @click.argument("model", type=click.Path())
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The ONNX file to write")
-@click.option("--weights", metavar="hub|packaged|PATH", help="Where weights come from [default: as in training]")
+@click.option("--weights", metavar="hub|packaged|PATH", help="Source of the weights [default: as in training]")
 def command(model: str, out: str, weights: str | None) -> None:
-    """Write MODEL and its backbones as one ONNX file: an image's pixels in, its score out.
+    """Write MODEL and its backbones as one ONNX file, which takes an image's pixels and returns its score.
 
-    Fusion gives its attention, too. Resizing is inside; the file needs no drexcache, only a runtime for ONNX.
+    A fusion model also returns its attention. The file includes resizing and needs only an ONNX runtime, not drexcache.
 
     \b
     drexcache export scenes.drex -o scenes.onnx

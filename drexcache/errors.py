@@ -64,11 +64,11 @@ def nearest(name: str, known: Iterable[str], shown: Iterable[str] | None = None)
 
 
 def listed(given: Any, what: str, one: type | tuple[type, ...] = str) -> list[Any]:
-    """A list of what was given: several, or a single one, of a type.
+    """Return the given values as a list, whether several or a single one of that type.
 
     Raises
     ------
-    DrexcacheError : neither; the message says what was expected.
+    DrexcacheError : anything else was given; the message says what was expected.
 
     >>> listed("ridge", "regressors"), listed(("ridge", "svr"), "regressors")
     (['ridge'], ['ridge', 'svr'])

@@ -157,7 +157,7 @@ def _is(file: BinaryIO, path: Path) -> bool:
 
 
 def size_text(size: float) -> str:
-    """A number of bytes for people.
+    """Format a number of bytes for people.
 
     >>> size_text(400), size_text(25_000), size_text(3_400_000), size_text(12e9)
     ('400 bytes', '25 kB', '3.4 MB', '12,000.0 MB')

@@ -81,7 +81,7 @@ class Block:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """(height, width) of what an image becomes: its crops, one below the other."""
+        """(height, width) of an image's pixels: its crops, one below the other."""
         return self.crops * self.size[0], self.size[1]
 
     @property
@@ -96,7 +96,7 @@ class Block:
         return None if None in dims else sum(d for d in dims if d is not None)
 
     def fields(self) -> dict[str, Any]:
-        """All fields, ``fit`` and ``crops`` only where images are not squeezed, as all once were."""
+        """All fields; ``fit`` and ``crops`` only if images are not squeezed, so that older fingerprints stay valid."""
         fields = asdict(self)
         if self.fit == "squeeze":
             del fields["fit"], fields["crops"]

@@ -1,4 +1,4 @@
-"""Fitted regressors as torch modules, which an exporter can follow: from features float32 (B, d) to predictions."""
+"""Fitted regressors as torch modules that an exporter can trace: from features float32 (B, d) to predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fusion(nn.Module):
 
 
 class Scaled(nn.Module):
-    """(x - mean) / scale, or back."""
+    """(x - mean) / scale, or its inverse."""
 
     def __init__(self, mean: np.ndarray | None, scale: np.ndarray | None, *, back: bool = False) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Kernel(nn.Module):
 
 
 class Beside(nn.Module):
-    """The predictions of several, side by side."""
+    """The predictions of several regressors, side by side."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Beside(nn.Module):
 
 
 def expressed(estimator: Any) -> nn.Module:
-    """A fitted regressor, or a step of one, as a module from (B, d) to (B, k).
+    """Convert a fitted regressor, or a step of one, to a module from (B, d) to (B, k).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How an image of any shape comes to a block's size: squeezed, cropped or padded."""
+"""Fitting an image of any shape to a block's size: squeezed, cropped or padded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from drexcache.recipes import Block
 
 
 def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
-    """The image's pixels (3, crops * H, W), uint8 or float on [0, 1] as `to_pixels` gives them.
+    """Resize an image to a block's size: pixels (3, crops * H, W), uint8 or float on [0, 1] as from `to_pixels`.
 
-    "squeeze" : the whole image, its aspect not kept.
-    "crop" : as much of the image as has the block's aspect, resized: the shorter side is whole. A single crop is the
-        middle; several lie along the longer side from end to end.
-    "pad" : the longer side resized to the block's, with the block's mean colour around the image.
+    "squeeze" : the whole image; its aspect ratio is not kept.
+    "crop" : the largest part with the block's aspect ratio. A single crop is the middle; several are spaced evenly
+        along the longer side, from end to end.
+    "pad" : the whole image with its aspect ratio, surrounded by the block's mean colour.
 
     >>> from drexcache.recipes import Tap
     >>> block = Block("b", "resnet50", (Tap("layer1", "mean", "t"),), size=(4, 4), fit="crop", crops=3)
@@ -37,7 +37,7 @@ def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
 
 
 def _padded(pixels: torch.Tensor, block: Block) -> torch.Tensor:
-    """The pixels (3, h, w) in the middle of (3, H, W) of the block's mean colour, which normalisation turns to 0."""
+    """Centre the pixels (3, h, w) on (3, H, W) of the block's mean colour, which normalisation turns into 0."""
     colour = torch.tensor(block.mean or (0.5, 0.5, 0.5))[:, None, None]
     colour = (255 * colour).round() if pixels.dtype == torch.uint8 else colour
     found = colour.to(pixels.dtype).repeat(1, *block.size)

@@ -1,4 +1,4 @@
-"""A model and its backbones as one ONNX file: an image's pixels in, its score out, with the resize inside.
+"""Exporting a model and its backbones as one ONNX file, from an image's pixels to its score, including the resize.
 
 The resize is written out as two products with matrices that are made of the image's size, so that every runtime
 computes Pillow's and torch's antialiased resize alike: ONNX's own operator is not the same everywhere.
@@ -40,7 +40,7 @@ AGREES = (
 
 
 def export(model: Model, out: str | Path, *, weights: str | None = None, say: Callable[[str], None] = print) -> None:
-    """Write the model as an ONNX file that takes an image and gives its score; for fusion the arms' attention, too.
+    """Write the model as an ONNX file that takes an image and returns its score and, for fusion, the arms' attention.
 
     The input ``image`` is uint8 (height, width, 3), the RGB values of an image of any size. The outputs are ``score``,
     float32 (1,) in the target's own range, and ``attention``, float32 (1, n_arms) in the order of the metadata's
@@ -60,7 +60,7 @@ def export(model: Model, out: str | Path, *, weights: str | None = None, say: Ca
     whole = Pictures(model, scorer, _backbones(model, weights, say)).eval()
     try:
         graph = _described(_traced(whole, isinstance(scorer, Fusion)), model)
-    except Exception as error:  # whatever the exporter stumbles over, such as a file of more than 2 GB
+    except Exception as error:  # whatever the exporter cannot handle, such as a file of more than 2 GB
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DrexcacheError(f"the model cannot be written as ONNX ({reason})") from error
     _refuse_other_numbers(graph, whole, model)
@@ -88,12 +88,12 @@ class Pictures(nn.Module):
         return self.in_range(scored[:, 0])
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
-        """What the regressor takes, (1, d)."""
+        """The regressor's input, (1, d)."""
         found = {name: backbone(pixels(image, self._blocks[name])) for name, backbone in self.backbones.items()}
         return torch.cat([found[name][:, columns] for name, columns in self._columns], dim=1)
 
     def in_range(self, unit: Any) -> Any:
-        """Scores on [0, 1], the higher the more, in the target's own range and direction."""
+        """Convert scores on [0, 1], where 1 is the most, to the target's own range and direction."""
         return self._first + self._step * unit
 
 
@@ -125,7 +125,7 @@ def pixels(image: torch.Tensor, block: Block) -> torch.Tensor:
 def _resized() -> Callable[..., torch.Tensor]:
     """`_in_two_passes` as a script, which the exporter writes as an If: which pass comes first depends on the image."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that torch.jit is old
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         return torch.jit.script(_in_two_passes)
 
 
@@ -196,7 +196,7 @@ def _noise(height: int, width: int) -> torch.Tensor:
 
 
 def _described(graph: bytes, model: Model) -> bytes:
-    """The graph with what a user of it has to know."""
+    """The graph with the metadata that its users need."""
     import onnx
 
     read = onnx.load_from_string(graph)
@@ -212,7 +212,7 @@ def _described(graph: bytes, model: Model) -> bytes:
 
 
 def _refuse_other_numbers(graph: bytes, whole: Pictures, model: Model) -> None:
-    """Raise unless ONNX Runtime's score of a picture of noise is what the regressor itself says of its features."""
+    """Raise unless ONNX Runtime's score of a noise picture agrees with the regressor's own prediction."""
     import onnxruntime
 
     image = _noise(150, 70)

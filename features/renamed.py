@@ -1,4 +1,4 @@
-"""Rows of a cache whose image has another name now."""
+"""Following images that were renamed since their rows were cached."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from drexcache.features.pipeline import read_image
 
 
 def follow_renamed(table: ImageTable, sources: Sequence[FeatureCache]) -> list[FeatureCache]:
-    """The sources; the rows of a finished cache whose file stands under a new name in the table go by that name.
+    """Return the sources, with renamed images' rows in finished caches under the names that the table has now.
 
-    Only where images are gone from the table and others are new: these are read and hashed.
+    Only if some images are gone from the table and others are new are the new ones read and hashed.
     """
     known = {image for cache in sources for image in cache.ids}
     new = [row for row, image in enumerate(table.ids) if image not in known]
@@ -21,12 +21,12 @@ def follow_renamed(table: ImageTable, sources: Sequence[FeatureCache]) -> list[F
     if not new or known <= here:
         return list(sources)
     names = {read_image(table, row, ()).sha256: table.ids[row] for row in new}
-    names.pop(bytes(32), None)  # of what cannot be read
+    names.pop(bytes(32), None)  # the hash of an unreadable file
     found = []
     for cache in sources:
         hashes = cache.hashes()
         gone = [row for row, image in enumerate(cache.ids) if image not in here and hashes[row].tobytes() in names]
-        if gone and cache.complete:  # an interrupted run is gone on with as it is, or not at all
+        if gone and cache.complete:  # an interrupted run continues unchanged, or not at all
             ids = list(cache.ids)
             for row in gone:
                 ids[row] = names.pop(hashes[row].tobytes(), ids[row])

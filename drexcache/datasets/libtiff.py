@@ -1,4 +1,4 @@
-"""What libtiff, which Pillow reads TIFF with, says of damaged files: warnings instead of lines on the terminal."""
+"""Turning libtiff's messages about damaged files into warnings; Pillow reads TIFF with libtiff, which prints them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_voi
 def _warn(module: bytes | None, form: bytes, values: int | None) -> None:
     text = ctypes.create_string_buffer(500)
     ctypes.CDLL(None).vsnprintf(text, len(text), form, ctypes.c_void_p(values))
-    with suppress(Warning):  # where warnings are errors: libtiff cannot pass one on
+    with suppress(Warning):  # if warnings are errors: libtiff cannot propagate one
         warnings.warn(f"damaged TIFF ({text.value.decode(errors='replace')})", stacklevel=1)
 
 
 def warn_of_damage() -> None:
-    """Have libtiff give warnings, in the thread that reads an image; where it cannot be reached it goes on printing."""
+    """Make libtiff issue warnings, in the thread that reads an image; if it cannot be reached, it keeps printing."""
     with suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(Image.core.__file__)  # and what it is linked to
+        library = ctypes.CDLL(Image.core.__file__)  # with the libraries it is linked to
         library.TIFFSetErrorHandler(_warn)
