@@ -51,7 +51,7 @@ def command(
     from drexcache.scores import render
     from drexcache.studies import ledger
     from drexcache.studies.comparison import ablate
-    from drexcache.studies.evaluation import predictions_beside
+    from drexcache.studies.evaluation import predictions_beside, write_pair
 
     for written in (out, predictions_beside(out)):
         make_room_for(written, [cache])
@@ -60,9 +60,7 @@ def command(
         found = ablate(
             matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, level=level, progress=progress
         )
-    found.scores.to_csv(out)
-    beside = predictions_beside(out)
-    found.predictions.to_csv(beside)
+    beside = write_pair(out, found.scores, found.predictions)
     click.echo(render(found.tables(metric), found.scores.notes, form))
     record = ledger.append(
         out, "ablate", command=command_line(), caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),

@@ -33,14 +33,14 @@ def command(
     from drexcache.errors import DrexcacheError
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
-    from drexcache.studies.evaluation import Predictions, predictions_beside
+    from drexcache.studies.evaluation import predictions_beside, read_pair
 
     if out:
         make_room_for(out, [*scores, *map(predictions_beside, scores)])
     for path in scores:
         if not Path(path).exists():
             raise DrexcacheError(f"{path}: no such file")
-    files = {path: Predictions.read_csv(predictions_beside(path)) for path in scores}
+    files = {path: read_pair(path)[1] for path in scores}
     comparison = compare(join(files), metric, against=against, kind=kind, match=match)
     if out:
         comparison.to_csv(out)

@@ -68,14 +68,12 @@ def score(caches: list[Path], blocks: list[str], names: list[str], out: Path, ti
     """Evaluate within and across the sets, print the table, and save it with the predictions and a ledger entry."""
     from drexcache.cache import open_cache
     from drexcache.studies import evaluate, ledger
-    from drexcache.studies.evaluation import predictions_beside
+    from drexcache.studies.evaluation import write_pair
 
     matrices = {cache.name: open_cache(cache).matrix(blocks) for cache in caches}
     with step_bar("evaluate", "training") as progress:
         table, predictions = evaluate(list(matrices.values()), names, progress=progress)
-    beside = predictions_beside(out)
-    table.to_csv(out)
-    predictions.to_csv(beside)
+    beside = write_pair(out, table, predictions)
     ledger.append(
         out, "evaluate", command=command_line(), regressors=names, scores=ledger.scores_of(table), files=[out, beside],
         caches=ledger.caches_of(matrices),

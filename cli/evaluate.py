@@ -80,7 +80,7 @@ def command(
     from drexcache.regressors import read_settings
     from drexcache.scores import render, score_tables
     from drexcache.studies import evaluate, ledger, tracking
-    from drexcache.studies.evaluation import attention_table, contributions_table, predictions_beside
+    from drexcache.studies.evaluation import attention_table, contributions_table, predictions_beside, write_pair
 
     if tracker:
         tracking.require(tracker)
@@ -104,9 +104,7 @@ def command(
             leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,
             chosen=chosen, progress=progress,
         )  # fmt: skip
-    table.to_csv(out)
-    beside = predictions_beside(out)
-    predictions.to_csv(beside)
+    beside = write_pair(out, table, predictions)
     by_arm = [*attention_table(predictions), *contributions_table(predictions)]
     click.echo(render([*score_tables(table, metric), *by_arm], table.notes, form))
     files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}

@@ -78,16 +78,16 @@ def command(
     if stream:
         model = train_streamed(
             start.regressor, opened, columns, first, target=ratings, split=(label, value) if split else None,
-            settings=start.settings, log=log,
+            settings=start.settings, log=bool(log),
         )  # fmt: skip
     else:
         matrices = [cache.matrix(columns, ratings) for cache in (opened, *map(open_cache, more))]
         matrices = [matrix.where(label, value) if split else matrix for matrix in matrices]
         model = train_model(
             start.regressor, matrices[0], opened, columns, first, others=matrices[1:], own=bool(others),
-            settings=start.settings, log=log,
+            settings=start.settings, log=bool(log),
         )  # fmt: skip
-    model.save(out)
+    model.save(out, log)
     names = ", ".join([opened.dataset, *model.trained.get("others", ())])
     left = sum(map(len, (opened, *map(open_cache, more)))) - model.trained["images"]
     where = "caches" if more else "cache"

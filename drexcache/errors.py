@@ -9,6 +9,9 @@ from typing import Any
 _about = threading.local()  # for each thread, the file that its warnings are about
 
 
+LONGEST = 2000  # characters of a message
+
+
 class DrexcacheError(Exception):
     """An error that the user can fix, in one clear sentence: which file, which key, expected, found, what to do.
 
@@ -16,6 +19,11 @@ class DrexcacheError(Exception):
     Traceback (most recent call last):
     drexcache.errors.DrexcacheError: ratings.csv: column 'score' not found; it has: file, rating
     """
+
+    def __str__(self) -> str:
+        """The message, without its middle where a damaged file has made it endless."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
 
 
 class Stopped(KeyboardInterrupt):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from drexcache.errors import DrexcacheError
+
+if sys.platform != "win32":
+    import fcntl
 
 Content = str | bytes | Callable[[BinaryIO], object]  # a function writes the content into the file it is given
 
@@ -23,8 +26,10 @@ _FIRST_BYTES = {
 _NOT_TEXT = {*range(9), *range(14, 32)}
 
 
-def write_file(path: str | Path, content: Content) -> None:
+def write_file(path: str | Path | BinaryIO, content: Content) -> None:
     """Write one file completely, or leave the old one untouched; text is UTF-8, missing folders are created.
+
+    A file that `write_files` has opened is written to as it is: what writes a file by itself may be a content there.
 
     Raises
     ------
@@ -37,7 +42,10 @@ def write_file(path: str | Path, content: Content) -> None:
     ...     [(path.name, path.read_text()) for path in Path(folder, "a").iterdir()]
     [('scores.csv', 'id\\n')]
     """
-    write_files({path: content})
+    if isinstance(path, str | Path):
+        write_files({path: content})
+    else:
+        _put(path, content)
 
 
 def write_files(contents: Mapping[str | Path, Content]) -> None:
@@ -84,6 +92,8 @@ def naming(path: str | Path) -> Iterator[None]:
 
 def sync_folder(folder: str | Path) -> None:
     """Make the renames in this folder last through a power cut."""
+    if sys.platform == "win32":  # where a folder cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,11 +101,15 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def _fill(file: BinaryIO, content: Content) -> None:
+def _put(file: BinaryIO, content: Content) -> None:
     if callable(content):
         content(file)
     else:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def _fill(file: BinaryIO, content: Content) -> None:
+    _put(file, content)
     file.flush()
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         os.fsync(file.fileno())
@@ -116,15 +130,16 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
     with naming(path):
         final.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(final.with_name(f"{final.name}.new"), path)
-    with file:
-        try:
-            if final.exists():
-                with naming(path):
-                    os.fchmod(file.fileno(), stat.S_IMODE(final.stat().st_mode))
-            yield file, final
-        finally:
-            if _is(file, Path(file.name)):
-                Path(file.name).unlink()
+    try:
+        if final.exists():
+            with naming(path):
+                Path(file.name).chmod(stat.S_IMODE(final.stat().st_mode))
+        yield file, final
+    finally:
+        if _is(file, Path(file.name)):
+            Path(file.name).unlink()
+        with suppress(OSError):  # what a full disk has not taken, and would refuse again without the file's name
+            file.close()
 
 
 def _locked(fresh: Path, path: Path) -> BinaryIO:
@@ -132,12 +147,10 @@ def _locked(fresh: Path, path: Path) -> BinaryIO:
     while True:
         file = open(fresh, "r+b", opener=_create)  # noqa: SIM115
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), wait=False)
         except BlockingIOError as error:
             file.close()
             raise DrexcacheError(f"{path}: another process is writing it; wait for it and run again") from error
-        except OSError:
-            pass  # a file system without locks
         if _is(file, fresh):
             file.truncate()
             return file
@@ -145,7 +158,7 @@ def _locked(fresh: Path, path: Path) -> BinaryIO:
 
 
 def _create(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    return os.open(name, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is(file: BinaryIO, path: Path) -> bool:
@@ -190,6 +203,40 @@ def kind_of_file(path: str | Path) -> str:
         return ""
     other = "binary" if _NOT_TEXT.intersection(head) else "a text"
     return next((kind for start, kind in _FIRST_BYTES.items() if head.startswith(start)), other)
+
+
+def utf8_name(name: str, where: object = None) -> str:
+    """A file's name as text, also where the locale of this process knows ASCII alone.
+
+    Raises
+    ------
+    DrexcacheError : the name is not UTF-8; without ``where`` it was found, what is no text becomes a question mark.
+    """
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        text = os.fsencode(name).decode(errors="replace")
+    if where is not None and "\ufffd" in text:
+        raise DrexcacheError(f"{where}: the file name {name!r} is not UTF-8; rename the file")
+    return text
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Keep out every other process that locks this open file, until it is closed; False where there are no locks.
+
+    Raises
+    ------
+    BlockingIOError : another process has locked it, and ``wait`` is False.
+    """
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return sys.platform != "win32"
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -232,7 +232,7 @@ def recipe_from_dict(fields: Mapping[str, Any], where: str) -> Recipe:
 def _parse(text: str, where: str) -> Recipe:
     try:
         fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DrexcacheError(f"{where}: not TOML, in which a recipe is written ({error})") from error
     return recipe_from_dict(fields, where)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import KeysView, Mapping
 from pathlib import Path
@@ -52,7 +53,10 @@ def read_checkpoint(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except DrexcacheError:
+        raise
     except Exception as error:  # on a damaged file torch's reader may raise anything
         raise DrexcacheError(
             f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or holds more than"
@@ -63,6 +67,14 @@ def read_checkpoint(path: Path) -> State:
     if not tensors:
         raise DrexcacheError(f"{path} holds no tensors; expected a state dict")
     return tensors
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch unpacks what it never packs itself, to a thousand times the file's size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise DrexcacheError(f"{path}: holds compressed parts, which a file of weights never has; refused")
 
 
 def fit_to_model(tensors: State, model: torch.nn.Module, backbone: str, where: str) -> tuple[State, str]:

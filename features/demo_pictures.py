@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import write_file
 
 OVERSAMPLING = 3  # pictures are drawn this much larger and reduced, because Pillow does not antialias shapes
 Colour = tuple[int, int, int]
@@ -88,7 +89,7 @@ def draw_picture(kind: str, count: int, rng: np.random.Generator) -> Image.Image
 
 def _write_if_new(path: Path, content: bytes) -> None:
     if not path.is_file() or path.read_bytes() != content:
-        path.write_bytes(content)
+        write_file(path, content)
 
 
 # --- colours ------------------------------------------------------------------------------------------------

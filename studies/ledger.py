@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
+from drexcache.files import lock
 from drexcache.metrics import higher_is_better
 from drexcache.scores import ScoreTable, number, train_to_test
 
@@ -22,8 +24,9 @@ SHOWN_CELLS = 12  # cells of a run to show in its summary
 def append(out: str | Path, kind: str, **fields: Any) -> Path:
     """Add a run to the ledger in its output's folder; returns the ledger's path.
 
-    Several processes can do this at once, because each line is a single write to the end of the file. If an earlier
-    process left an incomplete line, it is ended first, so that it does not spoil this one.
+    Several processes can do this at once; they write one after the other. When it returns, the line is on the disk; on
+    a full disk none is written. If a power cut left an incomplete line, it is ended first, so that it does not spoil
+    this one.
 
     Parameters
     ----------
@@ -53,11 +56,14 @@ def append(out: str | Path, kind: str, **fields: Any) -> Path:
     try:
         ledger = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
+            lock(ledger)
             size = os.fstat(ledger).st_size
             torn = size > 0 and os.pread(ledger, 1, size - 1) != b"\n"
-            data = (f"\n{line}" if torn else line).encode()
+            data = (f"\n{line}" if torn else line).encode(errors="backslashreplace")
             if os.write(ledger, data) != len(data):
-                raise DrexcacheError(f"{path}: this run could not be written down whole; is the disk full?")
+                os.ftruncate(ledger, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(ledger)
         finally:
             os.close(ledger)
     except OSError as error:

@@ -82,9 +82,14 @@ class Moment:
                 names[new] = inode
         return {name: self.files[inode].after_a_cut(rng) for name, inode in sorted(names.items())}
 
-    def safe(self) -> dict[str, bytes]:
-        """Name -> contents of what completed syncs cover."""
-        return {name: self.files[inode].safe for name, inode in self.names.items()}
+    def after_a_kill(self) -> dict[str, bytes]:
+        """Name -> contents where the process ends here and the disk keeps its power."""
+        names = dict(self.names)
+        for old, new, inode in self.renames:
+            names.pop(old or "", None)
+            if new is not None:
+                names[new] = inode
+        return {name: self.files[inode].now() for name, inode in sorted(names.items())}
 
 
 class Recorder:
@@ -98,7 +103,7 @@ class Recorder:
         self.moments: list[Moment] = []
         self.synced = 0
         for path in self.folder.iterdir():
-            if self.watched(path):
+            if self.watched(path) and path.is_file():
                 self.names[path.name] = path.stat().st_ino
                 self.files[path.stat().st_ino] = Disk(path.read_bytes())
         self.moment()
@@ -152,7 +157,7 @@ class Recorder:
         """The file of this name goes, and its inode's number may be another file's soon."""
         inode = Path(path).stat().st_ino if Path(path).exists() else -1
         if inode in self.files:
-            gone = -1 - len(self.files)
+            gone = min(0, *self.files) - 1
             self.files[gone] = self.files.pop(inode)
             self.names = {name: gone if at == inode else at for name, at in self.names.items()}
             self.renames = [(old, new, gone if at == inode else at) for old, new, at in self.renames]
@@ -214,6 +219,7 @@ def states(recorder: Recorder, count: int, seed: int) -> Iterator[tuple[Moment, 
 def restore(folder: Path, prefix: str, state: dict[str, bytes]) -> None:
     """Put these files there, and no others of that name."""
     for path in folder.glob(f"{prefix}*"):
-        path.unlink()
+        if path.is_file():
+            path.unlink()
     for name, data in state.items():
         (folder / name).write_bytes(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,19 @@ def test_a_file_cut_short_anywhere_is_refused(kind: str, tmp_path: Path) -> None
         path.write_bytes(content[:cut])
         with pytest.raises(DrexcacheError, match=re.escape(str(path))):
             read_checkpoint(path)
+
+
+def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in plain.infolist():
+            bomb.writestr(member.filename, plain.read(member))
+    assert (tmp_path / "bomb.pt").stat().st_size < 20_000
+    with pytest.raises(DrexcacheError, match=r"bomb\.pt: holds compressed parts"):
+        read_checkpoint(tmp_path / "bomb.pt")
 
 
 def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import resource
 import signal
 import struct
 import subprocess
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw
+from PIL import Image
 from test_crash import FORKS, assert_equal, committed
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
@@ -31,15 +34,15 @@ from drexcache.features import cues, extract
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace")
 
 
-def cheap_cues(picture: cues.Picture, names: list[str]) -> np.ndarray:
+def cheap_cues(block: cues.Cues, rgb: Image.Image) -> torch.Tensor:
     """Stands in for the real cues, which take longer than all that is tested here."""
-    return np.sqrt(np.arange(1, 1 + len(names)) * picture.grey.mean()).astype("f4")
+    return torch.from_numpy(np.sqrt(np.arange(1, 1 + len(block.dims)) * np.asarray(rgb).mean()).astype("f4"))
 
 
 def run(images: Path, out: Path, shard: tuple[int, int] = (1, 1)) -> None:
     table = read_images(images)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cues, "cues_of", cheap_cues)
+        patch.setattr(cues.Cues, "prepare", cheap_cues)
         extract(
             table.shard(*shard) if shard[1] > 1 else table, recipe("classic"), out, batch_size=2, workers=1, say=len
         )
@@ -164,20 +167,27 @@ def die(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_in(at: int, job: Callable[..., object], *args: object) -> None:
-    with instead_of(at, die):
-        job(*args)
+def killed(command: Callable[[], object], at: int) -> bool:
+    """Run it in a process that dies in its ``at``-th change of the disk; False where it came to its end before."""
+    child = os.fork()
+    if not child:
+        try:
+            with instead_of(at, die):
+                command()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(3)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
+    return status != 0
 
 
 def kills(job: Callable[..., object], *args: object) -> Iterator[int]:
     """Kill the job in its 1st, 2nd, ... call that changes the disk; ends with the first run that was not killed."""
     for at in range(1, 200):
-        process = FORKS.Process(target=killed_in, args=(at, job, *args))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
+        if not killed(lambda: job(*args), at):
             return
-        assert process.exitcode == -signal.SIGKILL
         yield at
 
 

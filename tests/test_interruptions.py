@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import draw
+from test_outputs import all_commands
+
+from drexcache.cli import main
 
 READY = "import sys; from drexcache.cli import main; print('ready', flush=True); main()"
 COMMANDS = {
@@ -23,10 +26,18 @@ COMMANDS = {
     "compare": "compare given.csv -o pairs.csv",
     "report": "report given.csv -o report.html --images art=pictures",
     "predict": "predict given.drex pictures -o predictions.csv",
-    "export": "cache export art.h5 -o table.csv",
-    "rate": "cache rate art.h5 pictures/ratings.csv --target again --range 0 100 --replace",
-    "verify": "cache verify art.h5",
+    "cache export": "cache export art.h5 -o table.csv",
+    "cache rate": "cache rate art.h5 pictures/ratings.csv --target again --range 0 100 --replace",
+    "cache verify": "cache verify art.h5",
+    "cache merge": "cache merge part1.h5 part2.h5 -o merged.h5",
+    "cache import": "cache import clip.csv --block clip -o art.h5 --replace",
+    "cache info": "cache info art.h5",
+    "cache diff": "cache diff art.h5 art.h5",
     "regressors": "regressors",
+    "recipes": "recipes",
+    "runs": "runs",
+    "demo": "demo -o demo",
+    "push": "push art.h5 ada/art --dry-run",
 }
 
 
@@ -35,10 +46,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, their cache, a model and scores."""
     folder = tmp_path_factory.mktemp("workplace")
     draw(folder / "pictures", 30)
+    table = "".join(f"{number:03}.png,{number},{number % 3}\n" for number in range(30))
+    (folder / "clip.csv").write_text(f"file,clip_1,clip_2\n{table}")
     for line in (
         "extract pictures --ratings pictures/ratings.csv --range 0 100 --recipe classic --dataset art -o art.h5",
         "train art.h5 -r ridge -o given.drex",
         "evaluate art.h5 -r svr -r ridge -o given.csv",
+        "extract pictures --ratings pictures/ratings.csv --range 0 100 --recipe classic --shard 1/2 -o part1.h5",
+        "extract pictures --ratings pictures/ratings.csv --range 0 100 --recipe classic --shard 2/2 -o part2.h5",
     ):
         done = run(folder, line)
         assert done.returncode == 0, done.stderr
@@ -58,7 +73,8 @@ def cut(folder: Path, line: str, how: signal.Signals, delay: float) -> tuple[int
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(delay)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=delay)
     process.send_signal(how)
     _, said = process.communicate(timeout=120)
     return process.returncode, said
@@ -81,12 +97,17 @@ def check_cut(folder: Path, name: str, how: signal.Signals, delay: float) -> Non
     assert before.keys() <= {path for path in folder.iterdir() if path.is_file()}
 
 
+def test_every_command_is_interrupted() -> None:
+    assert all_commands(main) == COMMANDS.keys() | {"import-reference", "export"}  # which need backbones
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_signal_at_a_random_moment(workplace: Path, name: str) -> None:
     rng = random.Random(name)
     for how in (signal.SIGINT, signal.SIGTERM):
         check_cut(workplace, name, how, rng.uniform(0.1, 3.0))
-    if name in ("extract", "rate"):
+        (workplace / "merged.h5").unlink(missing_ok=True)  # merge writes a new file
+    if name in ("extract", "cache rate", "cache import"):
         assert run(workplace, COMMANDS[name]).returncode == 0
         assert run(workplace, "cache verify art.h5").returncode == 0
 
@@ -97,5 +118,6 @@ def test_signals_at_many_moments(workplace: Path, name: str) -> None:
     rng = random.Random(name)
     for _ in range(40):
         check_cut(workplace, name, rng.choice([signal.SIGINT, signal.SIGTERM]), rng.uniform(0.0, 6.0))
+        (workplace / "merged.h5").unlink(missing_ok=True)
     done = run(workplace, COMMANDS[name])
     assert done.returncode == 0, done.stderr

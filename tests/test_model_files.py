@@ -85,7 +85,11 @@ def test_most_linear_regressors_can_be_saved() -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small model file of every regressor."""
-    folder, cache = tmp_path_factory.mktemp("models"), open_cache(DATA / "release-0.1-cache.h5")
+    return models_of_all(tmp_path_factory.mktemp("models"))
+
+
+def models_of_all(folder: Path) -> dict[str, Path]:
+    cache = open_cache(DATA / "release-0.1-cache.h5")
     small: dict[str, dict[str, Any]] = {
         "random-forest": {"n_estimators": 3}, "extra-trees": {"n_estimators": 3}, "boosting": {"max_iter": 50},
         "fusion": {"epochs": 5, "min_steps": 0, "seeds": 2, "width": 128}, "fusion-paper": {"epochs": 5, "width": 128},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import pytest
 
 from drexcache import DrexcacheError, open_cache
@@ -183,3 +185,12 @@ def test_a_root_that_is_a_dataset_is_refused(monkeypatch: pytest.MonkeyPatch, tm
         except DrexcacheError as error:
             refused.add(str(error).partition(": ")[2])
     assert "not a drexcache cache, or a damaged one (its root is a dataset)" in refused
+
+
+def test_a_name_of_control_characters_is_shown_in_one_line(tmp_path: Path) -> None:
+    path = Path(shutil.copy(DATA / "cache-v2.h5", tmp_path / "c.h5"))
+    with h5py.File(path, "r+") as file:
+        file["images"].attrs["v\n\x1b[2J"] = [1, 2]
+    with pytest.raises(DrexcacheError) as caught:
+        open_cache(path)
+    assert str(caught.value).isprintable()

@@ -15,13 +15,14 @@ from power_loss import Moment, recorded, restore, states
 from test_faults import cheap_cues
 
 from drexcache import DrexcacheError, open_cache, read_images
-from drexcache.cache import changes, writer
+from drexcache.cache import changes, storage, writer
 from drexcache.cache.changes import merge, rate
+from drexcache.cache.parser import Outline, read_outline
 from drexcache.cache.reader import FeatureCache
 from drexcache.cache.writer import CacheWriter
-from drexcache.datasets import Columns
-from drexcache.features import cues as cue_files
+from drexcache.datasets import Columns, ImageTable
 from drexcache.features import extract, planning
+from drexcache.features.cues import Cues
 from drexcache.recipes import Recipe, recipe_from_dict
 
 IMAGES = 5
@@ -41,7 +42,7 @@ class Work:
 
     folder: Path
     computed: set[tuple[str, int]] = field(default_factory=set)
-    vouched: list[tuple[int, set[tuple[str, int]]]] = field(default_factory=list)  # at which sync, rows
+    table: ImageTable | None = None  # read once where the pictures stay as they are
 
     @property
     def images(self) -> Path:
@@ -52,7 +53,7 @@ class Work:
         return self.folder / "c.h5"
 
     def extract(self, *blocks: str, out: Path | None = None, shard: int = 0, **options: object) -> None:
-        table = read_images(self.images)
+        table = self.table or read_images(self.images)
         if shard:
             table = table.shard(shard, 2)
         recipe = cues(*(blocks or ("cues",)))
@@ -206,12 +207,17 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
-    """A folder of small pictures, cues that cost nothing, a commit after every batch."""
-    monkeypatch.setattr(cue_files, "cues_of", cheap_cues)
+    """A folder of small pictures in which every step is cheap."""
+    draw(tmp_path / "pictures", IMAGES)
+    return cheap(Work(tmp_path), monkeypatch)
+
+
+def cheap(made: Work, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Cues that cost nothing, a commit after every batch, and what is computed is noted."""
+    monkeypatch.setattr(Cues, "prepare", cheap_cues)
     monkeypatch.setattr(writer, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr(planning, "version", lambda package: "1.0")  # slow to find out
-    draw(tmp_path / "pictures", IMAGES)
-    made = Work(tmp_path)
+    monkeypatch.setattr(storage, "read_outline", remembered())
     put, take = CacheWriter.put, writer.take_rows
     copying = False
 
@@ -234,6 +240,24 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     return made
 
 
+def remembered() -> Callable[[int, Path], Outline]:
+    """`read_outline`, which is half of the work here, run once for all files that differ in their datasets alone."""
+    found: list[tuple[list[tuple[int, int]], bytes, Outline]] = []
+
+    def read(descriptor: int, path: Path) -> Outline:
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        for between, metadata, outline in found:
+            if b"".join(data[start:stop] for start, stop in between) == metadata:
+                return outline
+        outline = read_outline(descriptor, path)
+        starts = sorted((e.offset, e.offset + e.shape[0] * e.row_bytes) for e in outline.datasets.values())
+        between = list(zip([0, *(stop for _, stop in starts)], [*(start for start, _ in starts), 1 << 50], strict=True))
+        found.append((between, b"".join(data[start:stop] for start, stop in between), outline))
+        return outline
+
+    return read
+
+
 def cut(work: Work, scenario: str, count: int, seed: int = 0) -> tuple[int, list[str]]:
     """Cut the power in that many different ways; the number of states, and what went wrong in which."""
     prepare, command = SCENARIOS[scenario]
@@ -250,6 +274,7 @@ def cut(work: Work, scenario: str, count: int, seed: int = 0) -> tuple[int, list
         work.computed = set()
         command(work)
     expected, computed, wrong, tried = contents(work.out), set(work.computed), list[str](), 0
+    work.table = read_images(work.images)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fsync", "fdatasync"):
             patch.setattr(os, name, lambda descriptor: None)  # this disk does not fail

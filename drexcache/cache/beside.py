@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,8 +16,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from drexcache.errors import DrexcacheError
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
+from drexcache.files import lock as lock_file
 
 
 @contextmanager
@@ -54,6 +53,8 @@ def writer_lock(path: Path) -> Iterator[None]:
             lock.release()
         raise no_space(error, path) from error
     try:
+        for left in (Path(f"{real}.rewrite"), *partial_paths(real, ".new")):  # by a process that was killed
+            left.unlink(missing_ok=True)
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -62,19 +63,13 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 def _without_locks(folder: Path) -> bool:
     with tempfile.TemporaryFile(dir=folder) as probe:  # also fails if no file can be created in the folder
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            return True
-    return False
+        return sys.platform != "win32" and not lock_file(probe.fileno(), wait=False)
 
 
-def partial_paths(final: Path) -> list[Path]:
-    """The partial files of a cache, oldest first."""
+def partial_paths(final: Path, ending: str = "") -> list[Path]:
+    """The partial files of a cache, oldest first; or those with this ending, which are not yet whole."""
     real = final.resolve()
-    numbered = re.compile(re.escape(real.name) + r"\.partial-([1-9][0-9]{0,8})")
+    numbered = re.compile(re.escape(real.name) + r"\.partial-([1-9][0-9]{0,8})" + re.escape(ending))
     found = ((numbered.fullmatch(path.name), path) for path in real.parent.glob("*.partial-*"))
     return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 

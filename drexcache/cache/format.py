@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class StoredBlock:
         """The number of columns."""
         return sum(self.dims)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over everything that affects the block's numbers."""
         return fingerprint_of({**self.fields(), "numerics": self.numerics})

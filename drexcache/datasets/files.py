@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from drexcache.errors import DrexcacheError, nearest
+from drexcache.files import utf8_name
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 MAX_BYTES = 1 << 30  # size limit of an image file or a table
@@ -136,11 +137,7 @@ def list_files(root: str | Path) -> dict[str, ImageFile]:
             continue
         if name in files:
             raise DrexcacheError(f"{root}: holds two files named {name}")
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise DrexcacheError(f"{root}: the file name {name!r} is not UTF-8; rename the file") from error
-        files[name] = file
+        files[utf8_name(name, root)] = file
     return dict(sorted(files.items()))  # the order of characters is the order of their bytes in UTF-8
 
 

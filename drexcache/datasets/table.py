@@ -14,6 +14,7 @@ from drexcache.datasets.files import ImageFile, is_url
 from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
 from drexcache.errors import DrexcacheError, listed, with_guesses
+from drexcache.files import utf8_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -144,7 +145,7 @@ def read_images(
     found = find_dataset(source, layout)
     root, ids = found.root, tuple(found.images)
     table = ImageTable(
-        dataset or (root.stem if isinstance(root, Path) and root.is_file() else found.name),
+        utf8_name(dataset or (root.stem if isinstance(root, Path) and root.is_file() else found.name)),
         ids=ids, files=tuple(found.images.values()), targets={}, labels={}, notes=found.guesses,
     )  # fmt: skip
     try:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 import torch
@@ -293,7 +293,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
             weights.append(out.weights.cpu().numpy())
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
-    def write_log(self, path: str | Path) -> None:
+    def write_log(self, path: str | Path | BinaryIO) -> None:
         """Write ``log_`` as a CSV with a row per epoch; an undefined correlation is left empty.
 
         Raises

@@ -24,7 +24,7 @@ from drexcache.cache import (
     stored_block_attributes,
 )
 from drexcache.errors import DrexcacheError
-from drexcache.files import kind_of_file, write_file
+from drexcache.files import kind_of_file, write_file, write_files
 from drexcache.hub import local_file
 from drexcache.regressors.saving import dump_estimator, load_estimator, numbers_per_row
 
@@ -166,8 +166,11 @@ class Model:
             )
         return Prediction(ids, value, spread, attention)
 
-    def save(self, path: str | Path) -> None:
-        """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON."""
+    def save(self, path: str | Path, log: str | Path | None = None) -> None:
+        """Write the model file: a safetensors file whose metadata key "drexcache" holds the rest as JSON.
+
+        log : together with it, a CSV of a fusion head's epochs.
+        """
         if hasattr(self.estimator, "get_state"):
             tensors, state = self.estimator.get_state()
         else:
@@ -182,7 +185,7 @@ class Model:
             {name: np.ascontiguousarray(value) for name, value in tensors.items()},
             {"drexcache": json.dumps(fields)},
         )
-        write_file(path, data)
+        write_files({path: data} | ({log: self.estimator.write_log} if log else {}))
 
 
 class _Fields(msgspec.Struct):

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,14 @@ FEW_ROWS = (
 def train_model(
     regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
     *, others: Sequence[FeatureMatrix] = (), own: bool = False, settings: Mapping[str, Any] | None = None,
-    log: str | Path | None = None,
+    log: bool = False,
 ) -> Model:  # fmt: skip
     """Fit a regressor on every rated row of the matrix; ``columns`` are the names with which the matrix was made.
 
     others : datasets to train on, too, see `drexcache.regressors.PooledRegressor`; predictions are on the mean scale of
     the datasets, or, with ``own``, on the matrix's, and then half of each is of a training on its rows alone.
-    settings : the regressor's parameters; others keep their defaults. log : a CSV to write a fusion head's epochs to.
+    settings : the regressor's parameters; others keep their defaults. log : the epochs
+    will be saved, too (see `Model.save`); only a fusion head has them.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def train_model(
     if not others:
         _fit(regressor, estimator, lambda: estimator.fit(rated.X, rated.y), len(rated), cache, log)
         return _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
-    if log is not None:
+    if log:
         raise DrexcacheError("a log tells of a training on one cache; leave it out, or the other caches")
     mixed = joined([rated, *(rated_rows(one, one.dataset) for one in others)], rated.dataset)
     for sentence in upside_down(mixed):
@@ -61,7 +61,7 @@ def train_model(
 
 def train_streamed(
     regressor: str, cache: FeatureCache, columns: Sequence[str] = (), seed: int = 42, *, target: str | None = None,
-    split: tuple[str, str] | None = None, settings: Mapping[str, Any] | None = None, log: str | Path | None = None,
+    split: tuple[str, str] | None = None, settings: Mapping[str, Any] | None = None, log: bool = False,
 ) -> Model:  # fmt: skip
     """Train fusion, fusion-paper or ridge as `drexcache.regressors.train_model` does, without all rows in memory.
 
@@ -89,14 +89,12 @@ def train_streamed(
     return _as_model(regressor, estimator, cache, tuple(rows.blocks), rows.target, len(rows), seed)
 
 
-def _fit(
-    regressor: str, estimator: Any, fit: Callable[[], Any], rows: int, cache: FeatureCache, log: str | Path | None
-) -> None:
-    """Fit an estimator and write its log, after checking everything that can be checked in advance."""
+def _fit(regressor: str, estimator: Any, fit: Callable[[], Any], rows: int, cache: FeatureCache, log: bool) -> None:
+    """Fit an estimator, after checking everything that can be checked in advance."""
     if rows < 2:
         raise DrexcacheError(f"{cache.path}: {rows} rated images with features; training needs at least 2")
     has_epochs = hasattr(estimator, "write_log")
-    if log is not None and not has_epochs:
+    if log and not has_epochs:
         raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")
     if has_epochs:
         estimator.set_params(verbose=True)  # a progress bar on a terminal
@@ -112,8 +110,6 @@ def _fit(
                     fit()
     except ValueError as error:
         raise DrexcacheError(f"{cache.path}: {regressor} cannot be trained: {str(error).splitlines()[0]}") from error
-    if log is not None:
-        estimator.write_log(log)
 
 
 def _has_a_head(estimator: Any) -> bool:

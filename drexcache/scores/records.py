@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import kind_of_file, write_file
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_records(path: str | Path, columns: Sequence[str], records: Iterable[Sequence[object]]) -> None:
+def write_records(path: str | Path | BinaryIO, columns: Sequence[str], records: Iterable[Sequence[object]]) -> None:
     """Write a CSV with a header; numbers keep every digit, None becomes an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from drexcache.errors import DrexcacheError
 from drexcache.scores.overview import LIMITS, score_tables
@@ -129,7 +129,7 @@ class ScoreTable:
             .reset_index()
         )  # fmt: skip
 
-    def to_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path | BinaryIO) -> None:
         """Write one line per score; numbers keep every digit, undefined values are empty cells."""
         write_records(path, COLUMNS, [astuple(row) for row in self.rows])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +119,7 @@ class Predictions:
             raise DrexcacheError(f"no column {', '.join(missing)} in the predictions; they have: {', '.join(frame)}")
         return cls(_runs(frame, "the predictions"))
 
-    def to_csv(self, path: str | Path) -> None:
+    def to_csv(self, path: str | Path | BinaryIO) -> None:
         """Write one line per prediction; numbers keep every digit."""
         columns = list(dict.fromkeys(column for run in self.runs for column in run.by_arm))
         records: list[tuple] = []

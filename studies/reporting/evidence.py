@@ -12,9 +12,9 @@ import numpy as np
 from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError, nearest
 from drexcache.metrics import METRICS, MIN_IMAGES
-from drexcache.scores import Score, ScoreTable, score_text, train_to_test
+from drexcache.scores import ScoreTable, score_text, train_to_test
 from drexcache.studies.comparison import join
-from drexcache.studies.evaluation import Predictions, Run, predictions_beside
+from drexcache.studies.evaluation import Predictions, Run, read_pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,10 +187,12 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
     files = {str(path): Path(path) for path in paths}
     if not files:
         raise DrexcacheError("no scores to report on; name one or more files that evaluate wrote")
-    tables = {label: ScoreTable.read_csv(path) for label, path in files.items()}
-    predictions = {label: _predictions(path) for label, path in files.items()}
-    for label in files:
-        _check_pair(label, tables[label], predictions[label])
+    pairs = {label: read_pair(path) for label, path in files.items()}
+    tables = {label: table for label, (table, _) in pairs.items()}
+    predictions = {label: made for label, (_, made) in pairs.items()}
+    for label, run in ((label, run) for label, made in predictions.items() for run in made.runs):
+        if len(run.ids) < MIN_IMAGES:
+            raise DrexcacheError(f"{label}: {run.test} has {len(run.ids)} images; a report needs at least {MIN_IMAGES}")
     joined = join(predictions)
     scores = _renamed(tables, predictions, joined)
     cells: dict[tuple[str, ...], list[Run]] = {}
@@ -201,44 +203,6 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
     scored = chosen.set_index(["regressor", *CELL])
     results = [_result(runs, metric, scored.loc[key]) for key, runs in cells.items()]
     return Evidence(scores, means, joined, results, files)
-
-
-def _predictions(path: Path) -> Predictions:
-    beside = predictions_beside(path)
-    if not beside.is_file():
-        raise DrexcacheError(
-            f"{path}: the per-image predictions that evaluate writes beside it are missing ({beside.name}); "
-            "put them there, or run evaluate again"
-        )
-    return Predictions.read_csv(beside)
-
-
-def _check_pair(label: str, table: ScoreTable, predictions: Predictions) -> None:
-    """Check that every score has predictions, every prediction a score, and that the two agree."""
-    if not table.rows:
-        raise DrexcacheError(f"{label}: holds no scores")
-    apart = f"the scores and {predictions_beside(label).name} do not belong together"
-    runs = {_key(run): run for run in predictions.runs}
-    scored = {_key(row): row for row in table.rows if not row.group and not row.calibrated and row.metric == "rmse"}
-    if not scored:
-        raise DrexcacheError(f"{label}: holds no scores of metric rmse over all images, which every evaluation has")
-    for one, others, what in ((scored, runs, "predictions"), (runs, scored, "scores")):
-        missing = [key for key in one if key not in others]
-        if missing:
-            name, _, train, test, seed, repeat = missing[0]
-            where = f"{name}, {train} → {test}, seed {seed}, repeat {repeat}"
-            raise DrexcacheError(f"{label}: no {what} of {where} ({len(missing)} such runs); {apart}")
-    for key, run in runs.items():
-        if len(run.ids) < MIN_IMAGES:
-            raise DrexcacheError(f"{label}: {run.test} has {len(run.ids)} images; a report needs at least {MIN_IMAGES}")
-        found, stated = METRICS["rmse"](run.rated, run.predicted), scored[key].value
-        if found is None or stated is None or abs(found - stated) > 1e-6:
-            where = f"{run.regressor}, {run.train} → {run.test}"
-            raise DrexcacheError(f"{label}: says RMSE {stated} of {where}, but its predictions give {found}; {apart}")
-
-
-def _key(one: Run | Score) -> tuple[str, str, str, str, int, int]:
-    return one.regressor, one.kind, one.train, one.test, one.seed, one.repeat
 
 
 def _renamed(

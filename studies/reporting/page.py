@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.errors import DrexcacheError, listed, nearest
-from drexcache.files import write_file
+from drexcache.files import Content, write_files
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number, score_tables
 from drexcache.studies.comparison import Comparison, compare
@@ -28,8 +28,8 @@ from drexcache.studies.reporting.provenance import BLOCK_HEADERS, Provenance, pr
 from drexcache.studies.reporting.searches import HEADERS as SEARCH_HEADERS
 from drexcache.studies.reporting.searches import read_search
 from drexcache.studies.reporting.summary import leaders, summarise
-from drexcache.studies.reporting.svg import Places, inline_svg, save_figure
-from drexcache.studies.reporting.tables import comparison_table, group_table, save_table, save_text, score_table
+from drexcache.studies.reporting.svg import Places, figure_files, inline_svg
+from drexcache.studies.reporting.tables import comparison_table, group_table, score_table, table_files, text_files
 
 Progress = Callable[[int, int, str], None]
 SHOWN = 6  # images at each end of a gallery
@@ -87,15 +87,16 @@ def report(
         gallery=partial(gallery, numbers=evidence.image_numbers), with_pictures=bool(pictures), number=_printed,
         metric=SYMBOLS[metric], higher=higher_is_better(metric), made=datetime.now(UTC),
     )  # fmt: skip
-    write_file(out, page)
+    contents: dict[str | Path, Content] = {out: page}
     if export is not None:
         folder = Path(export)
-        write_file(folder / "figures" / "figures.txt", "".join(f"{one.name}: {one.alt}\n" for one in saved))
+        contents[folder / "figures" / "figures.txt"] = "".join(f"{one.name}: {one.alt}\n" for one in saved)
         for figure in _watched(saved, progress, steps, len(figures)):
-            save_figure(figure, folder / "figures")
+            contents |= figure_files(figure, folder / "figures")
         for table in tables:
-            save_table(table.table, folder / "tables")
-        save_text(score_tables(evidence.scores, metric), folder / "tables" / "paper")
+            contents |= table_files(table.table, folder / "tables")
+        contents |= text_files(score_tables(evidence.scores, metric), folder / "tables" / "paper")
+    write_files(contents)
     return left_out
 
 

@@ -13,7 +13,7 @@ from drexcache.metrics import METRICS
 from drexcache.scores import read_records, score_entry
 
 HEADERS = ["regressor", "trials", "pruned", "failed", "score [95% interval]", "nested estimate", "blocks", "settings"]
-TABLES = ("results.csv", "trials.csv", "importance.csv")
+TABLES = ("results.md", "results.csv", "trials.csv", "importance.csv")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_search(folder: str | Path) -> Search:
 def _best(path: Path) -> dict[str, Any]:
     try:
         best = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DrexcacheError(f"{path}: cannot be read: {error}") from error
     if not isinstance(best, dict) or best.get("metric") not in METRICS or "dataset" not in best:
         raise DrexcacheError(f"{path}: not what drexcache search writes: expected a dataset and a metric it knows")
@@ -99,7 +99,7 @@ def _settings(path: Path, line: int, text: str) -> str:
     """Format the JSON in the table as "C 2.18, gamma 5.1e-05"."""
     try:
         found = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise DrexcacheError(f"{path}: line {line}: settings should be JSON, names with values, found {text!r}")

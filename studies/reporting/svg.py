@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from drexcache.files import write_file
 from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, style
 
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {
@@ -42,15 +41,12 @@ def inline_svg(figure: Figure) -> tuple[str, list[Places]]:
     return ElementTree.tostring(root, encoding="unicode"), places
 
 
-def save_figure(figure: Figure, folder: Path) -> None:
-    """Write the figure as PNG (200 dpi) and as SVG with text as outlines.
-
-    Raises
-    ------
-    DrexcacheError : a file cannot be written.
-    """
-    write_file(folder / f"{figure.name}.png", _saved(figure, "png"))
-    write_file(folder / f"{figure.name}.svg", _saved(figure, "svg", **{"svg.fonttype": "path"}))
+def figure_files(figure: Figure, folder: Path) -> dict[Path, bytes]:
+    """The figure as PNG (200 dpi) and as SVG with text as outlines: what the two files hold."""
+    return {
+        folder / f"{figure.name}.png": _saved(figure, "png"),
+        folder / f"{figure.name}.svg": _saved(figure, "svg", **{"svg.fonttype": "path"}),
+    }
 
 
 def _saved(figure: Figure, ending: str, **options: Any) -> bytes:

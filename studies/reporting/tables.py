@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drexcache.files import write_file
 from drexcache.scores import NAMES, Entry, Table, number, p_text, render, score_entry, train_to_test, true_minus
 from drexcache.studies.comparison import Comparison, Pair
 from drexcache.studies.reporting.evidence import CELL, INSIDE
@@ -92,16 +91,15 @@ def comparison_table(comparison: Comparison) -> SortableTable:
     return SortableTable(table, bar=3, low=-reach, high=reach)
 
 
-def save_table(table: Table, folder: Path) -> None:
-    """Write the table as CSV (every digit, interval ends in columns of their own), markdown and LaTeX (booktabs)."""
-    write_file(folder / f"{table.name}.csv", table.to_pandas().to_csv(index=False))
-    save_text([replace(table, title="")], folder / table.name)
+def table_files(table: Table, folder: Path) -> dict[Path, str]:
+    """The table as CSV (every digit, interval ends in columns of their own), markdown and LaTeX (booktabs) files."""
+    csv = {folder / f"{table.name}.csv": table.to_pandas().to_csv(index=False)}
+    return csv | text_files([replace(table, title="")], folder / table.name)
 
 
-def save_text(tables: Sequence[Table], stem: Path) -> None:
-    """Write tables as STEM.md and STEM.tex."""
-    write_file(stem.with_suffix(".md"), render(tables))
-    write_file(stem.with_suffix(".tex"), render(tables, form="latex"))
+def text_files(tables: Sequence[Table], stem: Path) -> dict[Path, str]:
+    """Tables as STEM.md and STEM.tex: what the two files hold."""
+    return {stem.with_suffix(".md"): render(tables), stem.with_suffix(".tex"): render(tables, form="latex")}
 
 
 def _pair_line(pair: Pair, seeds: bool) -> list[Entry | str]:

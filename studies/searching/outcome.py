@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sklearn.exceptions import ConvergenceWarning
 
 from drexcache.errors import DrexcacheError, Stopped
-from drexcache.files import run_id, write_files
+from drexcache.files import lock, run_id, write_files
 from drexcache.metrics import higher_is_better, interval
 from drexcache.scores import Entry, Table, number, render, score_entry
 from drexcache.studies.searching.optimism import corrected
@@ -312,8 +311,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """A context that only one process enters at a time: all processes of a shared search write its results."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -128,7 +128,7 @@ def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = 
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise DrexcacheError(
             f"{path}: not TOML, in which --space says what to search, such as [svr] and C = [1, 10] ({error})"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import lock
 
 JOURNAL = "trials.journal"
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)  # a server that is gone or refuses
@@ -108,9 +108,7 @@ class _Journal(JournalFileBackend):
         """Append one line per record; a record that finishes a trial is on the disk when this returns."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with _disk_errors(), self.path.open("r+b", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: Optuna falls back to a symbolic link
+            if not lock(file.fileno()):  # a file system without locks: Optuna falls back to a symbolic link
                 super().append_logs(logs)
                 return
             _drop_half_line(file)
