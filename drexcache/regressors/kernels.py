@@ -1,4 +1,4 @@
-"""A Gaussian process with one kernel per block, whose widths are found by evidence."""
+"""A Gaussian process with one kernel per block, whose widths maximise the evidence."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from drexcache.fusion import resolved_arms
 
-EVIDENCE_ROWS = 1000  # from which weight, widths and noise are found, at most
+EVIDENCE_ROWS = 1000  # at most, for finding weight, widths and noise
 JITTER = 1e-8
-CONSTANT = 100.0  # variance of the prior mean, for ratings of variance 1: as good as not known
+CONSTANT = 100.0  # variance of the prior mean, for ratings of variance 1: practically unknown
 WIDTH, NOISE, DEVIATION = 0.25, 0.25, 0.6  # medians of the priors, and the deviation of their logarithms
 BOUNDS = {"weight": (1e-6, 1e2), "width": (1e-4, 10.0), "noise": (1e-4, 1e2)}
 
@@ -25,25 +25,25 @@ class KernelFusionRegressor(RegressorMixin, BaseEstimator):
     """A Gaussian process whose kernel is a product of one RBF kernel per block of columns.
 
     k(x, x') = constant + weight exp(-Σ_b width_b mean((x_b - x'_b)²)), on standardised columns and ratings, plus noise:
-    two images are alike if they are in every block, of which each counts the same, however many columns it has, up to
-    its width. The constant is so large that the mean is left open. Weight, widths and noise are those of the greatest
-    evidence (Rasmussen & Williams 2006, equations 5.8 and 5.9) under log-normal priors of widths and noise, without
-    which few images are overfitted; a block that tells nothing of the ratings loses its width. Beyond ``rows`` rows the
-    kernel is approximated from so many of them, drawn at random (Nystroem; the variance is the "deterministic training
-    conditional" of Quiñonero-Candela & Rasmussen 2005).
+    two images are similar if they are similar in every block. Blocks differ only in width, whatever their number of
+    columns. The constant is so large that the mean is left free. Weight, widths and noise maximise the evidence
+    (Rasmussen & Williams 2006, equations 5.8 and 5.9) under log-normal priors of widths and noise, which prevent
+    overfitting on few images; the width of a block unrelated to the ratings shrinks towards 0. Beyond ``rows`` rows the
+    kernel is approximated from that many of them, drawn at random (Nystroem; the variance is the "deterministic
+    training conditional" of Quiñonero-Candela & Rasmussen 2005).
 
     Parameters
     ----------
     arms : name -> columns of X, a slice or (start, stop), such as the ``blocks`` of a `FeatureMatrix`; None takes all
-        columns as one block. Columns that no arm names are left out.
-    rows : rows that the kernel is made of, at most. Memory is that of rows² numbers.
-    random_state : seed of the rows that are drawn where there are more.
+        columns as one block. Columns in no arm are ignored.
+    rows : largest number of rows in the kernel, which takes the memory of rows² numbers.
+    random_state : seed for drawing those rows if there are more.
 
     Attributes
     ----------
-    arms_ : the blocks' names. widths_ : (n_arms,) the greater, the more a difference in that block matters.
-    relevance_ : (n_arms,) the widths as shares. weight_, noise_ : variances, for ratings of variance 1.
-    evidence_ : its logarithm.
+    arms_ : the blocks' names. widths_ : (n_arms,) how much a difference in that block matters.
+    relevance_ : (n_arms,) the widths as shares of their sum. weight_, noise_ : variances, for ratings of variance 1.
+    evidence_ : the logarithm of the evidence.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class KernelFusionRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(f"rows must be a whole number of at least 1, found {self.rows!r}")
         self.arms_, self.columns_ = resolved_arms(self.arms, X.shape[1])
         self.mean_, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-        varies = deviation > 1e-6 * np.abs(self.mean_)  # a constant column has no say
+        varies = deviation > 1e-6 * np.abs(self.mean_)  # constant columns are ignored
         self.scale_ = np.where(varies, 1 / np.where(varies, deviation, 1), 0.0)
         for cols in self.columns_:
             self.scale_[cols] /= np.sqrt(max(1, varies[cols].sum()))
@@ -95,7 +95,7 @@ class KernelFusionRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: np.ndarray, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
 
     def predict(self, X: np.ndarray, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Ratings (n,) of X (n, d); with return_std also their standard deviation, that of a rating with its noise."""
+        """Predictions (n,) for X (n, d); with return_std also the standard deviation of a rating, including noise."""
         check_is_fitted(self)
         Z = self._scaled(validate_data(self, X, dtype=(np.float64, np.float32), reset=False))
         k = self._kernel(Z, self.basis_)  # (n, m)
@@ -106,17 +106,17 @@ class KernelFusionRegressor(RegressorMixin, BaseEstimator):
         return mean, self.y_scale_ * np.sqrt(np.maximum(variance, self.noise_))
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        """Such that squared distances are means over the columns of a block that vary."""
+        """Scale rows so that squared distances are means over the varying columns of a block."""
         return (X - self.mean_) * self.scale_
 
     def _kernel(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """(a, b) of standardised rows A (a, d) and B (b, d)."""
+        """The kernel (a, b) of standardised rows A (a, d) and B (b, d)."""
         parts = zip(self.columns_, self.widths_, strict=True)
         far = np.sum([width * _distances(A[:, cols], B[:, cols]) for cols, width in parts], axis=0)
         return CONSTANT + self.weight_ * np.exp(-far)
 
     def _find_widths(self, Z: np.ndarray, t: np.ndarray) -> None:
-        """Those of the greatest evidence of t (n,) with standardised rows Z (n, d); 0 for a block that never varies."""
+        """The widths that maximise the evidence of t (n,) for standardised rows Z (n, d); 0 for a constant block."""
         varied = [block for block, cols in enumerate(self.columns_) if self.scale_[cols].any()] or [0]
         blocks = [Z[:, self.columns_[block]] for block in varied]
         distances = np.stack([_distances(block, block) for block in blocks])
@@ -159,7 +159,7 @@ def _distances(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 
 
 def _negative_posterior(log_values: np.ndarray, distances: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
-    """As `_negative_evidence`, less the logarithm of the priors of widths and noise."""
+    """`_negative_evidence` minus the logarithm of the priors of widths and noise."""
     value, gradient = _negative_evidence(log_values, distances, t)
     away = (log_values - np.log([1.0, *[WIDTH] * len(distances), NOISE])) / DEVIATION
     away[0] = 0.0  # the weight is free

@@ -1,4 +1,4 @@
-"""Several datasets at once, for any regressor: ratings brought to one scale, a shared part and an own one."""
+"""Training any regressor on several datasets at once: ratings on one scale, and a shared and an own part."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.ridge import GramRidge
 
-DATASET = "@dataset"  # the label that tells, in rows joined from several datasets, which each is from
-UPSIDE_DOWN = -0.3  # r below which a dataset's ratings seem to run the other way than all others'
+DATASET = "@dataset"  # the label that names each row's dataset, in rows joined from several
+UPSIDE_DOWN = -0.3  # r below which a dataset's ratings seem to be reversed with respect to all others
 
 
 def _has_attention(pooled: PooledRegressor) -> bool:
@@ -26,11 +26,11 @@ def _has_attention(pooled: PooledRegressor) -> bool:
 
 
 class PooledRegressor(RegressorMixin, BaseEstimator):
-    """A regressor trained on several datasets, each of which rates on a scale of its own.
+    """A regressor trained on several datasets, each rated on its own scale.
 
-    Every dataset's ratings are brought to one mean and one spread; a regressor trained on all of them is what they
-    share. With ``own``, another one is trained on that dataset alone, and the mean of both is predicted on its scale;
-    else predictions are on the datasets' mean scale.
+    All datasets' ratings are scaled to the same mean and spread, and a shared regressor is trained on all of them. With
+    ``own``, another one is trained on that dataset alone, and predictions are the mean of both, on that dataset's
+    scale; otherwise predictions are on the datasets' mean scale.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class PooledRegressor(RegressorMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError : a dataset with no two different ratings, none named ``own``, or what the regressor refuses.
+        ValueError : a dataset with constant ratings, no dataset named ``own``, or whatever the regressor refuses.
         """
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), y_numeric=True)
         labels = np.asarray(datasets).astype(str)
@@ -75,7 +75,7 @@ class PooledRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Ratings (n,) of X (n, d)."""
+        """Predictions (n,) for X (n, d)."""
         return self._mean("predict", X)
 
     @available_if(_has_attention)
@@ -85,7 +85,7 @@ class PooledRegressor(RegressorMixin, BaseEstimator):
 
     @property
     def arms_(self) -> list[str]:
-        """The arms' names, of a regressor that has them."""
+        """The arms' names, if the regressor has arms."""
         return self.shared_.arms_
 
     def _mean(self, method: str, X: np.ndarray) -> np.ndarray:
@@ -96,11 +96,11 @@ class PooledRegressor(RegressorMixin, BaseEstimator):
 
 
 def on_one_scale(y: np.ndarray, labels: np.ndarray, own: str | None = None) -> np.ndarray:
-    """Ratings (n,) with each dataset's mean and deviation brought to those of ``own``, or to the datasets' mean ones.
+    """Scale each dataset's ratings (n,) to the mean and deviation of ``own``, or to the averages over datasets.
 
     Raises
     ------
-    ValueError : a dataset with no two different ratings, which have no spread to bring to another.
+    ValueError : a dataset with constant ratings, which have no spread.
 
     >>> on_one_scale(np.array([0.0, 2.0, 5.0, 9.0]), np.array(["a", "a", "b", "b"])).tolist()
     [2.5, 5.5, 2.5, 5.5]
@@ -121,11 +121,11 @@ def on_one_scale(y: np.ndarray, labels: np.ndarray, own: str | None = None) -> n
 
 
 def joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
-    """The rows of all parts, in the first one's columns, as one matrix; the label `DATASET` says where each is from.
+    """Join the rows of all parts as one matrix with the first one's columns; the label `DATASET` names their datasets.
 
     Raises
     ------
-    DrexcacheError : two parts of one dataset, or other blocks or fingerprints (field by field).
+    DrexcacheError : two parts of one dataset, or different blocks or fingerprints (says field by field).
     """
     names = [part.dataset for part in parts]
     twice = sorted({one for one in names if names.count(one) > 1})
@@ -152,7 +152,7 @@ def joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
 
 
 def differing_features(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:
-    """What keeps two matrices from being compared, field by field."""
+    """The differences that keep two matrices from being compared, field by field."""
     lines = []
     for block in dict.fromkeys([*first.blocks, *other.blocks]):
         missing = [matrix.dataset for matrix in (first, other) if block not in matrix.blocks]
@@ -173,9 +173,9 @@ def _width(matrix: FeatureMatrix, block: str) -> int:
 
 
 def upside_down(matrix: FeatureMatrix) -> list[str]:
-    """A sentence for each dataset of a joined matrix whose ratings run the other way than a ridge on the others says.
+    """A sentence on each dataset of a joined matrix whose ratings contradict the predictions of a ridge on the others.
 
-    Nothing is said of a correlation that 10 images or chance could give.
+    Correlations from fewer than 10 images, or that chance could explain, are not reported.
     """
     labels, found = np.asarray(matrix.labels[DATASET]), []
     for name in dict.fromkeys(labels.tolist()):
