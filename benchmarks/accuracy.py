@@ -13,7 +13,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,39 +50,36 @@ class Result:
 
 
 def caches(savoias: Path, work: Path, name: str) -> list[Path]:
-    """The recipe's features of every category; what an earlier run has computed is kept."""
-    paths = [work / f"{name}-{category.lower()}.h5" for category in CATEGORIES]
+    """A cache for each category, which now has the recipe's blocks beside those of recipes before."""
+    paths = [work / f"{category.lower()}.h5" for category in CATEGORIES]
     for category, path in zip(CATEGORIES, paths, strict=True):
         table = read_images(savoias / "Images" / category, layout="savoias", allow_unmatched=True)
-        also = [other for other in work.glob(f"*-{category.lower()}.h5") if other != path]  # with blocks in common
-        extract(table, recipe(name), path, also=also, say=lambda line: print(line, file=sys.stderr, flush=True))
+        extract(table, recipe(name), path, say=lambda line: print(line, file=sys.stderr, flush=True))
     return paths
 
 
-def predict(paths: Sequence[str], regressor: str, out: Path) -> None:
+def predict(name: str, regressor: str, out: Path, paths: Sequence[str]) -> None:
     """Evaluate one regressor in this process and write its predictions, its seconds and its peak of memory."""
-    matrices = [open_cache(path).matrix() for path in paths]
+    matrices = [open_cache(path).matrix([block.name for block in recipe(name).blocks]) for path in paths]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
     seeds = (42, 43) if regressor.startswith(SEEDED) else (42,)
     predictions = evaluate(matrices, [regressor], seeds=seeds, leave_one_out=True)[1]
     cost = {
-        "seconds": time.perf_counter() - started,
+        "seconds": sum(run.seconds or 0 for run in predictions.runs),
         "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
     }
     out.with_suffix(".json").write_text(json.dumps(cost))
     predictions.to_csv(out)
 
 
-def result(paths: Sequence[Path], regressor: str, out: Path) -> Result:
-    """The regressor's result, from an earlier run or a process of its own."""
+def result(name: str, regressor: str, paths: Sequence[Path]) -> Result:
+    """The result of a regressor with a recipe, from an earlier run or a process of its own."""
+    out = paths[0].with_name(f"{name}-{regressor}.csv")
     if not out.exists():
-        command = [sys.executable, __file__, "--child", regressor, str(out), *map(str, paths)]
-        subprocess.run(command, check=True)
+        subprocess.run([sys.executable, __file__, "--child", name, regressor, str(out), *map(str, paths)], check=True)
     runs = Predictions.read_csv(out).runs
-    return Result(
-        runs, {kind: mean_r(runs, kind) for kind in KINDS}, **json.loads(out.with_suffix(".json").read_text())
-    )
+    cost = json.loads(out.with_suffix(".json").read_text())
+    return Result(runs, {kind: mean_r(runs, kind) for kind in KINDS}, **cost)
 
 
 def mean_r(runs: Sequence[Run], kind: str) -> tuple[float, np.ndarray]:
@@ -147,9 +143,9 @@ def main() -> None:
     found: dict[str, dict[str, Result]] = {}
     for name in recipes:
         paths = caches(args.savoias, args.work, name)
-        found[name] = {r: result(paths, r, args.work / f"{name}-{r}.csv") for r in regressors}
+        found[name] = {regressor: result(name, regressor, paths) for regressor in regressors}
     print(f"# Accuracy of recipes and regressors\n\n```\n{describe()}\n```\n")
-    print("Mean r over the categories [95%]; seconds and memory of all 18 or 36 trainings.")
+    print("Mean r over the categories [95%]; seconds of all trainings, and the memory that they add.")
     for name, own in found.items():
         print(f"\n## Recipe {name}, {recipe(name).dim} columns\n\n{score_table(own)}")
         if AGAINST in own and len(own) > 1:
@@ -164,6 +160,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        predict(sys.argv[4:], sys.argv[2], Path(sys.argv[3]))
+        predict(*sys.argv[2:4], Path(sys.argv[4]), sys.argv[5:])
     else:
         main()
