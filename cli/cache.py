@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from drexcache.cli import OneSentence, make_room_for, say
-from drexcache.cli.options import NUMBER, OUT_OF_RANGE, RATING_HELP, block_option, image_options, rater_options
+from drexcache.cli.options import (
+    COMPARISONS,
+    NUMBER,
+    OUT_OF_RANGE,
+    RATING_HELP,
+    block_option,
+    image_options,
+    rater_options,
+)
 from drexcache.files import size_text
 
 
@@ -108,7 +116,8 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 
 @command.command("rate")
 @click.argument("cache", type=click.Path())
-@click.argument("ratings", type=click.Path())
+@click.argument("ratings", type=click.Path(), required=False)
+@COMPARISONS
 @click.option("--target", required=True, help="Name of the ratings in the cache")
 @click.option(
     "--range", "value_range", type=(NUMBER, NUMBER), metavar="LOW HIGH", help="Range that the ratings can take"
@@ -121,15 +130,19 @@ def merge(shards: tuple[str, ...], out: str) -> None:
 @click.option("--replace", "replace_target", is_flag=True, help="Replace a target or labels of the same name")
 @click.option("--allow-unmatched", is_flag=True, help="Continue if ratings and images do not match one to one")
 def rate(
-    cache: str, ratings: str, target: str, value_range: tuple[float, float] | None, out_of_range: str,
-    higher_is: str, image_column: str | None, rating_column: str | None, rater_column: str | None,
+    cache: str, ratings: str | None, comparisons: str | None, target: str, value_range: tuple[float, float] | None,
+    out_of_range: str, higher_is: str, image_column: str | None, rating_column: str | None, rater_column: str | None,
     error_column: str | None, centre_raters: bool, raters: int | None, replace_target: bool, allow_unmatched: bool,
 ) -> None:  # fmt: skip
     """Add a target from a file of ratings to a cache, without touching its features.
 
     \b
     drexcache cache rate scenes.h5 beauty.csv --target beauty --range 1 7
+    drexcache cache rate scenes.h5 --comparisons pairs.csv --target beauty
     """
+    given = [path for path in (ratings, comparisons) if path]
+    if len(given) != 1:
+        raise click.UsageError("give either RATINGS or --comparisons PAIRS")
     from drexcache.cache import rate as add
     from drexcache.datasets import Columns
 
@@ -137,8 +150,9 @@ def rate(
         image=image_column, rating=rating_column, rater=rater_column, error=error_column, error_raters=raters
     )
     notes = add(
-        cache, ratings, target, value_range=value_range, higher_is=higher_is, replace_target=replace_target,
-        allow_unmatched=allow_unmatched, out_of_range=out_of_range, centre_raters=centre_raters, columns=columns,
+        cache, given[0], target, comparisons=bool(comparisons), value_range=value_range, higher_is=higher_is,
+        replace_target=replace_target, allow_unmatched=allow_unmatched, out_of_range=out_of_range,
+        centre_raters=centre_raters, columns=columns,
     )  # fmt: skip
     for note in notes:
         say(note)

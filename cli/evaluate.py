@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for files that you trust")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
 @block_option
-@click.option("--target", help="Name of the ratings; CACHE:NAME for one cache [default: the only ones]")
+@click.option(
+    "--target", "targets", multiple=True,
+    help="Name of the ratings (can be repeated); CACHE:NAME for one cache [default: the only ones]",
+)  # fmt: skip
 @folds_option
 @repeats_option
 @seeds_option
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
 @format_option
 def command(
     caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...],
-    settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], target: str | None, folds: int,
+    settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], targets: tuple[str, ...], folds: int,
     repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
     weights: str | None, images: tuple[str, ...], others: tuple[str, ...], contributions: bool, leave_one_out: bool,
     tracker: str | None, metric: str, form: str,
@@ -74,13 +77,21 @@ def command(
     \b
     drexcache evaluate ad.h5 objects.h5 scenes.h5 -r ridge -r fusion -o scores.csv
     drexcache evaluate scenes.h5 -r ridge --from found/best.json -o scores.csv
+    drexcache evaluate scenes.h5 --target complexity --target beauty -r ridge -o scores.csv
     drexcache evaluate patterns.h5:complexity art.h5:beauty -r ridge --group-folds generator -o scores.csv
     """
     from drexcache.errors import DrexcacheError
     from drexcache.regressors import read_settings
     from drexcache.scores import render, score_tables
     from drexcache.studies import evaluate, ledger, tracking
-    from drexcache.studies.evaluation import attention_table, contributions_table, predictions_beside, write_pair
+    from drexcache.studies.evaluation import (
+        attention_table,
+        contributions_table,
+        correlation_table,
+        evaluate_targets,
+        predictions_beside,
+        write_pair,
+    )
 
     if tracker:
         tracking.require(tracker)
@@ -93,20 +104,27 @@ def command(
     if not (regressors or chosen):
         raise click.UsageError("give --regressor NAME or --from FILE")
     if len(chosen) == 1 and not regressors:
-        target = target or next(iter(chosen.values())).target
-    matrices = {path: _matrix(path, blocks, target) for path in paths}
-    mixed = matrices | {path: _matrix(path, blocks, target) for path in others if path not in matrices}
+        targets = targets or (next(iter(chosen.values())).target or "",)
+    if len(targets) > 1 and (others or any(_file_and_target(path)[1] for path in paths)):
+        raise click.UsageError("several --target names go neither with CACHE:NAME nor with --with")
+    targets = tuple(dict.fromkeys(targets)) or ("",)
+    rated = {target: {path: _matrix(path, blocks, target or None) for path in paths} for target in targets}
+    matrices = rated[targets[0]]
+    mixed = matrices | {path: _matrix(path, blocks, targets[0] or None) for path in others if path not in matrices}
     with step_bar("evaluate", "training") as progress:
-        table, predictions = evaluate(
-            list(matrices.values()), [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
+        every = {target: list(own.values()) for target, own in rated.items()}
+        score, about = (evaluate, every[targets[0]]) if len(every) == 1 else (evaluate_targets, every)
+        table, predictions = score(
+            about, [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
             test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
             groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
             leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,
             chosen=chosen, progress=progress,
         )  # fmt: skip
     beside = write_pair(out, table, predictions)
-    by_arm = [*attention_table(predictions), *contributions_table(predictions)]
-    click.echo(render([*score_tables(table, metric), *by_arm], table.notes, form))
+    tables = [*score_tables(table, metric), *attention_table(predictions), *contributions_table(predictions)]
+    tables += [correlation_table(every)] if len(every) > 1 else []
+    click.echo(render(tables, table.notes, form))
     files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}
     run = {
         "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import device_option, image_options
+from drexcache.cli.options import COMPARISONS, device_option, image_options
 from drexcache.files import size_text
 
 if TYPE_CHECKING:
@@ -63,14 +63,15 @@ if TYPE_CHECKING:
 @click.option("--rehash", is_flag=True, help="Read every file again, even those that look unchanged")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed, the time and the size; write nothing")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some images could not be read")
+@COMPARISONS
 @image_options
 def command(
     images: str, out: str, recipe_name: str, blocks: tuple[str, ...], renames: tuple[str, ...], weights: str | None,
     device: str, precision: str | None, alpha: str | None, exif: str | None, store: str, compile: str, engine_cpu: str,
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
-    rehash: bool, dry_run: bool, allow_failures: bool, **reading: Any,
+    rehash: bool, dry_run: bool, allow_failures: bool, comparisons: str | None, **reading: Any,
 ) -> None:  # fmt: skip
-    """Compute the features of IMAGES (a folder, its URL, or a zip) into a cache; only what is missing is computed.
+    """Compute the features of IMAGES (folder, URL, zip, tar or Parquet) into a cache; only what is missing is computed.
 
     \b
     drexcache extract photos/ --ratings photos.csv --range 0 100 -o photos.h5
@@ -80,13 +81,18 @@ def command(
     drexcache extract s3://bucket/photos --ratings photos.csv --range 1 7 -o photos.h5
     drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """
-    from drexcache.datasets import read_images
+    from drexcache.datasets import read_images, with_comparisons
     from drexcache.features import extract, extract_on_ray, forecast
     from drexcache.recipes import recipe
 
     chosen = recipe(recipe_name).with_options(precision=precision, alpha=alpha, exif=exif)
     chosen = (chosen.select(blocks) if blocks else chosen).renamed(renames)
-    table = read_images(images, **reading)
+    if comparisons and reading["ratings"]:
+        raise click.UsageError("give either --ratings or --comparisons; cache rate adds the others as another target")
+    table = read_images(images, **(reading | {"ratings": False} if comparisons else reading))
+    if comparisons:
+        same = {name: reading[name] for name in ("target", "higher_is", "allow_unmatched")}
+        table = with_comparisons(table, comparisons, **same)
     if shard:
         table = table.shard(*shard_of(shard))
     for note in table.notes:

@@ -72,6 +72,10 @@ OUT_OF_RANGE = click.option(
     "--out-of-range", type=click.Choice(["refuse", "clip", "drop", "widen"]), default="refuse", show_default=True,
     help="Ratings outside the range: refuse them all, clip or drop each, or widen the range",
 )  # fmt: skip
+COMPARISONS = click.option(
+    "--comparisons", metavar="PAIRS", type=click.Path(),
+    help="Pairwise choices instead of ratings: columns winner and loser, or left, right and choice",
+)  # fmt: skip
 IMAGE_OPTIONS = (
     click.option("--ratings", type=click.Path(), help="CSV, text, workbook, Parquet [default: the layout's own]"),
     click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True),

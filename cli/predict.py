@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from drexcache.cli import make_room_for, say
@@ -21,6 +23,8 @@ from drexcache.cli.options import device_option
     show_default=True,
     help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
 )
+@click.option("--cache", type=click.Path(dir_okay=False), help="Keep features here, to go on after a stop")
+@click.option("--interval", type=float, metavar="LEVEL", help="Add low and high, which hold this share of ratings: 0.9")
 @click.option("--clip", is_flag=True, help="Clip predictions to the range of the ratings")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some images could not be read")
 def command(
@@ -30,6 +34,8 @@ def command(
     weights: str | None,
     device: str,
     engine_cpu: str,
+    cache: str | None,
+    interval: float | None,
     clip: bool,
     allow_failures: bool,
 ) -> None:
@@ -39,20 +45,27 @@ def command(
 
     \b
     drexcache predict scenes.drex holiday/ -o predictions.csv
+    drexcache predict scenes.drex archive/ --cache archive.h5 --interval 0.9 -o predictions.csv
     """
     from drexcache.regressors import load_model
 
-    make_room_for(out, [model, images])
+    make_room_for(out, [model, images, cache])
     loaded = load_model(model)  # before torch is there, whose modules skops would look through, for a second
     from drexcache.features import predict
 
-    prediction, failures = predict(loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, say=say)
-    outside = prediction.outside(loaded.low, loaded.high)
-    prediction = prediction.clipped(loaded.low, loaded.high) if clip else prediction
+    prediction, failures = predict(
+        loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, interval=interval, cache=cache, say=say
+    )
+    every = [(loaded, prediction), *((one, prediction.others[one.target]) for one in loaded.also)]
+    outside = [f"{one.target}: {told}" for one, said in every if (told := said.outside(one.low, one.high))]
+    if clip:
+        clipped = [said.clipped(one.low, one.high) for one, said in every]
+        prediction = replace(clipped[0], others=dict(zip(prediction.others, clipped[1:], strict=True)))
     prediction.to_csv(out, failures)
-    say(f"{out}: {len(prediction.ids)} predictions of {loaded.target} on {loaded.low:g} to {loaded.high:g}")
-    if outside:
-        say(f"{outside}; {'brought to its ends' if clip else '--clip brings them to its ends'}")
+    what = ", ".join(f"{one.target} on {one.low:g} to {one.high:g}" for one, _ in every)
+    say(f"{out}: {len(prediction.ids)} predictions of {what}")
+    for told in outside:
+        say(f"{told}; {'brought to its ends' if clip else '--clip brings them to its ends'}")
     for image, reason in failures.items():
         say(f"  {image}: no prediction, {reason}")
     if failures and not allow_failures:

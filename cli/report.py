@@ -18,6 +18,7 @@ from drexcache.progress import step_bar
     "--cache", "caches", multiple=True, type=click.Path(), help="A cache behind the scores [default: the ledger's]"
 )
 @click.option("--study", "studies", multiple=True, type=click.Path(), help="Folder that drexcache search wrote")
+@click.option("--curve", "curves", multiple=True, type=click.Path(), help="File that drexcache curve wrote")
 @click.option("--metric", default="pearson", show_default=True, help="Metric to compare by")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
 @click.option("--export", type=click.Path(file_okay=False), help="Folder for figures and tables as files, for papers")
@@ -30,8 +31,8 @@ from drexcache.progress import step_bar
 @tracker_option
 def command(
     scores: tuple[str, ...], out: str, images: tuple[str, ...], no_thumbnails: bool, caches: tuple[str, ...],
-    studies: tuple[str, ...], metric: str, match: bool, export: str | None, export_figures: tuple[str, ...],
-    tracker: str | None,
+    studies: tuple[str, ...], curves: tuple[str, ...], metric: str, match: bool, export: str | None,
+    export_figures: tuple[str, ...], tracker: str | None,
 ) -> None:  # fmt: skip
     """Make one self-contained HTML page of scores, figures and pictures.
 
@@ -47,10 +48,10 @@ def command(
 
     if tracker:
         tracking.require(tracker)
-    make_room_for(out, [*scores, *map(predictions_beside, scores), *caches])
+    make_room_for(out, [*scores, *map(predictions_beside, scores), *caches, *curves])
     with step_bar("report", "figure") as progress:
         notes = report(
-            scores, out, metric=metric, match=match, images=images, caches=caches, studies=studies,
+            scores, out, metric=metric, match=match, images=images, caches=caches, studies=studies, curves=curves,
             with_thumbnails=not no_thumbnails, export=export, export_figures=export_figures,
             command=command_line(), progress=progress,
         )  # fmt: skip

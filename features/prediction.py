@@ -15,6 +15,7 @@ from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
 
+PACKED = (".zip", ".tar", ".parquet")
 MANY = 200  # images whose prediction somebody may want to interrupt and continue later
 
 
@@ -25,6 +26,8 @@ def predict(
     weights: str | None = None,
     device: str = "auto",
     engine_cpu: str = "auto",
+    interval: float | None = None,
+    cache: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[Prediction, dict[str, str]]:
     """Predict the rating of every image in a folder (or its URL), a zip, a single file, or a cache.
@@ -32,7 +35,9 @@ def predict(
     Parameters
     ----------
     weights : the source of the backbones' weights; default: as in training. They must be the same weights.
-    device, engine_cpu : as in `extract`.
+    device, engine_cpu : as in `extract`. interval : as in `Model.predict`.
+    cache : a file that keeps the images' features: a stopped prediction goes on there, and another computes only what
+        is missing. Default: features are thrown away at the end.
 
     Returns
     -------
@@ -42,17 +47,20 @@ def predict(
     ------
     DrexcacheError : a cache with other features, other weights than in training, or no images.
     """
+    if interval is not None:
+        model.check_interval(interval)
     if Path(images).suffix == ".h5" and (not is_url(images) or str(images).startswith("hf://")):
-        cache = open_cache(images)
-        return model.predict(cache), cache.failures()
+        found = open_cache(images)
+        return model.predict(found, interval), found.failures()
     with tempfile.TemporaryDirectory(prefix="drexcache-") as folder:
-        cache = _extracted(model, images, Path(folder) / "images.h5", weights, device, engine_cpu, say)
-        failures = cache.failures()
-        if len(failures) == len(cache):
+        kept = Path(folder) / "images.h5" if cache is None else Path(cache)
+        found = _extracted(model, images, kept, weights, device, engine_cpu, say, cache is None)
+        failures = found.failures()
+        if len(failures) == len(found):
             raise DrexcacheError(
-                f"{images}: none of {len(cache)} images could be read (first: {next(iter(failures.items()))})"
+                f"{images}: none of {len(found)} images could be read (first: {next(iter(failures.items()))})"
             )
-        return model.predict(cache), failures
+        return model.predict(found, interval), failures
 
 
 def _extracted(
@@ -63,16 +71,14 @@ def _extracted(
     device: str,
     engine_cpu: str,
     say: Callable[[str], None],
+    passing: bool,
 ) -> FeatureCache:
-    alone = not is_url(images) and Path(images).is_file() and Path(images).suffix != ".zip"
+    alone = not is_url(images) and Path(images).is_file() and Path(images).suffix.lower() not in PACKED
     table = one_image(Path(images)) if alone else read_images(images, ratings=False)
     for note in table.notes[1:]:  # on what was left out; the first names the layout
         say(note)
-    if len(table) >= MANY:
-        say(
-            f"{len(table)} images: a stopped prediction starts from the beginning; to be able to go on, run "
-            f"drexcache extract {images} -o images.h5 with the model's recipe first, then predict images.h5"
-        )
+    if passing and len(table) >= MANY:
+        say(f"{len(table)} images: --cache FILE would keep their features, so that a stopped prediction can go on")
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     check_reach([block for block in recipe.blocks if block.backbone == IMPORTED], "")
     source = weights or source_of_weights(model)

@@ -89,3 +89,38 @@ def test_predictions_outside_of_the_range_are_said_and_clipped(tmp_path: Path) -
     prediction = Prediction(["a", "b", "c"], np.array([-2.0, 0.5, 7.0]))
     assert prediction.outside(0, 1) == "2 of 3 predictions lie outside of 0 to 1: -2 (a) to 7 (c)"
     assert prediction.outside(-2, 7) == ""
+
+
+def test_a_stopped_prediction_goes_on_in_its_cache(
+    pictures: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(read_images(pictures, value_range=(0, 100)), tiny, tmp_path / "c.h5")
+    cache = open_cache(tmp_path / "c.h5")
+    model = train_model("ridge", cache.matrix(), cache, tuple(cache.blocks), seed=0)
+    new, kept, out = draw(tmp_path / "new", 12, start=20), tmp_path / "kept.h5", tmp_path / "p.csv"
+    (new / "ratings.csv").unlink()
+    expected = predict(model, new)[0].value
+    images: list[int] = []
+    forward = Backbone.__call__
+
+    def stop(self: Backbone, inputs: list[torch.Tensor]) -> torch.Tensor:
+        images.append(len(inputs) * (self.block.name == "vit"))
+        if sum(images) > 8:
+            raise KeyboardInterrupt
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Backbone, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, new, cache=kept)
+    monkeypatch.setattr(
+        Backbone, "__call__", lambda self, x: images.append(len(x) * (self.block.name == "vit")) or forward(self, x)
+    )
+    images.clear()
+    np.testing.assert_allclose(predict(model, new, cache=kept)[0].value, expected, rtol=1e-5)
+    assert 0 < sum(images) < 12
+    images.clear()
+    model.save(tmp_path / "m.drex")
+    command = ["predict", str(tmp_path / "m.drex"), str(new), "-o", str(out), "--cache", str(kept)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert len(out.read_text().splitlines()) == 13
+    assert sum(images) == 0

@@ -16,7 +16,15 @@ from drexcache.cache.beside import no_space, writer_lock
 from drexcache.cache.format import DONE, FAILED, Contents, check_name, differences
 from drexcache.cache.reader import FeatureCache, open_cache
 from drexcache.cache.writer import CacheWriter, create_empty, take_rows
-from drexcache.datasets import Columns, Target, match_ratings, read_ratings, sha256_of_ids
+from drexcache.datasets import (
+    Columns,
+    Target,
+    match_comparisons,
+    match_ratings,
+    read_comparisons,
+    read_ratings,
+    sha256_of_ids,
+)
 from drexcache.errors import DrexcacheError
 from drexcache.files import write_file
 
@@ -80,12 +88,14 @@ def _same_work(first: FeatureCache, other: FeatureCache) -> None:
 
 
 def rate(
-    path: str | Path, ratings: str | Path, target: str, *, value_range: tuple[float, float] | None = None,
-    higher_is: str = "more", replace_target: bool = False, allow_unmatched: bool = False,
-    out_of_range: str = "refuse", centre_raters: bool = False, columns: Columns | None = None,
+    path: str | Path, ratings: str | Path, target: str, *, comparisons: bool = False,
+    value_range: tuple[float, float] | None = None, higher_is: str = "more", replace_target: bool = False,
+    allow_unmatched: bool = False, out_of_range: str = "refuse", centre_raters: bool = False,
+    columns: Columns | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Add or replace a target from a file of ratings, leaving the features alone; returns the notes on reading it.
 
+    ``comparisons`` : the file holds pairwise choices, see `drexcache.datasets.match_comparisons`.
     The file's labels are added, too. Without ``replace_target`` an image keeps its label if the file has none for it.
 
     Raises
@@ -97,10 +107,12 @@ def rate(
     check_name(target, "target")
     if target in cache.targets and not replace_target:
         raise DrexcacheError(f"{path}: has a target named {target}; give --replace, or another --target name")
-    match = match_ratings(
-        cache.ids, read_ratings(ratings, columns or Columns()), target=target, value_range=value_range,
-        higher_is=higher_is, allow_unmatched=allow_unmatched, out_of_range=out_of_range, centre_raters=centre_raters,
-    )  # fmt: skip
+    options: dict[str, Any] = {"target": target, "higher_is": higher_is, "allow_unmatched": allow_unmatched}
+    if comparisons:
+        match = match_comparisons(cache.ids, read_comparisons(ratings), **options)
+    else:
+        options |= {"value_range": value_range, "out_of_range": out_of_range, "centre_raters": centre_raters}
+        match = match_ratings(cache.ids, read_ratings(ratings, columns or Columns()), **options)
     targets = dict(sorted({**cache.targets, target: match.target}.items()))
     found = match.labels if replace_target else _agreeing(cache, match.labels, ratings)
     labels = dict(sorted({**cache.labels, **found}.items()))

@@ -4,6 +4,9 @@ from .columns import SPLIT_COLUMNS as SPLIT_COLUMNS
 from .columns import Columns as Columns
 from .columns import find_column as find_column
 from .columns import plain_name as plain_name
+from .comparisons import match_comparisons as match_comparisons
+from .comparisons import read_comparisons as read_comparisons
+from .comparisons import with_comparisons as with_comparisons
 from .decoding import Decode as Decode
 from .decoding import UnreadableImage as UnreadableImage
 from .decoding import decode_rgb as decode_rgb

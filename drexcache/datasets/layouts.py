@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from drexcache.datasets.columns import Columns
+from drexcache.datasets.columns import RATING_COLUMNS, Columns, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, ImageFile, is_url, list_files, read_bytes
 from drexcache.datasets.formats import tables_of_file
+from drexcache.datasets.packed import is_packed, packed_files, table_beside
 from drexcache.datasets.ratings import (
     Ratings,
     ratings_of,
@@ -68,7 +69,7 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     root = str(source) if is_url(source) else Path(source).absolute()
     if isinstance(root, Path) and ".." in root.parts:
         root = root.resolve()  # so that its last part is a name
-    files = list_files(root)
+    files = packed_files(Path(root)) if is_packed(root) else list_files(root)
     chosen = _guess(root, files) if layout == "auto" else layout
     images = _images(files, _ic9600_top(root, files) + "images/" if chosen == "ic9600" else "")
     others = _others(files, images)
@@ -98,6 +99,8 @@ def ratings_of_dataset(
         found = _savoias_ratings(dataset, given, columns)
     elif given is not None:
         found = read_ratings(given, columns)
+    elif isinstance(dataset.root, Path) and (frame := table_beside(dataset.root)) is not None:
+        found = _beside(dataset, frame, columns)
     elif "ratings.csv" in dataset.files:
         data = read_bytes(dataset.files["ratings.csv"])
         found = ratings_of(tables_of_file(data, f"{dataset.name}/ratings.csv"), columns)
@@ -108,6 +111,12 @@ def ratings_of_dataset(
         why = "there are no ratings" if found is None else f"the ratings of layout {dataset.layout} have no such column"
         raise DrexcacheError(f"{dataset.root}: {', '.join(unused)} given, but {why}")
     return found
+
+
+def _beside(dataset: Dataset, frame: DataFrame, columns: Columns) -> Ratings | None:
+    """The ratings in a table of images, if it has a column that is known to hold some, or that was named."""
+    known = any(plain_name(name) in RATING_COLUMNS for name in frame.columns)
+    return read_ratings(frame, columns) if known or columns.given() else None
 
 
 def _guess(root: Path | str, files: Files) -> str:

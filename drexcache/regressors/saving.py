@@ -112,6 +112,23 @@ def load_estimator(data: bytes) -> Any:
     return estimator
 
 
+def estimator_arrays(estimator: Any) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """A fitted estimator's arrays and, of a fusion head, what stands beside them; errors as in `dump_estimator`."""
+    if hasattr(estimator, "get_state"):
+        arrays, state = estimator.get_state()
+        return arrays, state
+    return {"skops": np.frombuffer(dump_estimator(estimator), dtype="u1")}, None
+
+
+def estimator_of(arrays: dict[str, np.ndarray], state: dict[str, Any] | None) -> Any:
+    """The estimator that `estimator_arrays` gave; errors as in `load_estimator`."""
+    if state is not None:
+        from drexcache.fusion import AttentionFusionRegressor  # with it comes torch, which other models do not need
+
+        return AttentionFusionRegressor.from_state(arrays, state)
+    return load_estimator(arrays["skops"].tobytes())
+
+
 def numbers_per_row(estimator: Any) -> int:
     """About how many temporary numbers the prediction of one row needs, judging by the largest array."""
     if hasattr(estimator, "get_state"):

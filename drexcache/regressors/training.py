@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows, rated_rows_of
 from drexcache.errors import DrexcacheError
 from drexcache.progress import step_bar
+from drexcache.regressors.intervals import OutOfFold, cross_fitted
 from drexcache.regressors.model import Model
 from drexcache.regressors.named import is_made_of, make_regressor
 from drexcache.regressors.pooling import DATASET, PooledRegressor, joined, upside_down
@@ -27,7 +28,7 @@ FEW_ROWS = (
 def train_model(
     regressor: str, matrix: FeatureMatrix, cache: FeatureCache, columns: tuple[str, ...], seed: int,
     *, others: Sequence[FeatureMatrix] = (), own: bool = False, settings: Mapping[str, Any] | None = None,
-    log: bool = False,
+    log: bool = False, intervals: bool = False,
 ) -> Model:  # fmt: skip
     """Fit a regressor on every rated row of the matrix; ``columns`` are the names with which the matrix was made.
 
@@ -46,9 +47,12 @@ def train_model(
     estimator = make_regressor(regressor, rated, seed, settings)
     if not others:
         _fit(regressor, estimator, lambda: estimator.fit(rated.X, rated.y), len(rated), cache, log)
-        return _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+        model = _as_model(regressor, estimator, cache, columns, matrix.target, len(rated), seed)
+        return replace(model, out_of_fold=_out_of_fold(regressor, rated, cache, seed, settings)) if intervals else model
     if log:
         raise DrexcacheError("a log tells of a training on one cache; leave it out, or the other caches")
+    if intervals:
+        raise DrexcacheError("intervals are of a training on one cache; leave them out, or the other caches")
     mixed = joined([rated, *(rated_rows(one, one.dataset) for one in others)], rated.dataset)
     for sentence in upside_down(mixed):
         warnings.warn(sentence, stacklevel=2)
@@ -57,6 +61,20 @@ def train_model(
     fitted = pooled if own else pooled.shared_
     model = _as_model(regressor, fitted, cache, columns, matrix.target, len(mixed), seed)
     return replace(model, trained={**model.trained, "others": [one.dataset for one in others]})
+
+
+def _out_of_fold(
+    regressor: str, rated: FeatureMatrix, cache: FeatureCache, seed: int, settings: Mapping[str, Any] | None
+) -> OutOfFold:
+    """What intervals are made of: the regressor trained again without each fold of the rows."""
+
+    def fit(rows: np.ndarray) -> Any:
+        part = rated.rows(rows)
+        one = make_regressor(regressor, part, seed, settings)
+        _fit(regressor, one, lambda: one.fit(part.X, part.y), len(part), cache, False)
+        return one
+
+    return cross_fitted(rated.X, rated.y, rated.hashes or rated.ids, fit)
 
 
 def train_streamed(

@@ -1,4 +1,13 @@
 from .ablation import ablate as ablate
+from .curve import Curve as Curve
+from .curve import CurveTable as CurveTable
+from .curve import curve as curve
+from .curve import read_curves as read_curves
+from .curve import save_curves as save_curves
+from .neighbours import Suspect as Suspect
+from .neighbours import copies as copies
+from .neighbours import similar as similar
+from .neighbours import suspects as suspects
 from .significance import ALPHA as ALPHA
 from .verdicts import Comparison as Comparison
 from .verdicts import Pair as Pair

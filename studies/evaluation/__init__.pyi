@@ -15,3 +15,5 @@ from .predictions import Run as Run
 from .predictions import predictions_beside as predictions_beside
 from .scoring import FEW_GROUPS as FEW_GROUPS
 from .scoring import constant_in_folds as constant_in_folds
+from .targets import correlation_table as correlation_table
+from .targets import evaluate_targets as evaluate_targets

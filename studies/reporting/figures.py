@@ -16,6 +16,7 @@ from drexcache.bootstrap import Floats
 from drexcache.errors import DrexcacheError
 from drexcache.metrics import higher_is_better
 from drexcache.scores import NAMES, number
+from drexcache.studies.comparison import CurveTable
 from drexcache.studies.reporting.evidence import Evidence, Result, Scale
 from drexcache.studies.reporting.searches import Search
 
@@ -54,7 +55,8 @@ class Points:
 
 @dataclass
 class Figure:
-    """A drawn figure. alt : what it shows, in words. kind : "matrix", "scatter", "residuals", "attention" or "search".
+    """A drawn figure. alt : what it shows, in words. kind : "matrix", "scatter", "residuals", "attention",
+    "search" or "curve".
 
     owner : the regressor, or the search's folder. home : whether it shows one of the owner's `Evidence.home` results.
     name : the file name without extension, and the id on the page.
@@ -70,8 +72,10 @@ class Figure:
     name: str = ""
 
 
-def draw_figures(evidence: Evidence, searches: Sequence[Search] = ()) -> list[Figure]:
-    """Every figure of every regressor and search.
+def draw_figures(
+    evidence: Evidence, searches: Sequence[Search] = (), curves: Sequence[CurveTable] = ()
+) -> list[Figure]:
+    """Every figure of every regressor, search and learning curve.
 
     Raises
     ------
@@ -97,6 +101,7 @@ def draw_figures(evidence: Evidence, searches: Sequence[Search] = ()) -> list[Fi
                 drawn.append((history(search, regressor), None))
                 if search.importance.get(regressor):
                     drawn.append((importances(search, regressor), None))
+        drawn += [(learning_curve(one), None) for one in curves]
     taken: set[str] = set()
     for figure, about in drawn:
         figure.name = _name(figure, about, taken)
@@ -304,6 +309,27 @@ def importances(search: Search, regressor: str) -> Figure:
     axes.set_title(f"{_short(regressor, 24)}: what mattered", loc="left")
     told = ", ".join(f"{setting} {100 * share:.0f}%" for setting, share in shares)
     return Figure("search", f"{search.folder}", f"{regressor}: share of the scores' variance: {told}", canvas)
+
+
+def learning_curve(curve: CurveTable) -> Figure:
+    """Scores after training on more and more images, and the fitted law with its band, dashed where it extrapolates."""
+    measured, fitted = curve.measured, curve.fitted
+    canvas, axes = _canvas(3.4, 2.5)
+    axes.grid(True, axis="y")
+    errors = [measured["value"] - measured["low"], measured["high"] - measured["value"]]
+    axes.errorbar(
+        measured["images"], measured["value"], yerr=errors, fmt="o", markersize=4, color=SERIES[0], linewidth=1
+    )
+    if len(fitted):
+        last = measured["images"].iloc[-1]
+        axes.fill_between(fitted["images"], fitted["low"], fitted["high"], color=SERIES[0], alpha=0.15, linewidth=0)
+        for part, line in ((fitted[fitted["images"] <= last], "-"), (fitted[fitted["images"] >= last], "--")):
+            axes.plot(part["images"], part["value"], line, color=SERIES[1], linewidth=1.4)
+    axes.set(xscale="log", xlabel="rated images to train on", ylabel="r")
+    axes.set_title(f"{_short(curve.regressor, 20)}, {_short(curve.dataset, 14)}", loc="left")
+    (images, r), (most, best) = measured[["images", "value"]].iloc[[0, -1]].to_numpy()
+    alt = f"{curve.regressor} on {curve.dataset}: r {r:.3f} to {best:.3f} with {images:.0f} to {most:.0f} images"
+    return Figure("curve", curve.regressor, alt, canvas)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.files import Content, write_files
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number, score_tables
-from drexcache.studies.comparison import Comparison, compare
+from drexcache.studies.comparison import Comparison, compare, read_curves
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result, read_evidence
 from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
 from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
@@ -38,8 +38,8 @@ SHOWN = 6  # images at each end of a gallery
 def report(
     scores: Sequence[str | Path], out: str | Path, *, metric: str = "pearson", match: bool = False,
     images: Sequence[str] = (), caches: Sequence[str | Path] = (), studies: Sequence[str | Path] = (),
-    with_thumbnails: bool = True, export: str | Path | None = None, export_figures: Sequence[str] = (),
-    command: str = "", progress: Progress | None = None,
+    curves: Sequence[str | Path] = (), with_thumbnails: bool = True, export: str | Path | None = None,
+    export_figures: Sequence[str] = (), command: str = "", progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
     """Write one self-contained HTML file about the scores; returns a sentence on each thing left out, and why.
 
@@ -49,10 +49,11 @@ def report(
     metric : to compare by. match : if the regressors predicted different images, compare only those they share.
     images : the images' folders or zips: named like their datasets, "NAME=PATH", or a folder of such folders.
     caches : those that the scores come from, for recipes and fingerprints; default: those the ledger names.
-    studies : folders that `search` wrote. with_thumbnails : False leaves the pictures out.
+    studies : folders that `search` wrote. curves : files that `curve` wrote.
+    with_thumbnails : False leaves the pictures out.
     export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX. export_figures : names of
     the regressors whose figures are exported, or "all"; default: the one that the page shows first. The figures of
-    train -> test and of searches are always exported.
+    train -> test, of searches and of learning curves are always exported.
     command : the command that makes the report, to be shown on the page.
     progress : called with (steps done, total steps, what comes next).
 
@@ -75,7 +76,10 @@ def report(
     left_out = [*missing, *origin.notes]
     tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
     tables = [table for table in tables if table.table.body]
-    summary, figures = summarise(evidence, comparison), draw_figures(evidence, searches)
+    summary, figures = (
+        summarise(evidence, comparison),
+        draw_figures(evidence, searches, [one for path in curves for one in read_curves(path)]),
+    )
     saved = [] if export is None else _exported(figures, export_figures, evidence, summary.leader)
     steps = len(figures) + len(saved)
     drawn = {figure.name: inline_svg(figure) for figure in _watched(figures, progress, steps)}
@@ -138,7 +142,7 @@ def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Eviden
         known = nearest(unknown[0], [*evidence.regressors, "all"])
         raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; {known}")
     owners = evidence.regressors if "all" in chosen else list(chosen) or [leader]
-    return [figure for figure in figures if figure.owner in owners or figure.kind in ("matrix", "search")]
+    return [figure for figure in figures if figure.owner in owners or figure.kind in ("matrix", "search", "curve")]
 
 
 def page_data(

@@ -1,0 +1,50 @@
+"""drexcache similar"""
+
+from __future__ import annotations
+
+import click
+
+from drexcache.cli.options import block_option, target_option
+
+
+@click.command("similar")
+@click.argument("cache", type=click.Path())
+@click.argument("image", required=False)
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many to list")
+@click.option("-r", "--regressor", default="ridge", show_default=True, help="Expects the ratings, without IMAGE")
+@block_option
+@target_option
+def command(
+    cache: str, image: str | None, count: int, regressor: str, blocks: tuple[str, ...], target: str | None
+) -> None:
+    """List the images most like IMAGE; without IMAGE, ratings that deserve a second look, and copies.
+
+    A rating is listed where similar images agree on another one, and a regressor that has not seen it expects another,
+    too.
+
+    \b
+    drexcache similar scenes.h5 harbour.png
+    drexcache similar scenes.h5
+    """
+    from tabulate import tabulate
+
+    from drexcache.cache import open_cache
+    from drexcache.studies.comparison import copies, similar, suspects
+
+    opened = open_cache(cache)
+    if image is not None:
+        matrix = opened.matrix(blocks or None, target or next(iter(opened.targets), None))
+        rating = dict(zip(matrix.ids, matrix.raw(matrix.y).tolist(), strict=True))
+        rows = [(name, f"{likeness:.3f}", f"{rating[name]:g}") for name, likeness in similar(matrix, image, count)]
+        click.echo(tabulate(rows, headers=["image", "similarity", "rating"], disable_numparse=True))
+        return
+    matrix = opened.matrix(blocks or None, target)
+    found = [
+        (one.image, f"{one.rated:.4g}", f"{one.predicted:.4g}", f"{one.around:.4g} ± {one.apart:.2g}",
+         ", ".join(one.neighbours))
+        for one in suspects(matrix, regressor, count)
+    ]  # fmt: skip
+    headers = ["image", "rated", "expected", "similar images", "the nearest"]
+    click.echo(tabulate(found, headers=headers, disable_numparse=True) if found else "no rating stands out")
+    for group in copies(matrix):
+        click.echo(f"copies or near-copies: {', '.join(group)}")

@@ -1,0 +1,69 @@
+"""The nearest images, ratings to check, and copies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import StandardScaler
+
+from drexcache import DrexcacheError, FeatureMatrix, import_features
+from drexcache.cli import main
+from drexcache.studies.comparison import copies, similar, suspects
+
+
+def matrix_of(n: int = 200) -> FeatureMatrix:
+    """Images about 20 scenes, whose ratings follow the scene."""
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=(20, 8))
+    scene = np.arange(n) % 20
+    X = (scenes[scene] + 0.1 * rng.normal(size=(n, 8))).astype("f4")
+    y = 0.5 + 0.1 * scenes[scene, 0] + 0.01 * rng.normal(size=n)
+    return FeatureMatrix(X, y, [f"{at:03}.png" for at in range(n)], {"cues": slice(0, 8)}, dataset="made")
+
+
+def test_the_nearest_are_those_of_scikit_learn() -> None:
+    made = matrix_of()
+    likeness = cosine_similarity(StandardScaler().fit_transform(made.X))[7]
+    order = [at for at in np.argsort(-likeness) if at != 7][:5]
+    found = similar(made, "007", 5)
+    assert [name for name, _ in found] == [made.ids[at] for at in order]
+    np.testing.assert_allclose([value for _, value in found], likeness[order], atol=1e-5)
+
+
+def test_a_wrong_rating_is_found_and_right_ones_are_left_alone() -> None:
+    made = matrix_of()
+    assert suspects(made) == [] or len(suspects(made)) < 5
+    y = made.y.copy()
+    y[[33, 90]] = [1.5, -0.7]
+    found = suspects(replace(made, y=y))
+    assert {one.image for one in found[:2]} == {"033.png", "090.png"}
+    assert all(int(name[:3]) % 20 == int(found[0].image[:3]) % 20 for name in found[0].neighbours)
+
+
+def test_copies_are_listed() -> None:
+    made = matrix_of(60)
+    hashes = [str(at) for at in range(60)]
+    hashes[5] = hashes[9]
+    assert ["005.png", "009.png"] in copies(replace(made, hashes=hashes))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    made = matrix_of(60)
+    lines = "\n".join(f"{image},{y}" for image, y in zip(made.ids, made.y, strict=True))
+    (tmp_path / "r.csv").write_text(f"file,rating\n{lines}\n")
+    import_features(
+        made.X, tmp_path / "c.h5", "cues", ids=made.ids, ratings=tmp_path / "r.csv", value_range=(-5, 5),
+        say=lambda line: None,
+    )  # fmt: skip
+    run = CliRunner().invoke
+    done = run(main, ["similar", str(tmp_path / "c.h5"), "003.png", "--count", "2"])
+    assert done.exit_code == 0 and done.output.count(".png") == 2
+    assert run(main, ["similar", str(tmp_path / "c.h5")]).exit_code == 0
+    assert "no image 300.png; " in run(main, ["similar", str(tmp_path / "c.h5"), "300.png"]).output
+    with pytest.raises(DrexcacheError, match="no image nowhere"):
+        similar(made, "nowhere")
