@@ -57,7 +57,7 @@ def train_model(
     for sentence in upside_down(mixed):
         warnings.warn(sentence, stacklevel=2)
     pooled = PooledRegressor(estimator, own=rated.dataset if own else None)
-    _fit(regressor, pooled, lambda: pooled.fit(mixed.X, mixed.y, mixed.labels[DATASET]), len(mixed), cache, None)
+    _fit(regressor, pooled, lambda: pooled.fit(mixed.X, mixed.y, mixed.labels[DATASET]), len(mixed), cache, False)
     fitted = pooled if own else pooled.shared_
     model = _as_model(regressor, fitted, cache, columns, matrix.target, len(mixed), seed)
     return replace(model, trained={**model.trained, "others": [one.dataset for one in others]})
