@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import click
 
 from drexcache.errors import DrexcacheError, Stopped, about
 from drexcache.files import kind_of_file
+from drexcache.progress import quiet
 
 # Torch's threads sleep while they wait, instead of spinning: beside other busy programs they would take many times as
 # long. Read when torch is loaded, which no command has done yet.
@@ -26,7 +28,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 STATUSES = (
     "Exit status: 0 done; 1 not done, and one sentence says why (also: images that failed, caches that differ or are "
-    "damaged); 2 wrong options; 130 after Ctrl-C, 143 after SIGTERM."
+    "damaged); 2 wrong options; 130 after Ctrl-C, 143 after SIGTERM. Completion of words by Tab in bash (zsh, fish "
+    'alike): eval "$(_DREXCACHE_COMPLETE=bash_source drexcache)"'
 )
 STOPPED = "stopped; what was finished is kept, and no file is half written. Run the same command again."
 
@@ -74,6 +77,8 @@ class OneSentence(click.Group):
             with _stopped_cleanly():
                 return super().invoke(ctx)
         except DrexcacheError as error:
+            if ctx.find_root().params.get("verbose"):
+                traceback.print_exc()
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as stopped:
             say(("\n" if sys.stderr.isatty() else "") + STOPPED)
@@ -172,13 +177,22 @@ SUMMARIES = {
     cls=Lazy, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(package_name="drexcache")
-def main() -> None:
+@click.option("-q", "--quiet", "silent", is_flag=True, help="Print results and errors only: no messages, no bars")
+@click.option("-v", "--verbose", is_flag=True, help="Print the traceback of an error too")
+@click.pass_context
+def main(ctx: click.Context, silent: bool, verbose: bool) -> None:
     """Pay for frozen vision backbones once; then train and compare regressors of human scores in seconds."""
+    if silent:
+        before = quiet.set(True)
+        ctx.call_on_close(lambda: quiet.reset(before))
+        ctx.with_resource(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
 
 
 def say(line: str) -> None:
-    """Print a message to stderr; standard output is kept for results."""
-    click.echo(line, err=True)
+    """Print a message to stderr, unless the user wants quiet; standard output is kept for results."""
+    if not quiet.get():
+        click.echo(line, err=True)
 
 
 def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kind: str = "") -> None:

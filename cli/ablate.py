@@ -10,6 +10,7 @@ from drexcache.cli.options import (
     command_line,
     folds_option,
     format_option,
+    json_option,
     metric_option,
     regressors_option,
     repeats_option,
@@ -35,9 +36,10 @@ from drexcache.progress import step_bar
 @click.option("--split", metavar="LABEL", help="Score by this split's train and test instead of folds")
 @metric_option
 @format_option
+@json_option
 def command(
     cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], level: str, target: str | None,
-    folds: int, repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str,
+    folds: int, repeats: int, seeds: tuple[int, ...], split: str | None, metric: str, form: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure what each part of a cache's features contributes: each block and tap alone, and the rest without it.
 
@@ -48,7 +50,7 @@ def command(
     drexcache ablate scenes.h5 -r fusion -o ablation.csv
     """
     from drexcache.cache import open_cache
-    from drexcache.scores import render
+    from drexcache.cli.output import show, show_json
     from drexcache.studies import ledger
     from drexcache.studies.comparison import ablate
     from drexcache.studies.evaluation import predictions_beside, write_pair
@@ -61,7 +63,10 @@ def command(
             matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, level=level, progress=progress
         )
     beside = write_pair(out, found.scores, found.predictions)
-    click.echo(render(found.tables(metric), found.scores.notes, form))
+    if as_json:
+        show_json(found.scores.to_pandas())
+    else:
+        show(found.tables(metric), found.scores.notes, form)
     record = ledger.append(
         out, "ablate", command=command_line(), caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
         scores=ledger.scores_of(found.scores), files=[out, str(beside)],

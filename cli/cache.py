@@ -15,6 +15,7 @@ from drexcache.cli.options import (
     RATING_HELP,
     block_option,
     image_options,
+    json_option,
     rater_options,
 )
 from drexcache.files import size_text
@@ -64,7 +65,8 @@ def info(cache: str, as_json: bool) -> None:
 
 @command.command("verify")
 @click.argument("cache", type=click.Path())
-def verify(cache: str) -> None:
+@json_option
+def verify(cache: str, as_json: bool) -> None:
     """Read a whole cache and compare every checksum.
 
     \b
@@ -73,17 +75,22 @@ def verify(cache: str) -> None:
     from drexcache.cache import open_cache
 
     problems = open_cache(cache).verify()
-    for problem in problems:
-        say(f"{cache}: {problem}")
+    if as_json:
+        click.echo(json.dumps({"path": cache, "intact": not problems, "problems": problems}, indent=2))
+    else:
+        for problem in problems:
+            click.echo(f"{cache}: {problem}", err=True)
+        if not problems:
+            click.echo(f"{cache}: every checksum holds")
     if problems:
         raise SystemExit(1)
-    click.echo(f"{cache}: every checksum holds")
 
 
 @command.command("diff")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
-def diff(a: str, b: str) -> None:
+@json_option
+def diff(a: str, b: str, as_json: bool) -> None:
     """Show where two caches differ and by how much; exit status 1 if they do.
 
     \b
@@ -93,11 +100,12 @@ def diff(a: str, b: str) -> None:
     from drexcache.cache import open_cache
 
     found = differences(open_cache(a), open_cache(b))
-    for line in found:
-        click.echo(line)
+    if as_json:
+        click.echo(json.dumps({"same": not found, "differences": found}, indent=2))
+    else:
+        click.echo("\n".join(found or ["they hold the same"]))
     if found:
         raise SystemExit(1)
-    click.echo("they hold the same")
 
 
 @command.command("merge")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli.options import format_option, metric_option
+from drexcache.cli.options import format_option, json_option, metric_option
 
 KINDS = ("in-domain", "split", "cross", "leave-one-out")
 
@@ -17,9 +17,11 @@ KINDS = ("in-domain", "split", "cross", "leave-one-out")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
 @click.option("-o", "--out", type=click.Path(dir_okay=False), help="Also write the pairs to this CSV")
 @format_option
+@json_option
 def command(
-    scores: tuple[str, ...], metric: str, against: str | None, kind: str | None, match: bool, out: str | None, form: str
-) -> None:
+    scores: tuple[str, ...], metric: str, against: str | None, kind: str | None, match: bool, out: str | None,
+    form: str, as_json: bool,
+) -> None:  # fmt: skip
     """Show which of the evaluated regressors really differ on the same images, and which only by noise.
 
     \b
@@ -30,6 +32,7 @@ def command(
     from pathlib import Path
 
     from drexcache.cli import make_room_for
+    from drexcache.cli.output import show, show_json
     from drexcache.errors import DrexcacheError
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
@@ -44,4 +47,7 @@ def command(
     comparison = compare(join(files), metric, against=against, kind=kind, match=match)
     if out:
         comparison.to_csv(out)
-    click.echo(comparison.latex() if form == "latex" else comparison.markdown())
+    if as_json:
+        show_json(comparison.to_pandas())
+    else:
+        show(comparison.tables(), comparison.caveats(), form)

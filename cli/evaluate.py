@@ -13,6 +13,7 @@ from drexcache.cli.options import (
     command_line,
     folds_option,
     format_option,
+    json_option,
     metric_option,
     repeats_option,
     seeds_option,
@@ -62,12 +63,13 @@ if TYPE_CHECKING:
 @tracker_option
 @metric_option
 @format_option
+@json_option
 def command(
     caches: tuple[str, ...], train: tuple[str, ...], test: tuple[str, ...], regressors: tuple[str, ...],
     settings: tuple[str, ...], trust: bool, out: str, blocks: tuple[str, ...], targets: tuple[str, ...], folds: int,
     repeats: int, seeds: tuple[int, ...], split: str | None, groups: str | None, group_folds: str | None,
     weights: str | None, images: tuple[str, ...], others: tuple[str, ...], contributions: bool, leave_one_out: bool,
-    tracker: str | None, metric: str, form: str,
+    tracker: str | None, metric: str, form: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Score regressors by k-fold within each cache and for every train -> test pair of caches.
 
@@ -80,9 +82,10 @@ def command(
     drexcache evaluate scenes.h5 --target complexity --target beauty -r ridge -o scores.csv
     drexcache evaluate patterns.h5:complexity art.h5:beauty -r ridge --group-folds generator -o scores.csv
     """
+    from drexcache.cli.output import show, show_json
     from drexcache.errors import DrexcacheError
     from drexcache.regressors import read_settings
-    from drexcache.scores import render, score_tables
+    from drexcache.scores import score_tables
     from drexcache.studies import evaluate, ledger, tracking
     from drexcache.studies.evaluation import (
         attention_table,
@@ -124,7 +127,10 @@ def command(
     beside = write_pair(out, table, predictions)
     tables = [*score_tables(table, metric), *attention_table(predictions), *contributions_table(predictions)]
     tables += [correlation_table(every)] if len(every) > 1 else []
-    click.echo(render(tables, table.notes, form))
+    if as_json:
+        show_json(table.to_pandas())
+    else:
+        show(tables, table.notes, form)
     files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}
     run = {
         "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],

@@ -19,6 +19,7 @@ format_option = click.option(
     "--format", "form", type=click.Choice(["markdown", "latex"]), default="markdown", show_default=True,
     help="Form of the printed tables",
 )  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON")
 
 block_option = click.option(
     "--block", "blocks", multiple=True, help="Only this block, or block/tap (can be repeated) [default: all]"

@@ -26,6 +26,7 @@ from drexcache.cli.options import device_option
 @click.option("--cache", type=click.Path(dir_okay=False), help="Keep features here, to go on after a stop")
 @click.option("--interval", type=float, metavar="LEVEL", help="Add low and high, which hold this share of ratings: 0.9")
 @click.option("--clip", is_flag=True, help="Clip predictions to the range of the ratings")
+@click.option("--trust", is_flag=True, help="Import the code of a head of your own: only for a model that you trust")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some images could not be read")
 def command(
     model: str,
@@ -37,6 +38,7 @@ def command(
     cache: str | None,
     interval: float | None,
     clip: bool,
+    trust: bool,
     allow_failures: bool,
 ) -> None:
     """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) on the scale of the training ratings.
@@ -50,7 +52,8 @@ def command(
     from drexcache.regressors import load_model
 
     make_room_for(out, [model, images, cache])
-    loaded = load_model(model)  # before torch is there, whose modules skops would look through, for a second
+    # before torch is there, whose modules skops would look through, for a second
+    loaded = load_model(model, trust=trust)
     from drexcache.features import predict
 
     prediction, failures = predict(

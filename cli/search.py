@@ -9,6 +9,7 @@ from drexcache.cli.options import (
     block_option,
     command_line,
     folds_option,
+    json_option,
     regressors_option,
     target_option,
     tracker_option,
@@ -50,10 +51,12 @@ from drexcache.progress import step_bar
 )
 @tracker_option
 @click.option("--study", metavar="NAME", help="Name of the study [default: the dataset's]")
+@json_option
 def command(
     cache: str, regressors: tuple[str, ...], out: str, total_trials: int, blocks: tuple[str, ...], target: str | None,
     split: str | None, folds: int, repeats: int, holdout: bool, metric: str, seed: int, space: str | None,
     trust: bool, storage: str | None, tracker: str | None, study: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Search the settings and blocks of regressors by k-fold; running the same command again continues.
 
@@ -65,6 +68,7 @@ def command(
     drexcache search ic9600.h5 -r fusion --split split -o search --block dino --block resnet/layer4
     """
     from drexcache.cache import open_cache
+    from drexcache.cli.output import show, show_json
     from drexcache.studies import ledger, tracking
     from drexcache.studies.searching import read_narrowed, search, training_rows, without_password
 
@@ -77,7 +81,10 @@ def command(
             matrix, regressors, out, total_trials=total_trials, folds=folds, repeats=repeats, holdout=holdout,
             metric=metric, seed=seed, storage=storage, study=study, narrowed=narrowed, progress=progress,
         )  # fmt: skip
-    click.echo(found.markdown())
+    if as_json:
+        show_json(found.to_pandas())
+    else:
+        show(found.tables(), found.caveats())
     if found.interrupted:
         say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
         raise SystemExit(128 + found.interrupted)

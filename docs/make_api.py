@@ -42,8 +42,8 @@ def entry(path: str, thing: Any) -> str:
 
 
 def inside(thing: Any) -> Iterator[tuple[str, Any]]:
-    """The public, documented members that a class or module defines itself."""
-    for name, member in vars(thing).items():
+    """The public, documented members that a class or module of ours defines."""
+    for name, member in members(thing).items():
         plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         function = plain.fget if isinstance(plain, property) else plain
         own = inspect.isfunction(function) and function.__doc__ and _is_at_home(function, thing)
@@ -51,10 +51,19 @@ def inside(thing: Any) -> Iterator[tuple[str, Any]]:
             yield name, plain
 
 
+def members(thing: Any) -> dict[str, Any]:
+    """What stands in a module or a class, with what a class has from others of ours."""
+    if isinstance(thing, ModuleType):
+        return vars(thing)
+    ours = [kind for kind in reversed(thing.__mro__) if kind.__module__.startswith("drexcache")]
+    return {name: member for kind in ours for name, member in vars(kind).items()}
+
+
 def _is_at_home(function: Any, thing: Any) -> bool:
     if isinstance(thing, ModuleType):
         return bool(function.__module__ == thing.__name__)
-    return bool(function.__qualname__.startswith(f"{thing.__qualname__}."))
+    homes = tuple(f"{kind.__qualname__}." for kind in thing.__mro__ if kind.__module__.startswith("drexcache"))
+    return bool(function.__qualname__.startswith(homes))
 
 
 def described(name: str, thing: Any) -> str:

@@ -2,8 +2,8 @@
 
 The public names, loaded when first used so that ``import drexcache`` stays fast:
 `open_cache`, `import_features`, `FeatureCache`, `FeatureMatrix`, `Recipe`, `recipe`, `read_images`,
-`AttentionFusionRegressor`, `KernelFusionRegressor`, `PooledRegressor`, `GramRidge`, `regressors`, `fit_many`,
-`train_streamed`, `Model`, `load_model`, `metrics`, `ScoreTable`, `DrexcacheError`.
+`AttentionFusionRegressor`, `TorchHeadRegressor`, `KernelFusionRegressor`, `PooledRegressor`, `GramRidge`,
+`regressors`, `fit_many`, `train_streamed`, `Model`, `load_model`, `metrics`, `ScoreTable`, `DrexcacheError`.
 """
 
 import lazy_loader

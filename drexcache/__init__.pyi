@@ -6,6 +6,7 @@ from .cache import open_cache as open_cache
 from .datasets import read_images as read_images
 from .errors import DrexcacheError as DrexcacheError
 from .fusion import AttentionFusionRegressor as AttentionFusionRegressor
+from .fusion import TorchHeadRegressor as TorchHeadRegressor
 from .fusion import fit_many as fit_many
 from .recipes import Recipe as Recipe
 from .recipes import recipe as recipe

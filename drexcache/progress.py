@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a line a minute elsewhere."""
+"""Progress: a bar on a terminal and in a notebook, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 MINUTE = 60.0  # seconds between two lines of a log
 LATELY = 64  # latest steps, or groups of steps, from which the pace is estimated
+
+quiet = ContextVar("quiet", default=False)  # whether nobody wants to see how far the work is
 
 Show = Callable[[int, int, str], None]
 """Called with steps done, total steps, and what is being done."""
@@ -22,7 +25,10 @@ def step_bar(name: str, unit: str) -> Iterator[Show]:
 
     A log gets a line a minute even if a step takes longer, to show that the work continues.
     """
-    if sys.stderr.isatty():
+    if quiet.get():
+        yield lambda done, total, label: None
+        return
+    if sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel"):  # a notebook draws a bar, too
         with _bar(name, unit) as show:
             yield show
         return
@@ -81,7 +87,7 @@ class Pace:
 
 @contextmanager
 def _bar(name: str, unit: str) -> Iterator[Show]:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
     with tqdm(desc=name, unit=unit, dynamic_ncols=True, leave=False, bar_format=form) as bar:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from drexcache.errors import DrexcacheError, nearest
+from drexcache.shown import ShownRecipe
 
 # Increased whenever our own code starts to compute different numbers from the same recipe and weights.
 NUMERICS = 1
@@ -121,7 +122,7 @@ Blocks = Annotated[tuple[Block, ...], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ShownRecipe):
     """Named blocks, and where their weights come from by default.
 
     >>> r = recipe("drex")

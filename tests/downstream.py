@@ -3,10 +3,22 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import drexcache
 from drexcache.features import Summary, extract, predict
 from drexcache.studies import compare, evaluate
+
+
+class Summing(torch.nn.Module):
+    """A head that adds up what each arm says."""
+
+    def __init__(self, widths: dict[str, int], hidden: int = 8) -> None:
+        super().__init__()
+        self.arms = torch.nn.ModuleDict({arm: torch.nn.Linear(width, hidden) for arm, width in widths.items()})
+
+    def forward(self, arms: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.arms[arm](x).sum(1) for arm, x in arms.items()]).sum(0)
 
 
 def study(folder: Path) -> str:
@@ -16,6 +28,9 @@ def study(folder: Path) -> str:
     matrix: drexcache.FeatureMatrix = cache.matrix(["dino"])
     head = drexcache.AttentionFusionRegressor(matrix.blocks, epochs=2).fit(matrix.X, matrix.y)
     predicted: np.ndarray = head.predict(matrix.X)
+    own = drexcache.TorchHeadRegressor(Summing, matrix.blocks, seeds=2, module__hidden=4).fit(matrix.X, matrix.y)
+    predicted = (predicted + own.predict(matrix.X)) / 2
+    print(cache.to_pandas(), drexcache.recipe("drex").to_pandas())
     names: list[str] = list(drexcache.regressors())
     try:
         model: drexcache.Model = drexcache.load_model(folder / "photos.drex")

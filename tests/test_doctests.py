@@ -26,7 +26,7 @@ def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name), optionflags=OPTIONS).failed == 0
 
 
-@pytest.mark.parametrize("name", ["AttentionFusionRegressor", "GramRidge"])
+@pytest.mark.parametrize("name", ["AttentionFusionRegressor", "GramRidge", "TorchHeadRegressor"])
 def test_examples_of_classes_that_name_another_home(name: str) -> None:
     thing = getattr(drexcache, name)
     globs = dict(vars(importlib.import_module(thing.fit.__module__)))

@@ -26,6 +26,7 @@ ROOMS = [
     "drexcache.hub",
     "drexcache.progress",
     "drexcache.devices",
+    "drexcache.shown",
     "drexcache.recipes",
     "drexcache.bootstrap",
     "drexcache.metrics",

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drexcache.cache.shown import ShownMatrix
 from drexcache.datasets import has_value
 from drexcache.errors import DrexcacheError, listed, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAMED = 5  # images in a message
 
 
 @dataclass(frozen=True)
-class FeatureMatrix:
+class FeatureMatrix(ShownMatrix):
     """The features and ratings of n images; row i of everything belongs to the image ``ids[i]``.
 
     Attributes
@@ -122,29 +119,6 @@ class FeatureMatrix:
         }
         prints = {name: self.fingerprints.get(name.split("/")[0], "") for name in names}
         return replace(self, X=X, blocks=blocks, taps=taps, fingerprints=prints)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """A DataFrame indexed by image id: ``y`` under the target's name, the labels, and the features.
-
-        Features are float32 columns named "block/tap/number", or "block/number" if a block's taps are unknown.
-
-        >>> m = FeatureMatrix(np.ones((1, 2), "f4"), np.array([0.5]), ["a"], {"cue": slice(0, 2)})
-        >>> m.to_pandas().to_dict("index")
-        {'a': {'rating': 0.5, 'cue/0': 1.0, 'cue/1': 1.0}}
-        """
-        import pandas as pd
-
-        parts = [pd.DataFrame({self.target or "rating": self.y}), pd.DataFrame(self.labels)]
-        parts.append(pd.DataFrame(self.X, columns=self.columns, copy=True))
-        return pd.concat(parts, axis=1).set_axis(pd.Index(self.ids, name="id"), axis=0)
-
-    @property
-    def columns(self) -> list[str]:
-        """The d names of the features: "block/tap/number", or "block/number" if a block's taps are unknown."""
-        names = [""] * self.X.shape[1]
-        for part, where in {**self.blocks, **self.taps}.items():
-            names[where] = [f"{part}/{number}" for number in range(where.stop - where.start)]
-        return names
 
     def raw(self, y: np.ndarray) -> np.ndarray:
         """Convert ratings or predictions on [0, 1] back to the target's own range and direction."""

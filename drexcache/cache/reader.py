@@ -24,6 +24,7 @@ from drexcache.cache.format import (
 )
 from drexcache.cache.info import info, verify
 from drexcache.cache.matrix import FeatureMatrix
+from drexcache.cache.shown import ShownCache
 from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError, listed, nearest
@@ -53,7 +54,7 @@ def open_cache(path: str | Path) -> FeatureCache:
     return cache
 
 
-class FeatureCache:
+class FeatureCache(ShownCache):
     """One dataset's rows, blocks, targets and labels; use `open_cache` to get one.
 
     Attributes

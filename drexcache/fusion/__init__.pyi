@@ -5,4 +5,5 @@ from .estimator import fit_many as fit_many
 from .head import fuse as fuse
 from .head import parameter_shapes as parameter_shapes
 from .head import project as project
+from .own_estimator import TorchHeadRegressor as TorchHeadRegressor
 from .plan import WINDOW as WINDOW

@@ -73,8 +73,10 @@ class OutOfFold:
         return found, {"floor": self.floor, "states": states}
 
     @classmethod
-    def of_arrays(cls, tensors: dict[str, np.ndarray], fields: dict[str, Any], d: int) -> OutOfFold:
-        """What `arrays` gave, each part checked; of estimators that take d columns."""
+    def of_arrays(
+        cls, tensors: dict[str, np.ndarray], fields: dict[str, Any], d: int, *, trust: bool = False
+    ) -> OutOfFold:
+        """What `arrays` gave, each part checked; of estimators that take d columns. trust : as in `estimator_of`."""
         fold, residual = tensors[f"{PREFIX}fold"], tensors[f"{PREFIX}residual"]
         states, floor = list(fields["states"]), float(fields["floor"])
         fits = fold.ndim == 1 and fold.shape == residual.shape and (fold.dtype, residual.dtype) == ("i8", "f8")
@@ -88,7 +90,7 @@ class OutOfFold:
         for k, state in enumerate(states):
             start = f"{PREFIX}{k}/"
             own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-            estimators.append(estimator_of(own, state))
+            estimators.append(estimator_of(own, state, trust=trust))
             if getattr(estimators[-1], "n_features_in_", d) != d:
                 raise DrexcacheError(f"the regressor of fold {k} takes other columns than the {d} there are")
         return cls(tuple(estimators), fold, residual, floor)
@@ -98,7 +100,7 @@ def outputs(estimator: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
     """Each seed's predictions on [0, 1] for X (n, d): (seeds, n), and a fusion head's attention (n, n_arms)."""
     if hasattr(estimator, "each_seed"):
         scores, weights = estimator.each_seed(X)
-        return scores, weights.mean(0)
+        return scores, None if weights is None else weights.mean(0)
     return np.asarray(estimator.predict(X), dtype=np.float64).reshape(1, len(X)), None
 
 

@@ -258,13 +258,16 @@ class _Fields(msgspec.Struct):
     also: list[dict[str, Any]] = []
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path, *, trust: bool = False) -> Model:
     """Read a model file; nothing in it is ever executed, and its arrays are checked before use.
+
+    trust : whether to import the module of a head of your own (`TorchHeadRegressor`) from the path in the file, which
+        runs its code: only for a file that you trust.
 
     Raises
     ------
     DrexcacheError : no such file, not a model file, of a newer version, damaged, or with types, shapes or values that
-        no drexcache model has.
+        no drexcache model has, or with a head of the user's own and without ``trust``.
     """
     path = local_file(path)
     if not path.is_file():
@@ -284,39 +287,39 @@ def load_model(path: str | Path) -> Model:
             f"{path}: model format version {fields['version']}, this drexcache reads {VERSION}; upgrade it"
         )
     try:
-        return _model(msgspec.convert(fields, _Fields), tensors, path)
+        return _model(msgspec.convert(fields, _Fields), tensors, path, trust)
     except DrexcacheError as error:
         raise DrexcacheError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise DrexcacheError(f"{path}: a field of the model file is missing or malformed ({error})") from error
 
 
-def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path) -> Model:
+def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path, trust: bool) -> Model:
     blocks = {
         name: block_from_attributes(attributes, attributes["dtype"], f"{path}: block {name}")
         for name, attributes in fields.blocks.items()
     }
     own = {name: array for name, array in tensors.items() if not name.startswith((PREFIX, ALSO))}
-    estimator = estimator_of(own, fields.state)
+    estimator = estimator_of(own, fields.state, trust=trust)
     d = sum(_width(blocks, name) for name in fields.columns)
     if getattr(estimator, "n_features_in_", d) != d:
         raise DrexcacheError(f"the regressor takes {estimator.n_features_in_} columns, but its blocks have {d}")
-    folds = None if fields.out_of_fold is None else OutOfFold.of_arrays(tensors, fields.out_of_fold, d)
+    folds = None if fields.out_of_fold is None else OutOfFold.of_arrays(tensors, fields.out_of_fold, d, trust=trust)
     if not (math.isfinite(fields.low) and math.isfinite(fields.high) and fields.low < fields.high):
         raise DrexcacheError(f"the target's range must be two numbers, low < high; found {fields.low}, {fields.high}")
     return Model(
         regressor=fields.regressor, estimator=estimator, columns=tuple(fields.columns), blocks=blocks,
         target=fields.target, low=fields.low, high=fields.high, higher_is=fields.higher_is, trained=fields.trained,
-        out_of_fold=folds, also=tuple(_further(fields, tensors, path)),
+        out_of_fold=folds, also=tuple(_further(fields, tensors, path, trust)),
     )  # fmt: skip
 
 
-def _further(fields: _Fields, tensors: dict[str, np.ndarray], path: Path) -> Iterator[Model]:
+def _further(fields: _Fields, tensors: dict[str, np.ndarray], path: Path, trust: bool) -> Iterator[Model]:
     """The models of further targets, which have none of their own."""
     for k, about in enumerate(fields.also):
         start = f"{ALSO}{k}/"
         own = {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}
-        yield _model(msgspec.convert({**about, "also": []}, _Fields), own, path)
+        yield _model(msgspec.convert({**about, "also": []}, _Fields), own, path, trust)
 
 
 def _width(blocks: dict[str, StoredBlock], column: str) -> int:

@@ -20,6 +20,7 @@ from sklearn.tree._tree import NODE_DTYPE
 
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.fitted import PARTS, SHAPES, arrays_of, check_fitted, unlisted, without_search_trees
+from drexcache.regressors.import_path import module_at
 
 OLD_RIDGE = b'"__module__": "drexcache.ridge"'
 PROTOCOL = 2  # of skops; earlier ones build objects differently
@@ -116,12 +117,30 @@ def estimator_arrays(estimator: Any) -> tuple[dict[str, np.ndarray], dict[str, A
     """A fitted estimator's arrays and, of a fusion head, what stands beside them; errors as in `dump_estimator`."""
     if hasattr(estimator, "get_state"):
         arrays, state = estimator.get_state()
+        if state.get("module") == "":
+            raise DrexcacheError(
+                "a model file keeps a head of your own by the import path of its class, and this one has none: write "
+                "the class into a file, such as heads.py, and import it from there"
+            )
         return arrays, state
     return {"skops": np.frombuffer(dump_estimator(estimator), dtype="u1")}, None
 
 
-def estimator_of(arrays: dict[str, np.ndarray], state: dict[str, Any] | None) -> Any:
-    """The estimator that `estimator_arrays` gave; errors as in `load_estimator`."""
+def estimator_of(arrays: dict[str, np.ndarray], state: dict[str, Any] | None, *, trust: bool = False) -> Any:
+    """The estimator that `estimator_arrays` gave; errors as in `load_estimator`.
+
+    trust : whether to import the module of a head of the user's own, which is refused otherwise.
+    """
+    if state is not None and "module" in state:
+        path = str(state["module"])
+        if not trust:
+            raise DrexcacheError(
+                f"its head is the module {path}, and importing it would run its code; if you trust this file, add "
+                "--trust (in Python: load_model(path, trust=True))"
+            )
+        from drexcache.fusion import TorchHeadRegressor
+
+        return TorchHeadRegressor.from_state(module_at(path), arrays, state)
     if state is not None:
         from drexcache.fusion import AttentionFusionRegressor  # with it comes torch, which other models do not need
 

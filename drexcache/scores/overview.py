@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError, nearest
+from drexcache.metrics import higher_is_better
 from drexcache.scores.text import NAMES, UNDEFINED, Entry, Table, number, score_entry, train_to_test
 
 if TYPE_CHECKING:
@@ -57,10 +59,9 @@ def _inside(means: pd.DataFrame, metric: str) -> list[Table]:
     how = " and ".join(WITHIN[kind] for kind in means.kind.unique())
     title = f"**Inside a dataset ({how}): {_headline(metric)}**{_runs(means)}"
     sets, regressors = list(means.test.unique()), list(means.regressor.unique())
+    body = [[test, *_best_marked(_along(means[means.test == test], "regressor", regressors), metric)] for test in sets]
     if len(regressors) > len(sets):
-        body = [[name, *_along(means[means.regressor == name], "test", sets)] for name in regressors]
-        return [Table(title, ["regressor", *sets], body)]
-    body = [[test, *_along(means[means.test == test], "regressor", regressors)] for test in sets]
+        return [Table(title, ["regressor", *sets], list(zip(regressors, *(line[1:] for line in body), strict=True)))]
     return [Table(title, ["dataset", *regressors], body)]
 
 
@@ -126,6 +127,15 @@ def _share(value: float, low: float, high: float, ceiling: float) -> str:
 def _along(means: pd.DataFrame, column: str, names: list[str]) -> list[Entry | str]:
     """The score for each name in that column."""
     return [mean_entry(means[means[column] == name]) for name in names]
+
+
+def _best_marked(entries: list[Entry | str], metric: str) -> list[Entry | str]:
+    """The entries, the best of several marked."""
+    found = [one.value for one in entries if isinstance(one, Entry) and isinstance(one.value, float)]
+    if len(found) < 2:
+        return entries
+    best = max(found) if higher_is_better(metric) else min(found)
+    return [replace(one, best=True) if isinstance(one, Entry) and one.value == best else one for one in entries]
 
 
 def _raw_and_calibrated(means: pd.DataFrame) -> str:

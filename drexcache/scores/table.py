@@ -148,6 +148,9 @@ class ScoreTable:
         """The summary tables in GitHub's markdown, starting with `metric` and its intervals."""
         return render(score_tables(self, metric), self.notes)
 
+    def _repr_html_(self) -> str:
+        return render(score_tables(self), self.notes, "html")
+
     def latex(self, metric: str = "pearson") -> str:
         """The same tables in LaTeX, with booktabs."""
         return render(score_tables(self, metric), self.notes, "latex")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -86,6 +87,7 @@ class Entry:
 
     text : as displayed. value : the number behind it (or the text), for sorting and export; None sorts last.
     low, high, interval : the ends of its interval, and the interval as displayed. faint : whether it is within noise.
+    best : whether it is the best of those beside it.
     """
 
     text: str
@@ -94,6 +96,7 @@ class Entry:
     high: float | None = None
     interval: str = ""
     faint: bool = False
+    best: bool = False
 
     def __str__(self) -> str:
         return f"{self.text} {self.interval}".rstrip()
@@ -143,7 +146,7 @@ class Table:
 
 
 def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "markdown") -> str:
-    """Render the tables one below the other, then the notes: a list in markdown, comments in LaTeX.
+    """Render the tables one below the other, then the notes: a list in markdown and HTML, comments in LaTeX.
 
     LaTeX needs the package booktabs.
 
@@ -165,6 +168,10 @@ def render(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "mark
         parts = [_latex(table) for table in tables]
         parts += ["\n".join(f"% {_one_line(note)}" for note in notes)] if notes else []
         return "% needs \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
+    if form == "html":
+        parts = [_html(table) for table in tables]
+        listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+        return "\n".join(parts) + (f"\n<ul>{listed}</ul>" if notes else "")
     parts = [_markdown(table) for table in tables]
     if notes:
         heading = "**Notes**\n\n" if all(table.title for table in tables) else ""
@@ -184,6 +191,13 @@ def _markdown(table: Table) -> str:
     headers, *body = [[_one_line(entry).replace("|", "\\|") for entry in line] for line in lines]
     text = tabulate(body, headers=headers, tablefmt="github", disable_numparse=True)
     return f"{table.title}\n\n{text}" if table.title else text
+
+
+def _html(table: Table) -> str:
+    """The table with its title; every text is escaped."""
+    body = [[_one_line(entry) for entry in line] for line in table.body]
+    text = tabulate(body, headers=list(table.headers), tablefmt="html", disable_numparse=True)
+    return f"<p>{escape(table.title.replace('**', ''))}</p>\n{text}"
 
 
 def _latex(table: Table) -> str:

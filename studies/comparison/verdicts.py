@@ -100,13 +100,17 @@ class Comparison:
 
     def markdown(self) -> str:
         """A markdown table with a line per pair, the verdict last; pairs whose metric is undefined are listed below."""
-        return self._text("markdown")
+        return render(self.tables(), self.caveats())
+
+    def _repr_html_(self) -> str:
+        return render(self.tables(), self.caveats(), "html")
 
     def latex(self) -> str:
         """The same table in LaTeX, with booktabs."""
-        return self._text("latex")
+        return render(self.tables(), self.caveats(), "latex")
 
-    def _text(self, form: str) -> str:
+    def tables(self) -> list[Table]:
+        """A table of the pairs whose metric is defined, or none."""
         defined = [pair for pair in self.pairs if pair.difference is not None]
         seeds = any(pair.first_seed_sd is not None or pair.second_seed_sd is not None for pair in defined)
         headers = [
@@ -121,13 +125,16 @@ class Comparison:
             ]
             for pair in defined
         ]  # fmt: skip
+        return [Table("", [*headers, *["SD over seeds"] * seeds], body)] if body else []
+
+    def caveats(self) -> list[str]:
+        """A sentence for each pair whose metric is undefined, then the notes."""
         undefined = [
             f"{train_to_test(pair.train, pair.test, pair.kind)}: {pair.first} − {pair.second} is {pair.sentence}"
             for pair in self.pairs
             if pair.difference is None
         ]
-        tables = [Table("", [*headers, *["SD over seeds"] * seeds], body)] if body else []
-        return render(tables, [*undefined, *self.notes], form)
+        return [*undefined, *self.notes]
 
 
 def compare(

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -98,27 +98,41 @@ class SearchResult:
             if row.score is not None
         ]  # fmt: skip
 
-    def markdown(self) -> str:
-        """The table of regressors, the parameter importances and the notes, as markdown."""
+    def tables(self) -> list[Table]:
+        """The table of regressors."""
         headers = [
             "regressor", "trials (pruned, failed)", f"{self.best['metric']} [95% interval]",
             "nested estimate [95% interval]", "training s", "predicting s / 1,000", "MB", "blocks",
         ]  # fmt: skip
+        best = len(self.rows) > 1  # they come best first
         body: list[list[Entry | str]] = [
             [
                 row.regressor, f"{row.trials} ({row.pruned}, {row.failed})",
-                score_entry(row.score, row.low, row.high, missing="–"),
+                replace(score_entry(row.score, row.low, row.high, missing="–"), best=best and row is self.rows[0]),
                 score_entry(row.nested, row.nested_low, row.nested_high, missing="–"),
                 number(row.train_seconds, 2, missing="–"), number(row.predict_seconds, 3, missing="–"),
                 number(row.megabytes, 2, missing="–"), row.blocks,
             ]
             for row in self.rows
         ]  # fmt: skip
-        text = render([Table("", headers, body)])
-        for regressor, shares in self.importance.items():
-            parts = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
-            text += f"\nWhat mattered to {regressor}: {parts}\n"
-        return text + "".join(f"\n- {note}" for note in self.notes) + ("\n" if self.notes else "")
+        return [Table("", headers, body)]
+
+    def caveats(self) -> list[str]:
+        """What mattered to each regressor, as far as it is known, and the notes."""
+        mattered = [
+            f"What mattered to {regressor}: "
+            + ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
+            for regressor, shares in self.importance.items()
+        ]
+        return [*mattered, *self.notes]
+
+    def markdown(self) -> str:
+        """The table of regressors, the parameter importances and the notes, as markdown."""
+        return render(self.tables(), self.caveats())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A data frame with a row per regressor and the fields of `Row`, best first."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
 
 def conclude(
