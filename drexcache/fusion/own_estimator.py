@@ -72,6 +72,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
     ...         self.values = torch.nn.ModuleDict({arm: torch.nn.Linear(w, hidden) for arm, w in widths.items()})
     ...         self.gates = torch.nn.ModuleDict({arm: torch.nn.Linear(w, hidden) for arm, w in widths.items()})
     ...         self.score = torch.nn.Linear(hidden, 1)
+    ...
     ...     def forward(self, arms):
     ...         return self.score(sum(self.gates[arm](x).sigmoid() * self.values[arm](x) for arm, x in arms.items()))
     >>> X = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
