@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import interval_of_mean
 from machine import describe
 from tabulate import tabulate
 from torch import nn
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from drexcache import TorchHeadRegressor, open_cache
 from drexcache.metrics import pearson
 from drexcache.studies import evaluate
+from drexcache.studies.evaluation.predictions import Run
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-heads.md"
 NAMES = ("GatedFusion", "CrossAttention")
@@ -100,6 +100,17 @@ def speed(heads: Any) -> None:
     print(
         tabulate(rows, ["head", "TorchHeadRegressor", "plain loop", "times as fast"], "github", disable_numparse=True)
     )
+
+
+def interval_of_mean(runs: list[Run]) -> str:
+    """Mean r of one run per cache, and its 95% bootstrap interval over the images."""
+    rng, draws = np.random.default_rng(0), np.zeros(2000)
+    for i in range(len(draws)):
+        for run in runs:
+            pick = rng.integers(0, len(run.rated), len(run.rated))
+            draws[i] += np.corrcoef(run.rated[pick], run.predicted[pick])[0, 1] / len(runs)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{np.mean([pearson(run.rated, run.predicted) for run in runs]):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def scores(caches: list[Path]) -> None:

@@ -31,6 +31,7 @@ from drexcache.recipes import NUMERICS, Block, fingerprint_of
 
 OLDEST = (2026, 4)  # supported version of OpenVINO
 AGREES = 1e-4  # largest difference between converted backbone and torch on noise, as a share of the largest feature
+CONVERSION = 2  # raised when a graph is made differently: those kept by earlier code, with other input, are not read
 PACKAGES = ("drexcache", "openvino", "timm", "torch")
 
 
@@ -167,7 +168,9 @@ def kept_path(block: Block, weights_file: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drexcache" / "openvino"
     changed_by = {key: value for key, value in block.spec().items() if key not in ("precision", "alpha", "exif")}
     versions = {package: version(package) for package in PACKAGES}
-    key = fingerprint_of({"block": changed_by, "weights": weights_file, "numerics": NUMERICS, **versions})
+    key = fingerprint_of(
+        {"block": changed_by, "weights": weights_file, "numerics": NUMERICS, "conversion": CONVERSION, **versions}
+    )
     return folder / f"{block.backbone}-{key[:32]}.model"
 
 
