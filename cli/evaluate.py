@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -116,9 +117,10 @@ def command(
     mixed = matrices | {path: _matrix(path, blocks, targets[0] or None) for path in others if path not in matrices}
     with step_bar("evaluate", "training") as progress:
         every = {target: list(own.values()) for target, own in rated.items()}
-        score, about = (evaluate, every[targets[0]]) if len(every) == 1 else (evaluate_targets, every)
+        alone = len(every) == 1
+        score: Any = partial(evaluate, every[targets[0]]) if alone else partial(evaluate_targets, every)
         table, predictions = score(
-            about, [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
+            [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
             test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
             groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
             leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,

@@ -101,8 +101,8 @@ def push(parcel: Parcel, repository: str, *, private: bool = False, replace: boo
 
 
 def _cache_parcel(
-    cache: FeatureCache, repository: str, table: ScoreTable | None, extra: Mapping[str, Path], allow_failures: bool,
-    folder: Path,
+    cache: FeatureCache, repository: str, table: ScoreTable | None, extra: Mapping[str, Path | str],
+    allow_failures: bool, folder: Path,
 ) -> Parcel:  # fmt: skip
     failures = cache.failures()
     if failures and not allow_failures:
@@ -118,7 +118,7 @@ def _cache_parcel(
 
 
 def _model_parcel(
-    path: Path, model: Model, repository: str, table: ScoreTable | None, extra: Mapping[str, Path]
+    path: Path, model: Model, repository: str, table: ScoreTable | None, extra: Mapping[str, Path | str]
 ) -> Parcel:
     card = _model_card(model, repository, path.name, table)
     visible = f"the model, trained on {model.trained['images']} images of {model.trained['dataset']}; no image"

@@ -218,7 +218,7 @@ def _stack(stack: StackingRegressor, d: int) -> int:
 def _fusion(head: AttentionFusionRegressor, d: int) -> int:
     """A head inside of another estimator is made again from what a head's own file would hold."""
     again = AttentionFusionRegressor.from_state(*head.get_state())
-    vars(head).update(vars(again))
+    head.__dict__.update(again.__dict__)
     return 1
 
 

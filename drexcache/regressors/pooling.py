@@ -139,6 +139,7 @@ def joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
     blocks = list(parts[0].blocks)
     same = [part if list(part.blocks) == blocks else part.select(blocks) for part in parts]
     known = [label for label in same[0].labels if all(label in part.labels for part in same)]
+    labels: dict[str, Sequence[str]]
     labels = {label: [value for part in same for value in part.labels[label]] for label in known}
     return replace(
         parts[0],

@@ -15,7 +15,7 @@ ALPHA, POWER = 0.05, 0.8
 MOST_IMAGES = 1_000_000  # an estimate above this says nothing useful
 
 
-def t_p(t: ArrayLike, degrees: int) -> Floats:
+def t_p(t: ArrayLike, degrees: float) -> Floats:
     """Two-sided p of Student's t.
 
     >>> round(float(t_p(2.0, 10)), 4)

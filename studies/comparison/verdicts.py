@@ -190,9 +190,9 @@ def compare(
         pairs += _pairs(cell, chosen, metric, n_boot, seed)
     if not pairs:
         raise DrexcacheError(f"nothing to compare: no other regressor predicts a test set of {against}")
-    names = dict.fromkeys(name for pair in pairs for name in _of_one_seed(pair))
-    if names:
-        notes.append(f"{', '.join(names)}: how much seeds alone move the scores is not known; evaluate with several")
+    alone = dict.fromkeys(name for pair in pairs for name in _of_one_seed(pair))
+    if alone:
+        notes.append(f"{', '.join(alone)}: how much seeds alone move the scores is not known; evaluate with several")
     return Comparison(_with_verdicts(pairs), notes)
 
 

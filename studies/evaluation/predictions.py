@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,13 +172,15 @@ def _runs(frame: pd.DataFrame, where: str) -> list[Run]:
         for name, numbers in values.items():
             if not np.isfinite(numbers).all():
                 raise DrexcacheError(f"{where}: {named['regressor']} has a {name} that is not a finite number")
+        by_arm: dict[str, Any] = {
+            field: {name.removeprefix(start): values[name] for name in columns if name.startswith(start)}
+            for field, start in BY_ARM.items()
+        }
         runs.append(
             Run(
                 **named, ids=ids, fold=own["fold"].to_numpy(np.intp), rated=values["rated"],
                 predicted=values["predicted"], group=group if any(group) else (),
-                target=own["target"].iloc[0],
-                **{field: {name.removeprefix(start): values[name] for name in columns if name.startswith(start)}
-                   for field, start in BY_ARM.items()},
+                target=own["target"].iloc[0], **by_arm,
             )
         )  # fmt: skip
     return runs

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from drexcache.files import Content
 from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, style
 
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {
@@ -41,7 +42,7 @@ def inline_svg(figure: Figure) -> tuple[str, list[Places]]:
     return ElementTree.tostring(root, encoding="unicode"), places
 
 
-def figure_files(figure: Figure, folder: Path) -> dict[Path, bytes]:
+def figure_files(figure: Figure, folder: Path) -> dict[str | Path, Content]:
     """The figure as PNG (200 dpi) and as SVG with text as outlines: what the two files hold."""
     return {
         folder / f"{figure.name}.png": _saved(figure, "png"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drexcache.files import Content
 from drexcache.scores import NAMES, Entry, Table, number, p_text, render, score_entry, train_to_test, true_minus
 from drexcache.studies.comparison import Comparison, Pair
 from drexcache.studies.reporting.evidence import CELL, INSIDE
@@ -91,13 +92,13 @@ def comparison_table(comparison: Comparison) -> SortableTable:
     return SortableTable(table, bar=3, low=-reach, high=reach)
 
 
-def table_files(table: Table, folder: Path) -> dict[Path, str]:
+def table_files(table: Table, folder: Path) -> dict[str | Path, Content]:
     """The table as CSV (every digit, interval ends in columns of their own), markdown and LaTeX (booktabs) files."""
-    csv = {folder / f"{table.name}.csv": table.to_pandas().to_csv(index=False)}
+    csv: dict[str | Path, Content] = {folder / f"{table.name}.csv": table.to_pandas().to_csv(index=False)}
     return csv | text_files([replace(table, title="")], folder / table.name)
 
 
-def text_files(tables: Sequence[Table], stem: Path) -> dict[Path, str]:
+def text_files(tables: Sequence[Table], stem: Path) -> dict[str | Path, Content]:
     """Tables as STEM.md and STEM.tex: what the two files hold."""
     return {stem.with_suffix(".md"): render(tables), stem.with_suffix(".tex"): render(tables, form="latex")}
 
