@@ -29,7 +29,7 @@ from drexcache.studies.evaluation import Predictions, Run
 
 CATEGORIES = ("Scenes", "Objects", "Advertisement")
 RECIPES = ("classic", "offline", "complexity-lean", "complexity")
-REGRESSORS = ("ridge", "pls", "svr", "gaussian-process", "fusion", "stack")
+REGRESSORS = ("ridge", "pls", "svr", "gaussian-process", "fusion", "best")
 AGAINST = "ridge"
 SEEDED = ("fusion", "best")  # also with a second seed
 KINDS = {"in-domain": "inside", "cross": "across", "leave-one-out": "left out"}
