@@ -50,15 +50,8 @@ def main() -> None:
     caches = [str(arguments.work / f"{category.lower()}.h5") for category in CATEGORIES]
     for category, cache in zip(CATEGORIES, caches, strict=True):
         allow = ["--allow-unmatched"] if category == "Advertisement" else []  # two of its pictures are missing
-        run(
-            "extract",
-            str(arguments.savoias / "Images" / category),
-            "--recipe",
-            "offline",
-            *allow,
-            "-o",
-            cache,
-        )
+        folder = str(arguments.savoias / "Images" / category)
+        run(*here, "extract", folder, "--recipe", "offline", *allow, "-o", cache)
     names = arguments.regressor or ["ridge", "fusion-paper", "fusion"]
     regressors = [part for name in names for part in ("-r", name)]
     run(*here, "evaluate", *caches, *regressors, "-o", str(arguments.work / "scores.csv"))
