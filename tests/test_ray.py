@@ -150,7 +150,8 @@ def blind_node(head: Any, tmp_path: Path) -> Iterator[None]:
     mount = f"mount -t tmpfs none {pictures}"
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
         pytest.skip("needs the right to mount file systems for a process alone (root, on Linux)")
-    start = f"{Path(sys.executable).with_name('ray')} start --address {head.address} --num-cpus 1 --block"
+    ray_command = f"{sys.executable} -m ray.scripts.scripts"
+    start = f"{ray_command} start --address {head.address} --num-cpus 1 --block"
     node = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", f"{mount} && exec {start}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -163,7 +164,9 @@ def blind_node(head: Any, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("blind_node")
 def test_a_node_that_does_not_see_the_images_is_refused(head: Any, tmp_path: Path) -> None:
     ray.init(address=head.address, logging_level="ERROR")
+    deadline = time.monotonic() + 120
     while len([node for node in ray.nodes() if node["Alive"]]) < 2:
+        assert time.monotonic() < deadline, "the second node does not come up"
         time.sleep(0.1)
     ray.shutdown()
     with pytest.raises(DrexcacheError) as caught:
