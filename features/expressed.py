@@ -62,6 +62,18 @@ class Kernel(nn.Module):
         return torch.exp(-self.gamma * (x[:, None] - self.centres).square().sum(-1))
 
 
+class Weighted(nn.Module):
+    """(x - mean) * factor, column by column."""
+
+    def __init__(self, mean: np.ndarray, factor: np.ndarray) -> None:
+        super().__init__()
+        self.mean, self.factor = _tensor(mean), _tensor(factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of x (B, d)."""
+        return (x - self.mean) * self.factor
+
+
 class Beside(nn.Module):
     """The predictions of several regressors, side by side."""
 
@@ -71,7 +83,12 @@ class Beside(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of x (B, d): (B, members)."""
-        return torch.cat([member(x) for member in self.members], dim=1)
+        return torch.cat([_column(member(x)) for member in self.members], dim=1)
+
+
+def _column(found: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Predictions (B, 1), without a fusion head's attention."""
+    return found[0][:, None] if isinstance(found, tuple) else found
 
 
 def expressed(estimator: Any) -> nn.Module:
@@ -119,6 +136,16 @@ def _kernel(estimator: Any, centres: np.ndarray, weight: np.ndarray, bias: Any =
     return nn.Sequential(Kernel(centres, estimator.gamma), _linear(weight, bias))
 
 
+def _kernel_fusion(one: Any) -> nn.Module:
+    """A product of RBF kernels is one RBF kernel of columns weighted by the roots of their blocks' widths."""
+    root = np.zeros(len(one.mean_))
+    for columns, width in zip(one.columns_, one.widths_, strict=True):
+        root[columns] = np.sqrt(width)
+    centres, dual = one.basis_ * root, one.y_scale_ * one.weight_ * one.dual_
+    bias = one.predict(one.mean_[None])[0] - np.exp(-np.square(centres).sum(1)) @ dual  # what no kernel contributes to
+    return nn.Sequential(Weighted(one.mean_, one.scale_ * root), Kernel(centres, 1.0), _linear(dual, bias))
+
+
 def _network(network: Any) -> nn.Module:
     layers: list[nn.Module] = []
     for weight, bias in zip(network.coefs_, network.intercepts_, strict=True):
@@ -136,6 +163,7 @@ _FORMS: dict[str, Callable[[Any], nn.Module]] = {
     "PCA": _pca,
     "SVR": lambda one: _kernel(one, one.support_vectors_, one.dual_coef_, one.intercept_),
     "NuSVR": lambda one: _kernel(one, one.support_vectors_, one.dual_coef_, one.intercept_),
+    "KernelFusionRegressor": _kernel_fusion,
     "KernelRidge": lambda one: _kernel(one, one.X_fit_, one.dual_coef_),
     "Nystroem": lambda one: _kernel(one, one.components_, one.normalization_),
     "MLPRegressor": _network,

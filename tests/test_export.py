@@ -32,7 +32,7 @@ SMALL = {
     "fusion": {"width": 128, "epochs": 5, "min_steps": 0},
     "fusion-paper": {"width": 128, "epochs": 5, "min_steps": 0},
 }
-EXPRESSED = ["mean", "ridge", "elastic-net", "pls", "kernel-ridge", "svr", "gaussian-process", "mlp", "stack"]
+EXPRESSED = ["mean", "ridge", "elastic-net", "pls", "kernel-ridge", "svr", "gaussian-process", "mlp", "best"]
 EXPRESSED += ["fusion", "fusion-paper"]
 
 
@@ -72,18 +72,19 @@ def pixels_of(folder: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))]
 
 
-@pytest.mark.parametrize("name", ["ridge", "stack", "fusion", "fusion-paper"])
+@pytest.mark.parametrize("name", ["ridge", "best", "fusion", "fusion-paper"])
 def test_two_runtimes_say_what_predict_says(name: str, cache: FeatureCache, photos: Path, tmp_path: Path) -> None:
     model, out = trained(name, cache), tmp_path / "m.onnx"
     export(model, out, say=quiet)
     expected, _ = predict(model, photos, say=quiet)
     session = onnxruntime.InferenceSession(out)
     compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    limit = (2e-4 if name == "best" else 1e-4) * 100  # kernels magnify what float32 features of noise differ by
     for at, image in enumerate(pixels_of(photos)):
         ours = expected.value[at]
         found = dict(zip((one.name for one in session.get_outputs()), session.run(None, {"image": image}), strict=True))
-        assert found["score"].shape == (1,) and abs(found["score"][0] - ours) <= 1e-4 * 100
-        assert abs(compiled(image)["score"][0] - ours) <= 1e-4 * 100
+        assert found["score"].shape == (1,) and abs(found["score"][0] - ours) <= limit
+        assert abs(compiled(image)["score"][0] - ours) <= limit
         assert ("attention" in found) == name.startswith("fusion")
         if "attention" in found:
             weights = [expected.attention[arm][at] for arm in model.estimator.arms_]
@@ -145,14 +146,14 @@ def test_what_cannot_be_expressed_is_refused(name: str, cache: FeatureCache, tmp
 
 def test_hand_made_cues_are_refused(tmp_path: Path) -> None:
     model = trained("ridge", cache_of(recipe("classic"), tmp_path))
-    with pytest.raises(DrexcacheError, match="block cues holds hand-made cues, which cannot be exported"):
+    with pytest.raises(DrexcacheError, match=r"block cues holds hand-made cues, which cannot be exported"):
         export(model, tmp_path / "m.onnx", say=quiet)
 
 
 def test_images_that_are_not_squeezed_are_refused(tmp_path: Path) -> None:
     blocks = tuple(replace(block, fit="pad") for block in tiny_recipe(160).blocks)
     model = trained("ridge", cache_of(replace(tiny_recipe(160), blocks=blocks), tmp_path))
-    with pytest.raises(DrexcacheError, match="block vit has fit 'pad', which cannot be exported; only 'squeeze' can"):
+    with pytest.raises(DrexcacheError, match=r"block \w+ has fit 'pad', which cannot be exported; only 'squeeze' can"):
         export(model, tmp_path / "m.onnx", say=quiet)
 
 

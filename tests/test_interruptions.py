@@ -37,6 +37,8 @@ COMMANDS = {
     "recipes": "recipes",
     "runs": "runs",
     "demo": "demo -o demo",
+    "curve": "curve art.h5 -r ridge -o curve.csv",
+    "similar": "similar art.h5",
     "push": "push art.h5 ada/art --dry-run",
 }
 

@@ -27,7 +27,7 @@ from drexcache.studies.evaluation import read_pair
 from drexcache.studies.reporting.searches import read_search
 
 ROOT = Path(__file__).parents[1]
-READ_ONLY = {"cache info", "cache verify", "cache diff", "recipes", "regressors", "runs", "push"}
+READ_ONLY = {"cache info", "cache verify", "cache diff", "recipes", "regressors", "runs", "push", "similar"}
 MADE_OF_OTHERS = {"demo", "export", "import-reference"}  # extract, evaluate, ...; one write_file; Model.save
 APPENDED = ("drexcache-runs.jsonl", "trials.journal")  # a line at a time, see test_ledger and test_search_strangers
 
@@ -85,6 +85,10 @@ WRITING = {
     "report": Command(
         ("page.html", *FIGURES), "report both.csv --no-thumbnails --export out -o out/page.html",
         "report other.csv --no-thumbnails --export out -o out/page.html", None, ("out", "out/figures", "out/tables"),
+    ),
+    "curve": Command(
+        ("curve.csv",), "curve a.h5 -r ridge --steps 4 --folds 8 -o out/curve.csv",
+        "curve b.h5 -r ridge --steps 4 --folds 8 -o out/curve.csv",
     ),
     "predict": Command(("p.csv",), "predict a.drex a.h5 -o out/p.csv", "predict b.drex a.h5 -o out/p.csv"),
 }  # fmt: skip

@@ -257,7 +257,8 @@ def test_when_every_trial_fails_the_first_reason_is_told(tmp_path: Path) -> None
     found = search(toy(), ["mean", "svr"], tmp_path, total_trials=6)
     assert [(row.regressor, row.failed) for row in found.rows] == [("svr", 0), ("mean", 3)]
     assert found.notes == [
-        "mean: 3 of 3 trials failed, the first: it predicts one number for all images of a fold: pearson is undefined"
+        "mean: no more than 3 combinations of settings and blocks to try; all were",
+        "mean: 3 of 3 trials failed, the first: it predicts one number for all images of a fold: pearson is undefined",
     ]
 
 

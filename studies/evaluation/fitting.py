@@ -88,6 +88,7 @@ def evaluate(
         raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
+    matrices = listed(matrices, "matrices, as cache.matrix() gives them", FeatureMatrix)
     everything = [*matrices, *(matrix for matrix in others if not any(matrix is one for one in matrices))]
     ready = dict(zip(map(id, everything), comparable(everything), strict=True))
     cells = cells_of(
