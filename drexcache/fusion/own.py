@@ -66,11 +66,7 @@ class OwnHeads:
             with sdpa_kernel(SDPBackend.MATH):  # of torch's ways to attend, the one that can be vectorised
                 out = self.stacked(parameters, self.buffers, x)
         else:
-            state = (parameters, self.buffers)
-            heads = [
-                self._one(*({name: value[k] for name, value in part.items()} for part in state), rows)
-                for k, rows in enumerate(x)
-            ]
+            heads = [self._one(_of_head(parameters, k), _of_head(self.buffers, k), rows) for k, rows in enumerate(x)]
             out = tuple(torch.stack(parts) for parts in zip(*heads, strict=True))
         return out[0], out[1] if len(out) > 1 else None
 
@@ -191,3 +187,8 @@ def _result(own: OwnHeads, ema: Tensor, losses: Tensor, plan: Plan, scaling: Sca
     parts = (parameter_views(ema, own.shapes), own.buffers)
     parameters, buffers = ({name: value.cpu().numpy().copy() for name, value in part.items()} for part in parts)
     return TrainedModules(parameters, buffers, scaling, log)
+
+
+def _of_head(stacked: Arrays, k: int) -> Arrays:
+    """Parameters or buffers of the k-th of several heads."""
+    return {name: value[k] for name, value in stacked.items()}

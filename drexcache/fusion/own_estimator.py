@@ -292,7 +292,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
             found = _form(arrays[name]) if name in arrays else None
             if found != expected.get(name):
                 raise ValueError(f"array {name!r} of a {heads.name}: expected {expected.get(name)}, found {found}")
-        if not all(np.isfinite(value).all() for value in (*arrays.values(), self.target_)):
+        if not all(np.isfinite(value).all() for value in (*arrays.values(), np.asarray(self.target_))):
             raise ValueError("an array of the head holds NaN or infinite numbers")
         self.parameters_ = {name: arrays[f"parameter.{name}"] for name in heads.shapes}
         self.buffers_ = {name: arrays[f"buffer.{name}"] for name in heads.buffers}
@@ -319,12 +319,13 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         if self.basis_ and self.linear:
             self.line_ = ridge_line(X, y, rows, self.columns_)
         device = torch.device(resolve_device(self.device))
+        inputs = torch.from_numpy(Z).to(device)
         data = TrainingData(
-            torch.from_numpy(Z).to(device),
+            inputs,
             torch.from_numpy((y - self.target_[0]) / self.target_[1]).float().to(device),
         )
         with _numbers_of_its_own(device), _one_thread():
-            heads = self._heads(data.X[: self.batch_size], self.seeds_)
+            heads = self._heads(inputs[: self.batch_size], self.seeds_)
             if not heads.starts_finite:
                 raise ValueError(f"{heads.name} returns NaN or infinity before it has learnt anything")
             torch.manual_seed(self.seeds_[0])  # of the module's own dropout
