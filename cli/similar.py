@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import click
 
-from drexcache.cli.options import block_option, target_option
+from drexcache.cli.options import block_option, json_option, target_option
 
 
 @click.command("similar")
@@ -14,8 +17,15 @@ from drexcache.cli.options import block_option, target_option
 @click.option("-r", "--regressor", default="ridge", show_default=True, help="Expects the ratings, without IMAGE")
 @block_option
 @target_option
+@json_option
 def command(
-    cache: str, image: str | None, count: int, regressor: str, blocks: tuple[str, ...], target: str | None
+    cache: str,
+    image: str | None,
+    count: int,
+    regressor: str,
+    blocks: tuple[str, ...],
+    target: str | None,
+    as_json: bool,
 ) -> None:
     """List the images most like IMAGE; without IMAGE, ratings that deserve a second look, and copies.
 
@@ -35,16 +45,26 @@ def command(
     if image is not None:
         matrix = opened.matrix(blocks or None, target or next(iter(opened.targets), None))
         rating = dict(zip(matrix.ids, matrix.raw(matrix.y).tolist(), strict=True))
-        rows = [(name, f"{likeness:.3f}", f"{rating[name]:g}") for name, likeness in similar(matrix, image, count)]
+        like = similar(matrix, image, count)
+        if as_json:
+            found = [{"image": name, "similarity": likeness, "rating": rating[name]} for name, likeness in like]
+            click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+            return
+        rows = [(name, f"{likeness:.3f}", f"{rating[name]:g}") for name, likeness in like]
         click.echo(tabulate(rows, headers=["image", "similarity", "rating"], disable_numparse=True))
         return
     matrix = opened.matrix(blocks or None, target)
-    found = [
+    strange, same = suspects(matrix, regressor, count), copies(matrix)
+    if as_json:
+        both = {"suspects": [asdict(one) for one in strange], "copies": same}
+        click.echo(json.dumps(both, indent=2, ensure_ascii=False))
+        return
+    lines = [
         (one.image, f"{one.rated:.4g}", f"{one.predicted:.4g}", f"{one.around:.4g} ± {one.apart:.2g}",
          ", ".join(one.neighbours))
-        for one in suspects(matrix, regressor, count)
+        for one in strange
     ]  # fmt: skip
     headers = ["image", "rated", "expected", "similar images", "the nearest"]
-    click.echo(tabulate(found, headers=headers, disable_numparse=True) if found else "no rating stands out")
-    for group in copies(matrix):
+    click.echo(tabulate(lines, headers=headers, disable_numparse=True) if lines else "no rating stands out")
+    for group in same:
         click.echo(f"copies or near-copies: {', '.join(group)}")

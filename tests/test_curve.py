@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,5 +93,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "images for r =" in done.output or "already" in done.output
     assert (tmp_path / "curve.csv").read_text().startswith("regressor,dataset,kind,images,value,low,high\n")
+    (found,) = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)
+    assert found["regressor"] == "ridge" and found["images"][0] == 10 and len(found["value"]) == 4
     refused = CliRunner().invoke(main, [*given[:-1], "60"])
     assert refused.exit_code == 1 and "found 60 steps" in refused.output

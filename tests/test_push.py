@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from socket import create_server
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,6 +110,13 @@ def test_no_token_no_network_a_bad_name(work: Path, hub: Hub, monkeypatch: pytes
     monkeypatch.delenv("HF_TOKEN")
     assert "log in with `hf auth login`, or set HF_TOKEN" in run("push", work / "photos.drex", "ada/x", code=1)
     assert hub.files == {}
+
+
+def test_no_network(work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed}")
+    assert "Error: ada/x: nothing has gone up: " in run("push", work / "photos.drex", "ada/x", code=1)
 
 
 def test_a_private_repository_asks_for_a_login(work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,10 @@ def test_the_command(tmp_path: Path) -> None:
     run = CliRunner().invoke
     done = run(main, ["similar", str(tmp_path / "c.h5"), "003.png", "--count", "2"])
     assert done.exit_code == 0 and done.output.count(".png") == 2
+    (first, *_) = json.loads(run(main, ["similar", str(tmp_path / "c.h5"), "003.png", "--json"]).stdout)
+    assert first["image"] == similar(made, "003.png")[0][0] and first.keys() == {"image", "similarity", "rating"}
     assert run(main, ["similar", str(tmp_path / "c.h5")]).exit_code == 0
+    assert json.loads(run(main, ["similar", str(tmp_path / "c.h5"), "--json"]).stdout).keys() == {"suspects", "copies"}
     assert "no image 300.png; " in run(main, ["similar", str(tmp_path / "c.h5"), "300.png"]).output
     with pytest.raises(DrexcacheError, match="no image nowhere"):
         similar(made, "nowhere")
