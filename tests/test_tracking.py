@@ -53,9 +53,10 @@ def test_mlflow_holds_scores_settings_curves_and_files(
     assert "MLflow run " in run("evaluate", cache, "-r", "ridge", "-r", "mean", "-o", "scores.csv")
     run("train", cache, "-r", "fusion", "-o", "art.drex")
     run("search", cache, "-r", "svr", "--total-trials", 2, "--split", "none", "-o", "found")
+    run("report", "scores.csv", "--no-thumbnails", "-o", "report.html")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = {one.data.tags["drexcache"]: one for one in client.search_runs(["0"])}
-    assert set(runs) == {"evaluate", "train", "search"}
+    assert set(runs) == {"evaluate", "train", "search", "report"}
     (score,) = ScoreTable.read_csv("scores.csv").select(regressor="ridge", metric="pearson", calibrated=False).rows
     found = runs["evaluate"].data
     assert found.metrics["ridge/art/pearson"] == score.value and found.metrics["ridge/art/pearson low"] == score.low
@@ -66,6 +67,7 @@ def test_mlflow_holds_scores_settings_curves_and_files(
         "evaluate": {"scores.csv", "scores-predictions.csv"},
         "train": {"art.drex"},
         "search": {"best.json", "trials.csv"},
+        "report": {"report.html"},
     }  # fmt: skip
     losses = client.get_metric_history(runs["train"].info.run_id, "epochs/loss")
     assert len(losses) > 1 and all(math.isfinite(loss.value) for loss in losses)
