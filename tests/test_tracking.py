@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,12 +90,13 @@ def test_tensorboard_holds_scores_and_curves(tmp_path: Path, monkeypatch: pytest
     }  # fmt: skip
 
 
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="Weights & Biases is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    assert tracking.track("wandb", "evaluate", RUN, CURVE).startswith("Weights & Biases run ")
+    code = f"from drexcache.studies import tracking; print(tracking.track('wandb', 'evaluate', {RUN!r}, {CURVE!r}))"
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    command = [sys.executable, "-c", code]  # a process of its own: at its end wandb's service has written everything
+    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Weights & Biases run ")
     (kept,) = tmp_path.rglob("*.wandb")
     assert b"a_b/art to maps/pearson" in kept.read_bytes()
 
