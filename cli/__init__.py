@@ -200,6 +200,8 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
 
     Called before the work, so that a mistyped name loses nothing. kind : "model" if the command writes a model.
     """
+    if str(out).startswith("hf:/"):
+        raise DrexcacheError(f"{out}: names on the Hub are only read; write a file here, then drexcache push")
     out = Path(out)
     for path in inputs:
         if path and out.exists() and Path(path).exists() and out.samefile(path):

@@ -112,6 +112,13 @@ def test_no_token_no_network_a_bad_name(work: Path, hub: Hub, monkeypatch: pytes
     assert hub.files == {}
 
 
+def test_outputs_are_not_written_to_the_hub(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = run("train", work / "photos.h5", "-r", "ridge", "-o", "hf://ada/complexity/m.drex", code=1)
+    assert "names on the Hub are only read; write a file here, then drexcache push" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_network(work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
