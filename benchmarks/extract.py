@@ -109,8 +109,8 @@ def settle_ways(folder: Path, out: Path, count: int) -> dict[str, Any]:
 def start_up(folder: Path, out: Path, count: int, engine: str) -> dict[str, Any]:
     """`drexcache predict` of one picture, in seconds, the better of two."""
     model, picture = out.with_name("model.drex"), folder / read_images(folder, ratings=False).ids[0]
-    command = [sys.executable, "-m", "drexcache.cli", "predict", str(model), str(picture), "-o", str(out)]
-    command += ["--engine-cpu", engine]
+    command = [sys.executable, "-m", "drexcache.cli", "predict", str(model), str(picture), "--engine-cpu", engine]
+    command += ["-o", str(out.with_suffix(".csv"))]
     work = partial(subprocess.run, command, check=True, stderr=subprocess.DEVNULL)
     return {"seconds": min(_timed(work) for _ in range(2))}
 
