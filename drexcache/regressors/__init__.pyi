@@ -10,8 +10,8 @@ from .named import regressors as regressors
 from .named import search_space as search_space
 from .pooling import DATASET as DATASET
 from .pooling import PooledRegressor as PooledRegressor
-from .pooling import differing_features as differing_features
 from .pooling import joined as joined
+from .pooling import refuse_unlike as refuse_unlike
 from .pooling import upside_down as upside_down
 from .ridge import GramRidge as GramRidge
 from .settings import Choice as Choice

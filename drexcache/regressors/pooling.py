@@ -127,13 +127,7 @@ def joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
     ------
     DrexcacheError : two parts of one dataset, or different blocks or fingerprints (says field by field).
     """
-    names = [part.dataset for part in parts]
-    twice = sorted({one for one in names if names.count(one) > 1})
-    if twice:
-        raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
-    found = [line for part in parts[1:] for line in differing_features(parts[0], part)]
-    if found:
-        raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(found)}")
+    refuse_unlike(parts)
     if len(parts) == 1:
         return parts[0]
     blocks = list(parts[0].blocks)
@@ -150,6 +144,17 @@ def joined(parts: Sequence[FeatureMatrix], name: str) -> FeatureMatrix:
         hashes=[],
         labels=labels | {DATASET: [part.dataset for part in same for _ in part.ids]},
     )
+
+
+def refuse_unlike(matrices: Sequence[FeatureMatrix]) -> None:
+    """Refuse two matrices of one dataset, or with different blocks or fingerprints (says field by field)."""
+    names = [matrix.dataset for matrix in matrices]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
+    found = [line for matrix in matrices[1:] for line in differing_features(matrices[0], matrix)]
+    if found:
+        raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(found)}")
 
 
 def differing_features(first: FeatureMatrix, other: FeatureMatrix) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from drexcache.cache import FeatureMatrix, rated_rows
 from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.metrics import MIN_IMAGES
-from drexcache.regressors import differing_features, joined, upside_down
+from drexcache.regressors import joined, refuse_unlike, upside_down
 from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
@@ -265,13 +265,7 @@ def comparable(matrices: Sequence[FeatureMatrix]) -> list[FeatureMatrix]:
     matrices = listed(matrices, "matrices, as cache.matrix() gives them", FeatureMatrix)
     if not matrices:
         raise DrexcacheError("no dataset to evaluate on")
-    names = [matrix.dataset for matrix in matrices]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DrexcacheError(f"each dataset must have a name of its own; more than one is named {', '.join(twice)}")
-    differences = [line for matrix in matrices[1:] for line in differing_features(matrices[0], matrix)]
-    if differences:
-        raise DrexcacheError(f"the caches' features cannot be compared: {'; '.join(differences)}")
+    refuse_unlike(matrices)
     ready = []
     for matrix in matrices:
         rated = rated_rows(matrix, matrix.dataset)
