@@ -20,6 +20,7 @@ import click
 
 from drexcache.errors import DrexcacheError, Stopped, about
 from drexcache.files import kind_of_file
+from drexcache.hub import refuse_output
 from drexcache.progress import quiet
 
 # Torch's threads sleep while they wait, instead of spinning: beside other busy programs they would take many times as
@@ -200,8 +201,7 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
 
     Called before the work, so that a mistyped name loses nothing. kind : "model" if the command writes a model.
     """
-    if str(out).startswith("hf:/"):
-        raise DrexcacheError(f"{out}: names on the Hub are only read; write a file here, then drexcache push")
+    refuse_output(out)
     out = Path(out)
     for path in inputs:
         if path and out.exists() and Path(path).exists() and out.samefile(path):

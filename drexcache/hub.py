@@ -35,6 +35,12 @@ def local_file(name: str | Path) -> Path:
     return _downloaded(text, kind or "model", repository, revision, file)
 
 
+def refuse_output(name: str | Path) -> None:
+    """Refuse to write to a name on the Hub, which would become a local folder called "hf:"."""
+    if str(name).startswith("hf:/"):
+        raise DrexcacheError(f"{name}: names on the Hub are only read; write a file here, then drexcache push")
+
+
 def _downloaded(name: str, kind: str, repository: str, revision: str | None, file: str) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (

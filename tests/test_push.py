@@ -116,6 +116,7 @@ def test_outputs_are_not_written_to_the_hub(work: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     said = run("train", work / "photos.h5", "-r", "ridge", "-o", "hf://ada/complexity/m.drex", code=1)
     assert "names on the Hub are only read; write a file here, then drexcache push" in said
+    assert "only read" in run("extract", work / "photos", "--recipe", "classic", "-o", "hf://ada/photos/c.h5", code=1)
     assert list(tmp_path.iterdir()) == []
 
 

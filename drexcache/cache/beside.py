@@ -17,6 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import lock as lock_file
+from drexcache.hub import refuse_output
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def writer_lock(path: Path) -> Iterator[None]:
     ------
     DrexcacheError : another process is writing (names it), or the folder cannot be written to.
     """
+    refuse_output(path)
     real = path.resolve()
     note = Path(f"{real}.writer")
     lock: BaseFileLock | None = None
