@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from drexcache import FeatureMatrix, import_features, open_cache
+from drexcache.studies import evaluate, ledger
 from drexcache.studies.evaluation.predictions import Predictions, Run, predictions_beside
 from drexcache.studies.evaluation.scoring import score
 
@@ -33,6 +35,38 @@ def save_scores(path: Path, runs: Sequence[Run], noise: Mapping[str, float] | No
     score(predictions, noise=noise).to_csv(path)
     predictions.to_csv(predictions_beside(path))
     return path
+
+
+def rated_scenes(n: int = 200) -> FeatureMatrix:
+    """Images of 20 scenes, whose ratings follow the scene."""
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=(20, 8))
+    scene = np.arange(n) % 20
+    X = (scenes[scene] + 0.1 * rng.normal(size=(n, 8))).astype("f4")
+    y = 0.5 + 0.1 * scenes[scene, 0] + 0.01 * rng.normal(size=n)
+    return FeatureMatrix(X, y, names(n), {"cues": slice(0, 8)}, dataset="made")
+
+
+def evaluated_cache(folder: Path, n: int = 80, **options: object) -> Path:
+    """SCORES.csv of ridge on made.h5: 011.png is a copy of 003.png, and 033.png is rated far too high."""
+    made = rated_scenes(n)
+    made.X[11], made.y[11] = made.X[3], made.y[3]
+    made.y[33] = 1.5
+    lines = "\n".join(f"{image},{100 * y}" for image, y in zip(made.ids, made.y, strict=True))
+    (folder / "ratings.csv").write_text(f"file,rating\n{lines}\n")
+    cache, scores = folder / "made.h5", folder / "scores.csv"
+    import_features(
+        made.X, cache, "cues", ids=made.ids, ratings=folder / "ratings.csv", value_range=(-100, 200),
+        dataset="made", say=lambda line: None,
+    )  # fmt: skip
+    matrix = open_cache(cache).matrix()
+    table, predictions = evaluate([matrix], ["ridge"], **options)
+    table.to_csv(scores)
+    predictions.to_csv(predictions_beside(scores))
+    ledger.append(
+        scores, "evaluate", caches=ledger.caches_of({"made.h5": matrix}), command="evaluate", files=["scores.csv"]
+    )
+    return scores
 
 
 def names(n: int) -> list[str]:

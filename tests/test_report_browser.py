@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_scores import names, pictures, run_of, save_scores, two_datasets
+from small_scores import evaluated_cache, names, pictures, run_of, save_scores, two_datasets
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, of drexcache[report]")
 pytest.importorskip("jinja2", reason="needs Jinja2, of drexcache[report]")
@@ -195,6 +195,30 @@ def test_hovering_a_point_shows_its_picture_and_numbers(visit: Open, path: Path)
     assert img.evaluate("img => img.decode().then(() => img.naturalWidth)") == 40
     page.mouse.move(5, 5)
     assert not tip.is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_point_on_the_map_shows_the_images_most_like_it(visit: Open, tmp_path: Path, width: int) -> None:
+    images = str(pictures(tmp_path / "made", names(80)))
+    report([evaluated_cache(tmp_path)], tmp_path / "r.html", images=[images])
+    page = visit(tmp_path / "r.html", viewport={"width": width, "height": 844})
+    figure = page.locator('[data-panel="map-made"] svg')
+    figure.scroll_into_view_if_needed()
+    figure.focus()
+    page.keyboard.press("Home")
+    tip = page.locator("#tip")
+    shown = tip.locator(".head").inner_text()
+    order = [image for image, *_ in page.evaluate("data.images")]
+    near = page.evaluate("data.near")[str(order.index(shown))]
+    seen = tip.locator(".alike img:visible").evaluate_all("images => images.map(one => one.alt)")
+    assert seen == [order[at] for at in near][: 3 if width == 390 else 6]
+    for one in tip.locator(".words > p").all():
+        box, whole = one.bounding_box(), tip.bounding_box()
+        assert box["x"] + box["width"] <= whole["x"] + whole["width"] + 0.5
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    card = page.locator("#map .card", has_text="033.png").first
+    assert card.locator("img").count() == 4  # itself, and three that are like it
+    assert page.locator("#map .alike", has_text="011.png").locator("img:visible").count() == 2
 
 
 def test_keys_reach_every_point(visit: Open, path: Path) -> None:

@@ -11,24 +11,15 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler
+from small_scores import rated_scenes
 
-from drexcache import DrexcacheError, FeatureMatrix, import_features
+from drexcache import DrexcacheError, import_features
 from drexcache.cli import main
 from drexcache.studies.comparison import copies, similar, suspects
 
 
-def matrix_of(n: int = 200) -> FeatureMatrix:
-    """Images about 20 scenes, whose ratings follow the scene."""
-    rng = np.random.default_rng(0)
-    scenes = rng.normal(size=(20, 8))
-    scene = np.arange(n) % 20
-    X = (scenes[scene] + 0.1 * rng.normal(size=(n, 8))).astype("f4")
-    y = 0.5 + 0.1 * scenes[scene, 0] + 0.01 * rng.normal(size=n)
-    return FeatureMatrix(X, y, [f"{at:03}.png" for at in range(n)], {"cues": slice(0, 8)}, dataset="made")
-
-
 def test_the_nearest_are_those_of_scikit_learn() -> None:
-    made = matrix_of()
+    made = rated_scenes()
     likeness = cosine_similarity(StandardScaler().fit_transform(made.X))[7]
     order = [at for at in np.argsort(-likeness) if at != 7][:5]
     found = similar(made, "007", 5)
@@ -37,7 +28,7 @@ def test_the_nearest_are_those_of_scikit_learn() -> None:
 
 
 def test_a_wrong_rating_is_found_and_right_ones_are_left_alone() -> None:
-    made = matrix_of()
+    made = rated_scenes()
     assert suspects(made) == [] or len(suspects(made)) < 5
     y = made.y.copy()
     y[[33, 90]] = [1.5, -0.7]
@@ -47,14 +38,14 @@ def test_a_wrong_rating_is_found_and_right_ones_are_left_alone() -> None:
 
 
 def test_copies_are_listed() -> None:
-    made = matrix_of(60)
+    made = rated_scenes(60)
     hashes = [str(at) for at in range(60)]
     hashes[5] = hashes[9]
     assert ["005.png", "009.png"] in copies(replace(made, hashes=hashes))
 
 
 def test_the_command(tmp_path: Path) -> None:
-    made = matrix_of(60)
+    made = rated_scenes(60)
     lines = "\n".join(f"{image},{y}" for image, y in zip(made.ids, made.y, strict=True))
     (tmp_path / "r.csv").write_text(f"file,rating\n{lines}\n")
     import_features(

@@ -4,10 +4,14 @@ from .curve import CurveTable as CurveTable
 from .curve import curve as curve
 from .curve import read_curves as read_curves
 from .curve import save_curves as save_curves
+from .neighbours import Rows as Rows
 from .neighbours import Suspect as Suspect
 from .neighbours import copies as copies
+from .neighbours import directions as directions
+from .neighbours import nearest_rows as nearest_rows
 from .neighbours import similar as similar
 from .neighbours import suspects as suspects
+from .neighbours import suspects_given as suspects_given
 from .significance import ALPHA as ALPHA
 from .verdicts import Comparison as Comparison
 from .verdicts import Pair as Pair

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drexcache.bootstrap import Floats
 from drexcache.cache import FeatureMatrix, rated_rows
@@ -13,6 +14,7 @@ from drexcache.errors import DrexcacheError, nearest, some
 from drexcache.studies.evaluation import evaluate, kept_together
 
 NEIGHBOURS = 10
+Rows = NDArray[np.intp]
 FAR = 3.0  # standard deviations that a rating is off, by its neighbours and by a regressor that has not seen it
 
 
@@ -66,6 +68,14 @@ def directions(matrix: FeatureMatrix) -> Floats:
     return np.concatenate(parts, axis=1) / np.sqrt(len(parts))
 
 
+def nearest_rows(matrix: FeatureMatrix, count: int = NEIGHBOURS) -> Rows:
+    """(n, count) rows of the images most like each image, the nearest first, as in `similar`; fewer of few images."""
+    from sklearn.neighbors import NearestNeighbors
+
+    unit = directions(matrix)
+    return NearestNeighbors(n_neighbors=min(count, len(unit) - 1)).fit(unit).kneighbors(return_distance=False)
+
+
 def suspects(matrix: FeatureMatrix, regressor: str = "ridge", count: int = 20) -> list[Suspect]:
     """Ratings far from those of similar images, which agree, and from what a regressor expects; the farthest first.
 
@@ -75,15 +85,18 @@ def suspects(matrix: FeatureMatrix, regressor: str = "ridge", count: int = 20) -
     ------
     DrexcacheError : as `drexcache.studies.evaluate`.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     matrix = rated_rows(matrix, matrix.dataset)
     _, predictions = evaluate([matrix], [regressor])
     (run,) = predictions.runs
     by_id = dict(zip(run.ids, run.predicted.tolist(), strict=True))
-    predicted = np.array([by_id[image] for image in matrix.ids])
-    unit = directions(matrix)
-    near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(matrix) - 1)).fit(unit).kneighbors(return_distance=False)
+    return suspects_given(matrix, np.array([by_id[image] for image in matrix.ids]), nearest_rows(matrix), count)
+
+
+def suspects_given(matrix: FeatureMatrix, predicted: Floats, near: Rows, count: int = 20) -> list[Suspect]:
+    """The same with known predictions (n,) on [0, 1], each by a regressor that has not seen the image.
+
+    near : from `nearest_rows`.
+    """
     around, apart = matrix.y[near].mean(1), matrix.y[near].std(1, ddof=1)
     error, gap = matrix.y - predicted, matrix.y - around
     far = (np.abs(error) > FAR * _usual(error)) & (np.abs(gap) > FAR * np.maximum(_usual(gap), apart))

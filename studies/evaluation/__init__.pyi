@@ -1,4 +1,5 @@
 from .attention import attention_table as attention_table
+from .attention import constant_attention as constant_attention
 from .attention import contributions_table as contributions_table
 from .cells import comparable as comparable
 from .copies import kept_together as kept_together

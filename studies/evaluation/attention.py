@@ -26,18 +26,23 @@ def attention_table(predictions: Predictions) -> list[Table]:
     if not cells:
         return []
     arms = list(dict.fromkeys(arm for runs in cells.values() for arm in runs[0].attention))
-    body, same = [], []
+    body = []
     for (name, (kind, train, test)), runs in cells.items():
         weights = _by_seed(runs)  # (seeds, n, n_arms)
         by_arm = dict(zip(runs[0].attention, weights.mean(0).T, strict=True))
         entries = [_mean_and_deviation(by_arm[arm]) if arm in by_arm else "" for arm in arms]
         body.append([name, train_to_test(train, test, kind), *entries, *_steadiness(weights, runs[0].fold)])
-        if len(by_arm) > 1 and all(own.std() < SAME for own in by_arm.values()):
-            same.append(f"{name}, {train_to_test(train, test, kind)}")
-    title = "**Attention: mean weight ± deviation over the images**"
-    if same:
-        title += f"\n\nThe attention is the same for every image: {'; '.join(same)}."
+    title = "\n\n".join(["**Attention: mean weight ± deviation over the images**", *constant_attention(predictions)])
     return [Table(title, ["regressor", "train → test", *arms, "over seeds", "r of seeds", "between folds"], body)]
+
+
+def constant_attention(predictions: Predictions) -> list[str]:
+    """A sentence that names the regressors and cells whose attention is the same for every image, if there are any."""
+    same = []
+    for (name, (kind, train, test)), runs in _cells(run for run in predictions.runs if len(run.attention) > 1).items():
+        if (_by_seed(runs).mean(0).std(0) < SAME).all():
+            same.append(f"{name}, {train_to_test(train, test, kind)}")
+    return [f"The attention is the same for every image: {'; '.join(same)}."] if same else []
 
 
 def contributions_table(predictions: Predictions) -> list[Table]:

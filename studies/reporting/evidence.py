@@ -65,7 +65,7 @@ class Result:
     ids, group : as in `drexcache.studies.evaluation.Run`. rated, predicted : (n,) on `scale`.
     spread : (n,) standard deviation of an image's predictions over the runs, or None with one run.
     attention : arm -> (n,) weights, each fold shifted to the common average; fold_averages : arm -> lowest and
-    highest average weight of any fold's model.
+    highest average weight of any fold's model. contributions : arm -> (n,) what it adds to each prediction, on `scale`.
     metric : its name; value, low, high : its mean over the runs and the interval, None if undefined.
     ceiling : the highest Pearson's r that the raters' agreement allows, if known and the metric is Pearson's r.
     """
@@ -86,6 +86,7 @@ class Result:
     low: float | None
     high: float | None
     ceiling: float | None = None
+    contributions: dict[str, Floats] = field(default_factory=dict)
     scale: Scale = Scale()
 
     @property
@@ -127,6 +128,7 @@ class Result:
             rated=scale.of(self.rated),
             predicted=scale.of(self.predicted),
             spread=None if self.spread is None else self.spread * abs(scale.most - scale.least),
+            contributions={arm: own * (scale.most - scale.least) for arm, own in self.contributions.items()},
             scale=scale,
         )
 
@@ -227,7 +229,7 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         place = {image: row for row, image in enumerate(run.ids)}
         orders.append([place[image] for image in ids])
     predicted = np.stack([run.predicted[order] for run, order in zip(runs, orders, strict=True)])  # (runs, n)
-    arms = [arm for arm in first.attention if all(arm in run.attention for run in runs)]
+    arms = _common([run.attention for run in runs])
     averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in arms}  # (n,) per run
     attention = {
         arm: np.mean(
@@ -239,6 +241,7 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         )
         for arm in arms
     }
+    added = {arm: [run.contributions[arm] for run in runs] for arm in _common([run.contributions for run in runs])}
     value, low, high, ceiling = mean[["value", "low", "high", "ceiling"]].astype(object).where(mean.notna(), None)
     return Result(
         regressor=first.regressor,
@@ -257,7 +260,16 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
         low=low,
         high=high,
         ceiling=ceiling,
+        contributions={
+            arm: np.mean([one[order] for one, order in zip(own, orders, strict=True)], axis=0)
+            for arm, own in added.items()
+        },
     )
+
+
+def _common(by_arm: Sequence[Mapping[str, Floats]]) -> list[str]:
+    """The arms that all runs have."""
+    return [arm for arm in by_arm[0] if all(arm in one for one in by_arm)]
 
 
 def _fold_averages(run: Run, arm: str) -> Floats:

@@ -18,6 +18,7 @@ from drexcache.metrics import higher_is_better
 from drexcache.scores import NAMES, number
 from drexcache.studies.comparison import CurveTable
 from drexcache.studies.reporting.evidence import Evidence, Result, Scale
+from drexcache.studies.reporting.maps import ImageMap
 from drexcache.studies.reporting.searches import Search
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ class Points:
 
 @dataclass
 class Figure:
-    """A drawn figure. alt : what it shows, in words. kind : "matrix", "scatter", "residuals", "attention",
-    "search" or "curve".
+    """A drawn figure. alt : what it shows, in words.
 
-    owner : the regressor, or the search's folder. home : whether it shows one of the owner's `Evidence.home` results.
+    kind : "matrix", "scatter", "residuals", "attention", "contributions", "map" (of ratings), "errors" (a map of
+    them), "search" or "curve". owner : the regressor, the dataset of a map of ratings, or the search's folder.
+    home : whether it shows one of the owner's `Evidence.home` results.
     name : the file name without extension, and the id on the page.
     """
 
@@ -73,9 +75,10 @@ class Figure:
 
 
 def draw_figures(
-    evidence: Evidence, searches: Sequence[Search] = (), curves: Sequence[CurveTable] = ()
-) -> list[Figure]:
-    """Every figure of every regressor, search and learning curve.
+    evidence: Evidence, searches: Sequence[Search] = (), curves: Sequence[CurveTable] = (),
+    maps: Sequence[ImageMap] = (),
+) -> list[Figure]:  # fmt: skip
+    """Every figure of every regressor, search, learning curve and map of images.
 
     Raises
     ------
@@ -90,11 +93,14 @@ def draw_figures(
             if any(result.kind == "cross" for result in own):
                 drawn.append((heat_map(regressor, own, limits), None))
             for result in own:
+                at_home = any(result is one for one in home)
                 figures = [scatter(result)]
                 figures += [residuals(result)] if len(set(result.group)) > 1 else []
                 figures += [attention(result)] if result.attention else []
+                figures += [contributions(result)] if result.contributions else []
+                figures += [error_map(one, result) for one in maps if at_home and one.dataset == result.test]
                 for figure in figures:
-                    figure.home = any(result is one for one in home)
+                    figure.home = at_home
                     drawn.append((figure, result))
         for search in searches:
             for regressor in search.trials:
@@ -102,6 +108,7 @@ def draw_figures(
                 if search.importance.get(regressor):
                     drawn.append((importances(search, regressor), None))
         drawn += [(learning_curve(one), None) for one in curves]
+        drawn += [(rating_map(one), None) for one in maps]
     taken: set[str] = set()
     for figure, about in drawn:
         figure.name = _name(figure, about, taken)
@@ -254,6 +261,60 @@ def attention(result: Result) -> Figure:
     medians = ", ".join(f"{arm} median {own[1]:.2f}" for arm, own in zip(result.attention, quartiles, strict=True))
     alt = f"{result.regressor}, {result.title}: attention weight of each arm, {medians}"
     return Figure("attention", result.regressor, alt, canvas, points)
+
+
+def contributions(result: Result) -> Figure:
+    """How far each arm moves each prediction away from that of the mean image, with median and quartiles."""
+    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.contributions))
+    axes.axvline(0, **DASHED)
+    quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.contributions.values()]
+    colours = [SERIES[place % len(SERIES)] for place in range(len(result.contributions))]
+    sizes = {arm: number(float(np.abs(own).mean()), result.scale.digits) for arm, own in result.contributions.items()}
+    labels = [f"{_short(arm, 16)}\nmean ±{size}" for arm, size in sizes.items()]
+    rows = dict.fromkeys(result.contributions, np.arange(len(result.ids)))
+    points = _strips(axes, result.contributions, quartiles, colours, result, rows, labels)
+    axes.set_title(f"{_short(result.title, 30)}: contributions", loc="left")
+    means = ", ".join(f"{arm} {size}" for arm, size in sizes.items())
+    alt = f"{result.regressor}, {result.title}: how far each arm moves a prediction, on average {means}"
+    return Figure("contributions", result.regressor, alt, canvas, points)
+
+
+def rating_map(images: ImageMap) -> Figure:
+    """The images where they are on the map, coloured by their rating."""
+    result, low_high = images.result, images.result.scale.limits
+    canvas = _map(images, result, result.rated, "viridis", low_high, "rated")
+    alt = f"{images.dataset}: map of {len(images.rows)} images, those alike beside each other, coloured by rating"
+    return Figure("map", images.dataset, alt, canvas[0], [canvas[1]])
+
+
+def error_map(images: ImageMap, result: Result) -> Figure:
+    """The images where they are on the map, coloured by how far a regressor is off."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    reach = float(np.quantile(np.abs(result.residual), 0.95)) or 1.0  # a few outliers would leave the others grey
+    colours = LinearSegmentedColormap.from_list("error", [SERIES[0], "#aab2bc", SERIES[1]])
+    canvas = _map(images, result, result.residual, colours, (-reach, reach), "predicted − rated")
+    alt = f"{result.regressor}, {result.title}: map of the images, coloured by the error of their predictions"
+    return Figure("errors", result.regressor, alt, canvas[0], [canvas[1]])
+
+
+def _map(
+    images: ImageMap, result: Result, values: Floats, colours: Any, limits: tuple[float, float], what: str
+) -> tuple[Canvas, Points]:
+    """The map's images that the result has, coloured by values (n,) in the result's order."""
+    row_of = {image: row for row, image in enumerate(result.ids)}
+    seen = [(row_of[image], at) for at, row in enumerate(images.rows) if (image := images.ids[row]) in row_of]
+    rows, at = [row for row, _ in seen], images.at[[place for _, place in seen]]
+    canvas, axes = _canvas(3.4, 3.3)
+    drawn = axes.scatter(*at.T, s=13, c=values[rows], cmap=colours, vmin=limits[0], vmax=limits[1], linewidths=0)
+    drawn.set_cmap(drawn.get_cmap().resampled(24))  # a bar of few steps, which are elements of the page
+    bar = canvas.colorbar(drawn, ax=axes, location="bottom", fraction=0.05, pad=0.02, aspect=30, extend="neither")
+    bar.outline.set_visible(False)
+    bar.set_label(what)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{_short(images.dataset, 22)}: {what}", loc="left")
+    return canvas, Points(axes, at[:, 0], at[:, 1], result, rows)
 
 
 def _strips(

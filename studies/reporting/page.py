@@ -19,10 +19,12 @@ import numpy as np
 from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.files import Content, write_files
 from drexcache.metrics import higher_is_better
-from drexcache.scores import number, score_tables
+from drexcache.scores import Table, number, score_tables
 from drexcache.studies.comparison import Comparison, compare, read_curves
+from drexcache.studies.evaluation import attention_table, constant_attention, contributions_table
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result, read_evidence
 from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
+from drexcache.studies.reporting.maps import ImageMap, image_maps, nearest_numbers
 from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
 from drexcache.studies.reporting.provenance import BLOCK_HEADERS, Provenance, provenance
 from drexcache.studies.reporting.searches import HEADERS as SEARCH_HEADERS
@@ -53,7 +55,7 @@ def report(
     with_thumbnails : False leaves the pictures out.
     export : folder for the figures as PNG and SVG and the tables as CSV, markdown and LaTeX. export_figures : names of
     the regressors whose figures are exported, or "all"; default: the one that the page shows first. The figures of
-    train -> test, of searches and of learning curves are always exported.
+    train -> test, of searches, of learning curves and maps of ratings are always exported.
     command : the command that makes the report, to be shown on the page.
     progress : called with (steps done, total steps, what comes next).
 
@@ -73,22 +75,25 @@ def report(
     origin = provenance(evidence, caches, command)
     evidence = evidence.on(origin.scales)
     pictures, missing = _pictures(images, evidence, origin) if with_thumbnails else ({}, ["no pictures, as asked"])
-    left_out = [*missing, *origin.notes]
+    maps, unmapped = image_maps(leaders(evidence), origin)
+    left_out = [*missing, *origin.notes, *unmapped]
     tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
     tables = [table for table in tables if table.table.body]
     summary, figures = (
         summarise(evidence, comparison),
-        draw_figures(evidence, searches, [one for path in curves for one in read_curves(path)]),
+        draw_figures(evidence, searches, [one for path in curves for one in read_curves(path)], maps),
     )
     saved = [] if export is None else _exported(figures, export_figures, evidence, summary.leader)
     steps = len(figures) + len(saved)
+    notes = [*evidence.scores.notes, *comparison.notes, *constant_attention(evidence.predictions), *left_out]
     drawn = {figure.name: inline_svg(figure) for figure in _watched(figures, progress, steps)}
     page = _render(
         evidence=evidence, figures=figures, svg={name: text for name, (text, _) in drawn.items()}, tables=tables,
-        data=page_data(evidence, figures, {name: places for name, (_, places) in drawn.items()}, pictures),
+        data=page_data(evidence, figures, {name: places for name, (_, places) in drawn.items()}, pictures, maps),
         origin=origin, block_headers=BLOCK_HEADERS, searches=searches, search_headers=SEARCH_HEADERS, summary=summary,
-        notes=list(dict.fromkeys([*evidence.scores.notes, *comparison.notes, *left_out])), leaders=leaders(evidence),
-        gallery=partial(gallery, numbers=evidence.image_numbers), with_pictures=bool(pictures), number=_printed,
+        notes=list(dict.fromkeys(notes)), leaders=leaders(evidence), maps=maps, arms=_arms(evidence),
+        gallery=partial(gallery, numbers=evidence.image_numbers), numbers=evidence.image_numbers,
+        with_pictures=bool(pictures), number=_printed,
         metric=SYMBOLS[metric], higher=higher_is_better(metric), made=datetime.now(UTC),
     )  # fmt: skip
     contents: dict[str | Path, Content] = {out: page}
@@ -135,6 +140,12 @@ def _compared(evidence: Evidence, metric: str, match: bool) -> Comparison:
     return Comparison(pairs, list(dict.fromkeys(notes)))
 
 
+def _arms(evidence: Evidence) -> dict[str, list[Table]]:
+    """Kind of figure -> the table below the figures of that kind."""
+    made = evidence.predictions
+    return {"attention": attention_table(made), "contributions": contributions_table(made)}
+
+
 def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Evidence, leader: str) -> list[Figure]:
     """The figures of the chosen regressors, or else of the leader; always those of train -> test and searches."""
     unknown = [name for name in chosen if name not in ("all", *evidence.regressors)]
@@ -142,18 +153,20 @@ def _exported(figures: Sequence[Figure], chosen: Sequence[str], evidence: Eviden
         known = nearest(unknown[0], [*evidence.regressors, "all"])
         raise DrexcacheError(f"no regressor {unknown[0]} to export the figures of; {known}")
     owners = evidence.regressors if "all" in chosen else list(chosen) or [leader]
-    return [figure for figure in figures if figure.owner in owners or figure.kind in ("matrix", "search", "curve")]
+    always = ("matrix", "search", "curve", "map")
+    return [figure for figure in figures if figure.owner in owners or figure.kind in always]
 
 
 def page_data(
-    evidence: Evidence, figures: Sequence[Figure], places: Mapping[str, Sequence[Places]], pictures: Mapping[Key, str]
-) -> dict[str, Any]:
+    evidence: Evidence, figures: Sequence[Figure], places: Mapping[str, Sequence[Places]],
+    pictures: Mapping[Key, str], maps: Sequence[ImageMap] = (),
+) -> dict[str, Any]:  # fmt: skip
     """The data for the page's script: every image and every result once, and the points of every figure.
 
     places : name of a figure -> coordinates of its points, from `inline_svg`. pictures : thumbnails as data URIs.
-    Returns images, each [id, dataset, rated, thumbnail or ""]; results, each with the images' numbers, predictions,
-    spread over runs (or None), attention by arm and digits to show; panels, name of a figure -> its points, which
-    refer to rows of a result.
+    Returns images, each [id, dataset, rated, thumbnail or ""]; near, number of an image -> numbers of those most like
+    it; results, each with the regressor, the images' numbers, predictions, spread over runs (or None), attention and
+    contributions by arm, and digits to show; panels, name of a figure -> its points, which refer to rows of a result.
     """
     rated: dict[Key, float] = {}
     for result in reversed(evidence.results):  # an image's rating is that of the first result that has it
@@ -164,12 +177,15 @@ def page_data(
         "images": [
             [image, test, round(rated[test, image], 3), pictures.get((test, image), "")] for test, image in numbers
         ],
+        "near": nearest_numbers(maps, numbers),
         "results": [
             {
+                "regressor": result.regressor,
                 "images": [numbers[result.test, image] for image in result.ids],
                 "predicted": np.round(result.predicted, 3).tolist(),
                 "spread": None if result.spread is None else np.round(result.spread, 3).tolist(),
                 "attention": {arm: np.round(own, 3).tolist() for arm, own in result.attention.items()},
+                "contributions": {arm: np.round(own, 3).tolist() for arm, own in result.contributions.items()},
                 "digits": result.scale.digits,
             }
             for result in evidence.results

@@ -32,7 +32,8 @@ class Provenance:
     files : (path, SHA-256, time written). runs : entries of the ledger. blocks : a row per block under
     `BLOCK_HEADERS`. hashes : of the image files that the features were computed from. versions : of the packages
     installed now. commands : from images to report. scales : dataset -> the scale of its ratings, if known.
-    notes : what could not be found out.
+    notes : what could not be found out. caches : dataset -> its cache. evaluated : dataset -> names of the blocks
+    that were, if the ledger has them.
     """
 
     files: list[tuple[str, str, str]]
@@ -43,6 +44,8 @@ class Provenance:
     commands: list[str]
     scales: dict[str, Scale]
     notes: list[str]
+    caches: dict[str, FeatureCache]
+    evaluated: dict[str, list[str]]
 
 
 def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -> Provenance:
@@ -62,9 +65,11 @@ def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -
     runs = [run for run in found.values() if run]
     notes = [f"{path}: no record of the run that wrote it ({ledger.NAME})" for path, run in found.items() if not run]
     opened = {cache.dataset: cache for cache in (_given(path, images) for path in caches)}
+    evaluated: dict[str, list[str]] = {}
     for run in runs:
         for entry in run.get("caches", []):
             name = entry.get("dataset")
+            evaluated.setdefault(name, list(entry.get("fingerprints", {})))
             if name in opened:
                 notes += _differences(opened[name], entry)
             elif name in images:
@@ -90,6 +95,8 @@ def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -
         commands=list(dict.fromkeys([*commands, command])),
         scales={name: scale for name, cache in opened.items() if (scale := _scale(cache, evidence))},
         notes=list(dict.fromkeys(notes)),
+        caches=opened,
+        evaluated=evaluated,
     )
 
 

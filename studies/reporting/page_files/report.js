@@ -79,6 +79,22 @@ function line(className, text) {
   p.textContent = text;
   return p;
 }
+function alike(images, number) {
+  const row = document.createElement("p");
+  row.className = "alike";
+  for (const [id, , rated, picture] of images.map((image) => data.images[image])) {
+    const one = document.createElement("span");
+    if (picture) {
+      const img = document.createElement("img");
+      img.src = picture;
+      img.alt = id;
+      one.append(img);
+    }
+    one.append(number(rated));
+    row.append(one);
+  }
+  return row;
+}
 function fill(point) {
   const result = data.results[point.result];
   const [id, dataset, rated, picture] = data.images[result.images[point.row]];
@@ -93,12 +109,16 @@ function fill(point) {
     line("head", id),
     line("name", dataset),
     line("", `rated ${number(rated)}`),
-    line("", `predicted ${number(predicted)}${spread} (${error})`),
+    line("", `predicted ${number(predicted)}${spread} (${error}) by ${result.regressor}`),
   );
-  const arms = Object.entries(result.attention);
-  if (arms.length) {
-    words.append(line("", "attention " + arms.map(([arm, w]) => `${arm} ${number(w[point.row], 2)}`).join(", ")));
+  for (const [what, digits] of [["attention", 2], ["contributions", result.digits]]) {
+    const arms = Object.entries(result[what]);
+    if (arms.length) {
+      words.append(line("", `${what} ` + arms.map(([arm, w]) => `${arm} ${number(w[point.row], digits)}`).join(", ")));
+    }
   }
+  const near = data.near[result.images[point.row]];
+  if (near) words.append(line("name", "most like it, as rated:"), alike(near, number));
   tip.replaceChildren(words);
   if (picture) {
     const img = document.createElement("img");
