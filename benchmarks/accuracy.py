@@ -24,14 +24,16 @@ from tabulate import tabulate
 
 from drexcache import open_cache, read_images, recipe
 from drexcache.features import extract
+from drexcache.scores import render
 from drexcache.studies import evaluate
-from drexcache.studies.evaluation import Predictions, Run
+from drexcache.studies.evaluation import Predictions, Run, attention_table, contributions_table
 
 CATEGORIES = ("Scenes", "Objects", "Advertisement")
 RECIPES = ("classic", "offline", "complexity-lean", "complexity")
 REGRESSORS = ("ridge", "pls", "svr", "gaussian-process", "fusion", "best")
 AGAINST = "ridge"
 SEEDED = ("fusion", "best")  # also with a second seed
+EXPLAINED = ("ridge", "fusion")  # also what each block adds to a prediction
 KINDS = {"in-domain": "inside", "cross": "across", "leave-one-out": "left out"}
 RESAMPLES = 2000
 
@@ -63,7 +65,8 @@ def predict(name: str, regressor: str, out: Path, paths: Sequence[str]) -> None:
     matrices = [open_cache(path).matrix([block.name for block in recipe(name).blocks]) for path in paths]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seeds = (42, 43) if regressor.startswith(SEEDED) else (42,)
-    predictions = evaluate(matrices, [regressor], seeds=seeds, leave_one_out=True)[1]
+    explained = regressor in EXPLAINED
+    predictions = evaluate(matrices, [regressor], seeds=seeds, leave_one_out=True, contributions=explained)[1]
     cost = {
         "seconds": sum(run.seconds or 0 for run in predictions.runs),
         "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
@@ -131,6 +134,12 @@ def difference_table(pairs: Mapping[str, tuple[Result, Result]], first: str) -> 
     return tabulate(lines, [first, *KINDS.values()], tablefmt="github", disable_numparse=True)
 
 
+def arms_of(found: Mapping[str, Result]) -> str:
+    """The attention and the contributions of each recipe's blocks, inside each category."""
+    inside = Predictions([run for own in found.values() for run in own.runs if run.kind == "in-domain"])
+    return render([*attention_table(inside), *contributions_table(inside)])
+
+
 def main() -> None:
     """Evaluate what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,6 +160,7 @@ def main() -> None:
         if AGAINST in own and len(own) > 1:
             pairs = {r: (one, own[AGAINST]) for r, one in own.items() if r != AGAINST}
             print(f"\nAgainst {AGAINST}, image by image:\n\n{difference_table(pairs, 'regressor')}")
+        print(f"\n{arms_of(own)}")
     print("\n## Recipes against offline, image by image")
     for name, own in found.items():
         if name != "offline" and "offline" in found:

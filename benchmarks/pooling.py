@@ -1,12 +1,13 @@
 """What several datasets at once are worth to a regressor: out-of-fold r inside each, and r on the one left out.
 
-python benchmarks/pooling.py CACHE.h5... [-r REGRESSOR]... > benchmarks/results/pooling.md
+python benchmarks/pooling.py CACHE.h5... [--recipe NAME]... [-r REGRESSOR]... > benchmarks/results/pooling.md
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from fusion_settings import row
@@ -14,7 +15,7 @@ from machine import describe
 from sklearn.base import clone
 from tabulate import tabulate
 
-from drexcache import open_cache
+from drexcache import open_cache, recipe
 from drexcache.cache import FeatureMatrix
 from drexcache.regressors import DATASET, PooledRegressor, joined, make_regressor
 from drexcache.studies.evaluation import hash_folds
@@ -51,17 +52,25 @@ def outside(name: str, matrix: FeatureMatrix, others: list[FeatureMatrix]) -> Pr
 
 
 def main() -> None:
-    """Print a table of each kind, a line per regressor and way to train."""
+    """Print the tables of each recipe, a line per regressor and way to train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="+", help="three or more")
+    parser.add_argument("--recipe", action="append")
     parser.add_argument("-r", "--regressor", action="append")
     arguments = parser.parse_args()
-    matrices = [open_cache(path).matrix() for path in arguments.caches]
     print("# Several datasets at once\n\n```\n" + describe() + "\n```")
-    titles = {"Inside each dataset, five folds": inside, "On the dataset that is left out": outside}
+    for name in arguments.recipe or ["offline"]:
+        blocks = [block.name for block in recipe(name).blocks]
+        matrices = [open_cache(path).matrix(blocks) for path in arguments.caches]
+        print_tables(name, matrices, arguments.regressor or REGRESSORS)
+
+
+def print_tables(chosen: str, matrices: list[FeatureMatrix], regressors: Sequence[str]) -> None:
+    """A table of each kind, for one recipe."""
+    titles = {"inside each dataset, five folds": inside, "on the dataset that is left out": outside}
     for title, predict in titles.items():
         lines = []
-        for name in arguments.regressor or REGRESSORS:
+        for name in regressors:
             found = [predict(name, m, [other for other in matrices if other is not m]) for m in matrices]
             base = [own[next(iter(own))] for own in found]
             for how in found[0]:
@@ -69,7 +78,8 @@ def main() -> None:
                 lines.append([name, *row(how, matrices, predicted, base)])
                 print(lines[-1], file=sys.stderr, flush=True)
         headers = ["regressor", "trained on", *(m.dataset for m in matrices), "mean r", "difference [95%]"]
-        print(f"\n{title}\n\n{tabulate(lines, headers=headers, tablefmt='github', disable_numparse=True)}")
+        shown = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+        print(f"\nRecipe {chosen}, {title}\n\n{shown}")
 
 
 if __name__ == "__main__":

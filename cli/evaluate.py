@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from drexcache.progress import step_bar
 if TYPE_CHECKING:
     from drexcache.cache import FeatureMatrix
     from drexcache.datasets import ImageFile
+    from drexcache.scores import ScoreTable, Table
+    from drexcache.studies.evaluation import Predictions
 
 
 @click.command("evaluate")
@@ -83,16 +85,13 @@ def command(
     drexcache evaluate scenes.h5 --target complexity --target beauty -r ridge -o scores.csv
     drexcache evaluate patterns.h5:complexity art.h5:beauty -r ridge --group-folds generator -o scores.csv
     """
-    from drexcache.cli.output import show, show_json
-    from drexcache.errors import DrexcacheError
     from drexcache.regressors import read_settings
     from drexcache.scores import score_tables
-    from drexcache.studies import evaluate, ledger, tracking
+    from drexcache.studies import ledger, tracking
     from drexcache.studies.evaluation import (
         attention_table,
         contributions_table,
         correlation_table,
-        evaluate_targets,
         predictions_beside,
         write_pair,
     )
@@ -103,36 +102,24 @@ def command(
     for written in (out, predictions_beside(out)):
         make_room_for(written, [*(_file_and_target(path)[0] for path in (*paths, *others)), *settings])
     chosen = {f"{(one := read_settings(path, trust=trust)).regressor} ({path})": one for path in settings}
-    if not paths:
-        raise DrexcacheError("no cache given; name one or more .h5 files")
-    if not (regressors or chosen):
-        raise click.UsageError("give --regressor NAME or --from FILE")
     if len(chosen) == 1 and not regressors:
         targets = targets or (next(iter(chosen.values())).target or "",)
-    if len(targets) > 1 and (others or any(_file_and_target(path)[1] for path in paths)):
-        raise click.UsageError("several --target names go neither with CACHE:NAME nor with --with")
     targets = tuple(dict.fromkeys(targets)) or ("",)
+    _check_together(paths, [*regressors, *chosen], targets, others)
     rated = {target: {path: _matrix(path, blocks, target or None) for path in paths} for target in targets}
     matrices = rated[targets[0]]
     mixed = matrices | {path: _matrix(path, blocks, targets[0] or None) for path in others if path not in matrices}
-    with step_bar("evaluate", "training") as progress:
-        every = {target: list(own.values()) for target, own in rated.items()}
-        alone = len(every) == 1
-        score: Any = partial(evaluate, every[targets[0]]) if alone else partial(evaluate_targets, every)
-        table, predictions = score(
-            [*regressors, *chosen], train=[matrices[p].dataset for p in train] or None,
-            test=[matrices[p].dataset for p in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
-            groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
-            leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,
-            chosen=chosen, progress=progress,
-        )  # fmt: skip
+    every = {target: list(own.values()) for target, own in rated.items()}
+    table, predictions = _scored(
+        every, [*regressors, *chosen], train=[matrices[path].dataset for path in train] or None,
+        test=[matrices[path].dataset for path in test] or None, folds=folds, repeats=repeats, seeds=seeds, split=split,
+        groups=groups, group_folds=group_folds, weights=weights, pictures=_pictures(images, matrices),
+        leave_one_out=leave_one_out, others=[mixed[path] for path in others], contributions=contributions,
+        chosen=chosen,
+    )  # fmt: skip
     beside = write_pair(out, table, predictions)
     tables = [*score_tables(table, metric), *attention_table(predictions), *contributions_table(predictions)]
-    tables += [correlation_table(every)] if len(every) > 1 else []
-    if as_json:
-        show_json(table.to_pandas())
-    else:
-        show(tables, table.notes, form)
+    _print(table, [*tables, *([correlation_table(every)] if len(every) > 1 else [])], form, as_json)
     files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}
     run = {
         "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],
@@ -142,6 +129,42 @@ def command(
     say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")
     if tracker:
         say(tracking.track(tracker, "evaluate", run))
+
+
+def _check_together(
+    paths: Sequence[str], regressors: Sequence[str], targets: Sequence[str], others: Sequence[str]
+) -> None:
+    """Refuse what is missing, and options that do not go together."""
+    from drexcache.errors import DrexcacheError
+
+    if not paths:
+        raise DrexcacheError("no cache given; name one or more .h5 files")
+    if not regressors:
+        raise click.UsageError("give --regressor NAME or --from FILE")
+    if len(targets) > 1 and (others or any(_file_and_target(path)[1] for path in paths)):
+        raise click.UsageError("several --target names go neither with CACHE:NAME nor with --with")
+
+
+def _scored(
+    every: dict[str, list[FeatureMatrix]], regressors: Sequence[str], **options: Any
+) -> tuple[ScoreTable, Predictions]:
+    """Evaluate the matrices of each target, with a bar."""
+    from drexcache.studies import evaluate
+    from drexcache.studies.evaluation import evaluate_targets
+
+    score: Any = evaluate_targets if len(every) > 1 else evaluate
+    with step_bar("evaluate", "training") as progress:
+        return score(every if len(every) > 1 else next(iter(every.values())), regressors, progress=progress, **options)
+
+
+def _print(table: ScoreTable, tables: Sequence[Table], form: str, as_json: bool) -> None:
+    """Print the tables, or every score as JSON."""
+    from drexcache.cli.output import show, show_json
+
+    if as_json:
+        show_json(table.to_pandas())
+    else:
+        show(tables, table.notes, form)
 
 
 def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMatrix:

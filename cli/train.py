@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +13,8 @@ from drexcache.cli import make_room_for, say
 from drexcache.cli.options import block_option, command_line, tracker_option
 
 if TYPE_CHECKING:
-    from drexcache.regressors import Model
+    from drexcache.cache import FeatureCache
+    from drexcache.regressors import ChosenSettings, Model
 
 
 @click.command("train")
@@ -65,7 +68,7 @@ def command(
     drexcache train million.h5 -r fusion --stream -o million.drex
     """
     from drexcache.cache import open_cache
-    from drexcache.regressors import ChosenSettings, read_settings, train_model, train_streamed
+    from drexcache.regressors import ChosenSettings, read_settings
     from drexcache.studies import tracking
 
     if (regressor is None) == (chosen is None):
@@ -73,46 +76,77 @@ def command(
     if tracker:
         tracking.require(tracker)
     start = ChosenSettings(regressor) if regressor else read_settings(chosen or "", trust=trust)
-    if len(caches) > 1 and others:
-        raise click.UsageError("give either several caches, or one and --with others")
-    more = caches[1:] or others
-    if more and stream:
-        raise click.UsageError("--stream reads one cache alone")
+    _check_together(caches, others, targets, stream=stream, intervals=intervals, log=bool(log))
     make_room_for(out, [*caches, *others, chosen], "model")
     if log:
         make_room_for(log, [*caches, *others, chosen])
-    opened = open_cache(caches[0])
-    columns = blocks or start.blocks or tuple(opened.blocks)
-    label, _, value = (split or "").partition("=")
+    opened = [open_cache(path) for path in (*caches, *others)]
+    columns = blocks or start.blocks or tuple(opened[0].blocks)
     first = seed if seed is not None else 42 if start.seed is None else start.seed
+    label, _, value = (split or "").partition("=")
+    in_memory = partial(_train, opened, own=bool(others), intervals=intervals)
+    train: Any = partial(_stream, opened[0]) if stream else in_memory
+    models = [
+        train(start, columns, first, ratings=name, split=(label, value) if split else None, log=bool(log))
+        for name in dict.fromkeys(targets or (start.target,))
+    ]
+    model = replace(models[0], also=tuple(models[1:]))
+    model.save(out, log)
+    say(_said(out, start.regressor, models, opened, log))
+    if tracker:
+        run = {"command": command_line(), "settings": model.trained, "files": [out, *([log] if log else [])]}
+        say(tracking.track(tracker, "train", run, getattr(model.estimator, "log_", ())))
+
+
+def _check_together(
+    caches: Sequence[str], others: Sequence[str], targets: Sequence[str], *, stream: bool, intervals: bool, log: bool
+) -> None:
+    """Refuse options that do not go together."""
+    if len(caches) > 1 and others:
+        raise click.UsageError("give either several caches, or one and --with others")
+    if stream and (others or len(caches) > 1):
+        raise click.UsageError("--stream reads one cache alone")
     if stream and intervals:
         raise click.UsageError("--intervals needs the features in memory; leave out --stream")
     if log and len(targets) > 1:
         raise click.UsageError("--log is of one training; give one --target")
 
-    def train(ratings: str | None) -> Model:
-        if stream:
-            return train_streamed(
-                start.regressor, opened, columns, first, target=ratings, split=(label, value) if split else None,
-                settings=start.settings, log=bool(log),
-            )  # fmt: skip
-        matrices = [cache.matrix(columns, ratings) for cache in (opened, *map(open_cache, more))]
-        matrices = [matrix.where(label, value) if split else matrix for matrix in matrices]
-        return train_model(
-            start.regressor, matrices[0], opened, columns, first, others=matrices[1:], own=bool(others),
-            settings=start.settings, log=bool(log), intervals=intervals,
-        )  # fmt: skip
 
-    models = [train(ratings) for ratings in dict.fromkeys(targets or (start.target,))]
-    model = replace(models[0], also=tuple(models[1:]))
-    model.save(out, log)
-    names = ", ".join([opened.dataset, *model.trained.get("others", ())])
-    left = sum(map(len, (opened, *map(open_cache, more)))) - model.trained["images"]
-    where = "caches" if more else "cache"
+def _stream(
+    cache: FeatureCache, start: ChosenSettings, columns: Sequence[str], seed: int, *, ratings: str | None,
+    split: tuple[str, str] | None, log: bool,
+) -> Model:  # fmt: skip
+    """Train without holding the features in memory."""
+    from drexcache.regressors import train_streamed
+
+    return train_streamed(
+        start.regressor, cache, columns, seed, target=ratings, split=split, settings=start.settings, log=log
+    )
+
+
+def _train(
+    caches: Sequence[FeatureCache], start: ChosenSettings, columns: Sequence[str], seed: int, *, ratings: str | None,
+    split: tuple[str, str] | None, log: bool, own: bool, intervals: bool,
+) -> Model:  # fmt: skip
+    """Train on matrices of all caches."""
+    from drexcache.regressors import train_model
+
+    matrices = [cache.matrix(columns, ratings) for cache in caches]
+    matrices = [matrix.where(*split) if split else matrix for matrix in matrices]
+    return train_model(
+        start.regressor, matrices[0], caches[0], columns, seed, others=matrices[1:], own=own,
+        settings=start.settings, log=log, intervals=intervals,
+    )  # fmt: skip
+
+
+def _said(out: str, regressor: str, models: Sequence[Model], caches: Sequence[FeatureCache], log: str | None) -> str:
+    """What was trained, on how many images, and what was left out."""
+    trained = models[0].trained
+    names = ", ".join([caches[0].dataset, *trained.get("others", ())])
+    left = sum(map(len, caches)) - trained["images"]
+    where = "caches" if len(caches) > 1 else "cache"
     named = f" for {', '.join(one.target for one in models)}" if len(models) > 1 else ""
-    say(f"{out}: {start.regressor} trained on {model.trained['images']} rated images of {names}{named}" +
-        (f"; {left} images of the {where} left out (other split, or without rating or features)" if left else "") +
-        (f"; its epochs stand in {log}" if log else ""))  # fmt: skip
-    if tracker:
-        run = {"command": command_line(), "settings": model.trained, "files": [out, *([log] if log else [])]}
-        say(tracking.track(tracker, "train", run, getattr(model.estimator, "log_", ())))
+    said = f"{out}: {regressor} trained on {trained['images']} rated images of {names}{named}"
+    if left:
+        said += f"; {left} images of the {where} left out (other split, or without rating or features)"
+    return said + (f"; its epochs stand in {log}" if log else "")
