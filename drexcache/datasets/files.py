@@ -133,7 +133,7 @@ def list_files(root: str | Path) -> dict[str, ImageFile]:
     """
     files: dict[str, ImageFile] = {}
     for name, file in _listing(root):
-        if any(_is_hidden(part) for part in name.split("/")):
+        if any(is_hidden(part) for part in name.split("/")):
             continue
         if name in files:
             raise DrexcacheError(f"{root}: holds two files named {name}")
@@ -149,7 +149,8 @@ def _listing(root: str | Path) -> Iterator[tuple[str, ImageFile]]:
     return _files_of_folder(Path(root)) if Path(root).is_dir() else _members_of_zip(Path(root))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a folder or file of this name is left out of listings."""
     return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
 
 
@@ -159,7 +160,7 @@ def _files_of_folder(root: Path) -> Iterator[tuple[str, ImageFile]]:
 
     for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(folder)
-        subfolders[:] = [name for name in subfolders if not _is_hidden(name) and not _leads_back(here / name)]
+        subfolders[:] = [name for name in subfolders if not is_hidden(name) and not _leads_back(here / name)]
         prefix = "" if here == root else here.relative_to(root).as_posix() + "/"
         for name in names:
             yield prefix + name, ImageFile(f"{folder}{os.sep}{name}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drexcache.datasets.columns import IMAGE_COLUMNS, plain_name
-from drexcache.datasets.files import IMAGE_EXTENSIONS, MAX_BYTES, ImageFile
+from drexcache.datasets.files import IMAGE_EXTENSIONS, MAX_BYTES, ImageFile, is_hidden
 from drexcache.errors import DrexcacheError, counted
+from drexcache.files import utf8_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,56 +32,72 @@ _open_tables = threading.local()  # in each thread: the row group read last
 
 
 @dataclass(frozen=True, slots=True)
-class MemberOfTar(ImageFile):
-    """The file that stands in the tar at ``location`` from a byte on. listed : that byte, and the size."""
+class Packed(ImageFile):
+    """An image in the container at ``location``. state : of the container when its images were listed.
+
+    The images of a container that was replaced afterwards may be in other places, so they are not read.
+    """
+
+    state: int = 0
+
+    def stat(self) -> tuple[int, int]:
+        """The image's size or row, and a number that changes whenever the container does."""
+        return self.listed[1], hash((self.state, *self.listed)) & (2**63 - 1)
+
+    def check(self) -> None:
+        """Raise OSError unless the container is still the one whose images were listed."""
+        if state_of(Path(self.location)) != self.state:
+            raise OSError("the file changed after its images were listed; run the command again")
+
+
+@dataclass(frozen=True, slots=True)
+class MemberOfTar(Packed):
+    """A file in a tar. listed : its first byte, and its size, -1 for a link or device."""
 
     def read(self) -> bytes:
         """The file's bytes; OSError as in `ImageFile.read`."""
         start, size = self.listed
+        if size < 0:
+            raise OSError("no regular file")
+        if size > MAX_BYTES:
+            raise OSError(f"{size} bytes, more than {MAX_BYTES}")
         with Path(self.location).open("rb") as file:
             file.seek(start)
             data = file.read(size)
+        self.check()
         if len(data) < size:
             raise OSError("the tar was cut off")
         return data
 
-    def stat(self) -> tuple[int, int]:
-        """The size, and the state of the tar."""
-        return self.listed[1], hash_of(self)
-
 
 @dataclass(frozen=True, slots=True)
-class RowOfTable(ImageFile):
-    """The image in a row of the Parquet file at ``location``. member : its id. listed : row group, and row in it."""
+class RowOfTable(Packed):
+    """The image in a row of a Parquet file. member : its id. listed : row group, and row in it."""
 
     column: str = ""
 
     def read(self) -> bytes:
         """The image's bytes; OSError as in `ImageFile.read`."""
         group, row = self.listed
-        where = (str(self.location), group, self.column, Path(self.location).stat().st_mtime_ns)
+        where = (str(self.location), self.state, group, self.column)
         if getattr(_open_tables, "where", None) != where:
             try:
-                _open_tables.cells = _parquet(Path(self.location)).read_row_group(group, columns=[self.column])[0]
+                cells = _parquet(Path(self.location)).read_row_group(group, columns=[self.column])[0]
             except Exception as error:  # pyarrow has many kinds of errors
                 raise OSError(f"row of the table cannot be read: {error}") from error
-            _open_tables.where = where
+            _open_tables.where, _open_tables.cells = where, cells
+        self.check()
         value: Any = _open_tables.cells[row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise OSError("the table has no image in this row")
         return data
 
-    def stat(self) -> tuple[int, int]:
-        """The size of the whole table, and its state."""
-        return Path(self.location).stat().st_size, hash_of(self)
 
-
-def hash_of(file: ImageFile) -> int:
-    """A number that another state of the container changes."""
-    status = Path(file.location).stat()
-    signs = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size, *file.listed)
-    return hash(signs) & (2**63 - 1)
+def state_of(path: Path) -> int:
+    """A number that changes whenever the file does, even if another of the same size and time takes its place."""
+    status = path.stat()
+    return hash((status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size))
 
 
 def is_packed(root: object) -> bool:
@@ -90,9 +108,14 @@ def is_packed(root: object) -> bool:
     """
     if not isinstance(root, Path) or not root.is_file() or root.suffix.lower() == ".zip":
         return False
+    with suppress(OSError):  # listing its files says why it cannot be read
+        return _is_parquet(root) or tarfile.is_tarfile(root)
+    return False
+
+
+def _is_parquet(root: Path) -> bool:
     with root.open("rb") as file:
-        head = file.read(4)
-    return head == b"PAR1" or (head[:2] != b"PK" and tarfile.is_tarfile(root))
+        return file.read(4) == b"PAR1"
 
 
 def packed_files(root: Path) -> dict[str, ImageFile]:
@@ -104,28 +127,30 @@ def packed_files(root: Path) -> dict[str, ImageFile]:
     ------
     DrexcacheError : compressed or not readable, no column of images, or a name twice.
     """
-    with root.open("rb") as file:
-        listing = _rows(root) if file.read(4) == b"PAR1" else _members(root)
     files: dict[str, ImageFile] = {}
     twice = []
-    for name, one in listing:
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
+    for name, one in _rows(root) if _is_parquet(root) else _members(root):
         twice += [name] if name in files else []
-        files[name] = one
+        files[utf8_name(name, root)] = one
     if twice:
         raise DrexcacheError(f"{root}: images under one name: {counted(twice)}")
     return dict(sorted(files.items()))
 
 
 def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
+    state, files = state_of(root), dict[str, tuple[int, int]]()
     try:
         with tarfile.open(root, "r:") as archive:
             for member in archive:
-                if member.isreg() and not member.sparse and member.size <= MAX_BYTES:
-                    name = member.name.replace("\\", "/").removeprefix("./").lstrip("/")
-                    yield name, MemberOfTar(str(root), member.name, (member.offset_data, member.size))
-    except tarfile.ReadError as error:
+                name = member.name.replace("\\", "/").removeprefix("./").lstrip("/")
+                if member.isdir() or any(is_hidden(part) for part in name.split("/")):
+                    continue
+                regular = member.isreg() and not member.sparse
+                listed = (member.offset_data, member.size if regular else -1)
+                # the same file under a second name points to the first one
+                files[member.name] = files.get(member.linkname, listed) if member.islnk() else listed
+                yield name, MemberOfTar(str(root), member.name, files[member.name], state)
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise DrexcacheError(
             f"{root}: a compressed or broken tar ({error}); unpack it, or pack it without gzip"
         ) from error
@@ -136,12 +161,15 @@ def _parquet(root: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise DrexcacheError(f"{root}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
-    return parquet.ParquetFile(root)
+    try:
+        return parquet.ParquetFile(root)
+    except Exception as error:  # pyarrow has many kinds of errors
+        raise DrexcacheError(f"{root}: not a readable Parquet file ({error})") from error
 
 
 def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
     """Each row's name and image; the images themselves are read only where the names lack something."""
-    table = _parquet(root)
+    state, table = state_of(root), _parquet(root)
     schema = table.schema_arrow
     binary = [
         name for name in schema.names if str(schema.field(name).type).startswith(("binary", "large_bin", "struct"))
@@ -155,18 +183,23 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
     number = 0
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
-        names = (
-            [str(one) for one in table.read_row_group(group, columns=[named])[0].to_pylist()] if named else [""] * rows
-        )
-        whole = all(name.lower().endswith(IMAGE_EXTENSIONS) for name in names)
-        values = [None] * rows if whole else table.read_row_group(group, columns=[picture])[0].to_pylist()
+        names = _column(table, root, group, named) if named else [None] * rows
+        whole = all(str(name or "").lower().endswith(IMAGE_EXTENSIONS) for name in names)
+        values = [None] * rows if whole else _column(table, root, group, picture)
         for row, (name, value) in enumerate(zip(names, values, strict=True)):
-            found = name or _path(value) or f"{number:06}"
+            found = str(_path(value) or f"{number:06}" if name in (None, "") else name)
             if not found.lower().endswith(IMAGE_EXTENSIONS):
                 data = value.get("bytes") if isinstance(value, dict) else value
                 found += TYPES.get((data or b"")[:2], ".png")
-            yield found, RowOfTable(str(root), found, (group, row), column=picture)
+            yield found, RowOfTable(str(root), found, (group, row), state, column=picture)
             number += 1
+
+
+def _column(table: Any, root: Path, group: int, name: str) -> list[Any]:
+    try:
+        return table.read_row_group(group, columns=[name])[0].to_pylist()
+    except Exception as error:  # pyarrow has many kinds of errors
+        raise DrexcacheError(f"{root}: column {name} cannot be read ({error})") from error
 
 
 def _path(value: Any) -> str:
@@ -175,7 +208,7 @@ def _path(value: Any) -> str:
 
 def table_beside(root: Path) -> DataFrame | None:
     """What a Parquet table says of its images in its other columns, under the names that they have here; else None."""
-    if root.suffix.lower() != ".parquet":
+    if not is_packed(root) or not _is_parquet(root):
         return None
     table, names = _parquet(root), [name for name, _ in _rows(root)]
     others = [name for name in table.schema_arrow.names if plain_name(name) not in (*PICTURES, *IMAGE_COLUMNS)]
