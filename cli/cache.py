@@ -18,6 +18,7 @@ from drexcache.cli.options import (
     json_option,
     rater_options,
 )
+from drexcache.errors import several
 from drexcache.files import size_text
 
 
@@ -43,7 +44,7 @@ def info(cache: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{cache}: dataset {found['dataset']}, {found['images']} images, {size_text(found['bytes'])}")
+    click.echo(f"{cache}: dataset {found['dataset']}, {several(found['images'], 'image')}, {size_text(found['bytes'])}")
     rows = [
         (name, block["backbone"], block["dim"], block["dtype"], block["done"], block["failed"], block["missing"],
          block["weights"], block["fingerprint"][:12])
@@ -119,7 +120,7 @@ def merge(shards: tuple[str, ...], out: str) -> None:
     """
     from drexcache.cache import merge as merged
 
-    say(f"{out}: {len(merged(shards, out))} images from {len(shards)} shards")
+    say(f"{out}: {several(len(merged(shards, out)), 'image')} from {several(len(shards), 'shard')}")
 
 
 @command.command("rate")
@@ -187,7 +188,7 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
     from drexcache.cache import open_cache
 
     make_room_for(out, [cache])
-    say(f"{out}: {write(open_cache(cache), out, blocks or None)} rows")
+    say(f"{out}: {several(write(open_cache(cache), out, blocks or None), 'row')}")
 
 
 @command.command("import")
@@ -216,4 +217,4 @@ def import_(features: str, out: str, block: str, **options: Any) -> None:
 
     cache = import_features(features, out, block, say=say, **options)
     done = int((cache.status(block) == DONE).sum())
-    say(f"{out}: block {block}, {done} of {len(cache)} images, {cache.blocks[block].dim} columns each")
+    say(f"{out}: block {block}, {done} of {len(cache)} images, {several(cache.blocks[block].dim, 'column')} each")

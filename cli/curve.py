@@ -8,6 +8,7 @@ import click
 
 from drexcache.cli import make_room_for, say
 from drexcache.cli.options import block_option, folds_option, json_option, regressors_option, target_option
+from drexcache.errors import several
 from drexcache.progress import step_bar
 
 
@@ -54,6 +55,6 @@ def command(
         click.echo(json.dumps(named, indent=2, ensure_ascii=False))
     for one in () if as_json else found:
         for images, value, low, high in zip(one.images, one.value, one.low, one.high, strict=True):
-            click.echo(f"{one.regressor}, {images} images: r = {value:.3f} [{low:.3f}, {high:.3f}]")
+            click.echo(f"{one.regressor}, {several(images, 'image')}: r = {value:.3f} [{low:.3f}, {high:.3f}]")
         click.echo(one.outlook(aim))
     say(f"curve in {out}")

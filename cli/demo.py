@@ -9,6 +9,7 @@ import click
 
 from drexcache.cli import say
 from drexcache.cli.options import command_line, device_option
+from drexcache.errors import several
 from drexcache.progress import step_bar
 
 IMAGES_PER_SET = 60
@@ -54,11 +55,11 @@ def draw_and_extract(kind: str, images: Path, cache: Path, device: str) -> int:
 
     draw_set(kind, IMAGES_PER_SET, images, seed=0)
     table = read_images(images, value_range=(0, 100))
-    click.echo(f"\n{kind}: {len(table.ids)} images in {images}", err=True)
+    click.echo(f"\n{kind}: {several(len(table.ids), 'image')} in {images}", err=True)
     offline = extract(table, recipe("offline"), cache, device=device, say=say)
     classic = extract(table, recipe("classic"), cache, device=device, say=lambda line: None)
     say(
-        f"{cache}: {offline.computed} images computed with offline, {classic.computed} with classic; "
+        f"{cache}: {several(offline.computed, 'image')} computed with offline, {classic.computed} with classic; "
         "the others were there"
     )
     return offline.computed + classic.computed

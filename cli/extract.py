@@ -8,6 +8,7 @@ import click
 
 from drexcache.cli import say
 from drexcache.cli.options import COMPARISONS, device_option, image_options
+from drexcache.errors import several
 from drexcache.files import size_text
 
 if TYPE_CHECKING:
@@ -118,15 +119,15 @@ def show(summary: Summary) -> None:
     """Print what a run did: counts, speed and its bottleneck, size, and which images failed."""
     failed = f" ({len(summary.failures)} of them failed)" if summary.failures else ""
     say(
-        f"{summary.path}: {summary.images} images, {summary.computed} computed{failed}, {summary.reused} already "
-        f"there; {size_text(summary.bytes)}"
+        f"{summary.path}: {several(summary.images, 'image')}, {summary.computed} computed{failed}, "
+        f"{summary.reused} already there; {size_text(summary.bytes)}"
     )
     if summary.computed:
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary.shares.items())
         rate = summary.computed / summary.computing
         say(f"{rate:.1f} images/s, {summary.seconds - summary.computing:.0f} s to get ready; time went to {shares}")
     if summary.failures:
-        say(f"{len(summary.failures)} images could not be read, their rows are marked failed:")
+        say(f"{several(len(summary.failures), 'image')} could not be read, marked as failed:")
         for image, reason in list(summary.failures.items())[:10]:
             say(f"  {image}: {reason}")
 

@@ -8,6 +8,7 @@ import click
 
 from drexcache.cli import make_room_for, say
 from drexcache.cli.options import device_option
+from drexcache.errors import several
 
 
 @click.command("predict")
@@ -66,7 +67,7 @@ def command(
         prediction = replace(clipped[0], others=dict(zip(prediction.others, clipped[1:], strict=True)))
     prediction.to_csv(out, failures)
     what = ", ".join(f"{one.target} on {one.low:g} to {one.high:g}" for one, _ in every)
-    say(f"{out}: {len(prediction.ids)} predictions of {what}")
+    say(f"{out}: {several(len(prediction.ids), 'prediction')} of {what}")
     for told in outside:
         say(f"{told}; {'brought to its ends' if clip else '--clip brings them to its ends'}")
     for image, reason in failures.items():

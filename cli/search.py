@@ -14,6 +14,7 @@ from drexcache.cli.options import (
     target_option,
     tracker_option,
 )
+from drexcache.errors import several
 from drexcache.progress import step_bar
 
 
@@ -86,13 +87,13 @@ def command(
     else:
         show(found.tables(), found.caveats())
     if found.interrupted:
-        say(f"interrupted: {found.finished} of {total_trials} trials are done; run the same command to go on")
+        say(f"interrupted: {found.finished} of {several(total_trials, 'trial')} done; run the same command to go on")
         raise SystemExit(128 + found.interrupted)
     if not found.new:
-        say(f"all {found.finished} trials had been done before; see {out}/best.json and {out}/trials.csv")
+        say(f"all of {several(found.finished, 'trial')} had been done before; see {out}/best.json and {out}/trials.csv")
         return
     if found.finished < total_trials:
-        say(f"{found.finished} trials instead of {total_trials}: there are no more settings to try")
+        say(f"{several(found.finished, 'trial')} instead of {total_trials}: there are no more settings to try")
     command_typed = command_line()
     if storage:
         command_typed = command_typed.replace(storage, without_password(storage))

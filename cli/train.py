@@ -11,6 +11,7 @@ import click
 
 from drexcache.cli import make_room_for, say
 from drexcache.cli.options import block_option, command_line, tracker_option
+from drexcache.errors import several
 
 if TYPE_CHECKING:
     from drexcache.cache import FeatureCache
@@ -146,7 +147,7 @@ def _said(out: str, regressor: str, models: Sequence[Model], caches: Sequence[Fe
     left = sum(map(len, caches)) - trained["images"]
     where = "caches" if len(caches) > 1 else "cache"
     named = f" for {', '.join(one.target for one in models)}" if len(models) > 1 else ""
-    said = f"{out}: {regressor} trained on {trained['images']} rated images of {names}{named}"
+    said = f"{out}: {regressor} trained on {several(trained['images'], 'rated image')} of {names}{named}"
     if left:
-        said += f"; {left} images of the {where} left out (other split, or without rating or features)"
+        said += f"; {several(left, 'image')} of the {where} left out (other split, or without rating or features)"
     return said + (f"; its epochs stand in {log}" if log else "")

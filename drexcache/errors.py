@@ -98,6 +98,15 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
 
 
+def several(n: int, one: str, more: str = "") -> str:
+    """A count followed by the singular or plural words; by default the plural is the singular and an "s".
+
+    >>> several(1, "image is a copy", "images are copies"), several(1200, "image")
+    ('1 image is a copy', '1,200 images')
+    """
+    return f"{n:,} {one if n == 1 else more or f'{one}s'}"
+
+
 def counted(names: Sequence[str]) -> str:
     """The number of names, and the first three.
 

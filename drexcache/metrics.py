@@ -94,7 +94,7 @@ def checked(rated: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
         raise DrexcacheError(f"a metric needs at least 3 images; found {len(rated)}")
     for name, values in (("rating", rated), ("prediction", predicted)):
         if not np.isfinite(values).all():
-            raise DrexcacheError(f"{(~np.isfinite(values)).sum()} of {len(values)} {name}s are not finite numbers")
+            raise DrexcacheError(f"{name}s that are not finite: {(~np.isfinite(values)).sum()} of {len(values)}")
     return rated, predicted
 
 

@@ -13,7 +13,7 @@ import torch
 from drexcache.cache import FeatureCache, StoredBlock, partial_paths
 from drexcache.datasets import ImageFile, ImageTable
 from drexcache.devices import resolve_device
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.features.loading import check_reach, load_extractors
 from drexcache.features.pipeline import Extractor, default_workers, read_image
 from drexcache.features.planning import (
@@ -52,7 +52,7 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """The forecast as lines of text."""
-        found = [f"dry run, nothing is written: {self.images} images"]
+        found = [f"dry run, nothing is written: {several(self.images, 'image')}"]
         found += [f"block {name}: {count} of {self.images} rows to compute" for name, count in self.missing.items()]
         time_ = "unknown" if self.seconds is None else f"about {clock(self.seconds)}, going by a few images timed here"
         found.append(f"time: {time_ if any(self.missing.values()) else 'none'}; size: {size_text(self.bytes)}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from drexcache.cache import Contents, FeatureCache, StoredBlock, no_space, open_sources, start_writer, writer_lock
 from drexcache.datasets import ImageTable
+from drexcache.errors import several
 from drexcache.features import planning
 from drexcache.features.pipeline import Extractor, Job, compute_rows, default_workers
 from drexcache.features.renamed import follow_renamed
@@ -92,7 +93,7 @@ def _fill(
     writer, damaged = start_writer(out, contents, sources, files)
     with writer:
         for path, count in damaged.items():
-            job.say(f"{path}: {count} rows did not match their checksum and are computed again")
+            job.say(f"{path}: {several(count, 'row')} did not match the checksum: computed again")
         planning.probe(job.table, writer, job.extractors, contents, entries, job.say)
         computed = compute_rows(job, writer)
         writer.finish(out)

@@ -12,7 +12,7 @@ import numpy as np
 
 from drexcache.cache import DONE, CacheWriter, Contents, FeatureCache, StoredBlock, differences
 from drexcache.datasets import ImageTable, Target, sha256_of_ids
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.features.pipeline import Extractor, read_image
 
 # how far a recomputed row may be from the stored one, as a share of its largest value
@@ -107,8 +107,8 @@ def refuse_conflicts(
         removed = sorted(set(cache.ids) - set(table.ids))
         if removed and not prune:
             raise DrexcacheError(
-                f"{cache.path}: holds {len(removed)} images that are not among these images (first: "
-                f"{', '.join(removed[:3])}); give --prune to drop their rows, or write to another file"
+                f"{cache.path}: holds {several(len(removed), 'image that is', 'images that are')} not among these "
+                f"images (first: {', '.join(removed[:3])}); give --prune to drop their rows, or write to another file"
             )
     if out.exists() and not sources:
         raise DrexcacheError(f"{out}: exists and is not a drexcache cache; choose another name")

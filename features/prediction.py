@@ -9,7 +9,7 @@ from pathlib import Path
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
 from drexcache.devices import resolve_device
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
@@ -58,7 +58,8 @@ def predict(
         failures = found.failures()
         if len(failures) == len(found):
             raise DrexcacheError(
-                f"{images}: none of {len(found)} images could be read (first: {next(iter(failures.items()))})"
+                f"{images}: of {several(len(found), 'image')} none could be read (first: "
+                f"{next(iter(failures.items()))})"
             )
         return model.predict(found, interval), failures
 

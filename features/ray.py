@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from drexcache.cache import open_cache
 from drexcache.datasets import ImageFile, ImageTable
 from drexcache.devices import resolve_device
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.features.extraction import Summary
 from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.pipeline import Extractor
@@ -135,7 +135,8 @@ def _checked_nodes(ray: Any, table: ImageTable, folder: Path) -> str:
                 "name the images by a URL that all nodes can read, such as s3://bucket/folder"
             )
     resources = ray.cluster_resources()
-    return f"Ray: {len(nodes)} nodes, {resources.get('CPU', 0):.0f} cores, {resources.get('GPU', 0):.0f} GPUs"
+    counts = ((len(nodes), "node"), (int(resources.get("CPU", 0)), "core"), (int(resources.get("GPU", 0)), "GPU"))
+    return f"Ray: {', '.join(several(n, what) for n, what in counts)}"
 
 
 def _unseen(image: ImageFile | None, folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.files import lock
 from drexcache.metrics import higher_is_better
 from drexcache.scores import ScoreTable, number, train_to_test
@@ -160,7 +160,8 @@ def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
         lines.append(f"  {_cut(where, column):<{column}}  {_fitting(texts, width - column - 4)}")
     if len(cells) > SHOWN_CELLS:
         lines.append(
-            f"  and {len(cells) - SHOWN_CELLS} more pairs of train and test set (--dataset chooses, --json has all)"
+            f"  and {several(len(cells) - SHOWN_CELLS, 'more pair')} of train and test set "
+            "(--dataset chooses, --json has all)"
         )
     return lines
 

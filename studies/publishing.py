@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drexcache.cache import FeatureCache, StoredBlock, export, open_cache
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.hub import LOGIN
 from drexcache.regressors import Model, load_model
 from drexcache.scores import ScoreTable
@@ -57,7 +57,7 @@ def pack(
         return _model_parcel(path, load_model(path), repository, table, extra)
     table = ScoreTable.read_csv(path)
     files: dict[str, Path | str] = {"README.md": _scores_card(table, repository, path.name), **_with_predictions(path)}
-    return Parcel("dataset", files, f"{len(table.rows)} scores, and predictions with the names of images")
+    return Parcel("dataset", files, f"{several(len(table.rows), 'score')}, and predictions with the names of images")
 
 
 def push(parcel: Parcel, repository: str, *, private: bool = False, replace: bool = False) -> str:
@@ -113,7 +113,7 @@ def _cache_parcel(
     parquet = folder / f"{cache.path.stem}.parquet"
     export(cache, parquet)
     card = _cache_card(cache, repository, name, parquet.name, table)
-    visible = f"the names, hashes and ratings of {len(cache)} images, and their features; no image"
+    visible = f"the names, hashes and ratings of {several(len(cache), 'image')}, with features; no image"
     return Parcel("dataset", {"README.md": card, name: cache.path, parquet.name: parquet, **extra}, visible)
 
 
@@ -121,7 +121,8 @@ def _model_parcel(
     path: Path, model: Model, repository: str, table: ScoreTable | None, extra: Mapping[str, Path | str]
 ) -> Parcel:
     card = _model_card(model, repository, path.name, table)
-    visible = f"the model, trained on {model.trained['images']} images of {model.trained['dataset']}; no image"
+    count = several(model.trained["images"], "image")
+    visible = f"the model, trained on {count} of {model.trained['dataset']}; no image"
     return Parcel("model", {"README.md": card, path.name: path, **extra}, visible)
 
 
@@ -141,13 +142,15 @@ def _cache_card(cache: FeatureCache, repository: str, name: str, parquet: str, t
     )  # fmt: skip
     known = cache.info()
     targets = [
-        f"- `{target}`: {one['rated']} images rated from {one['low']:g} to {one['high']:g}, a higher rating means "
-        f"{one['higher_is']}" + (f", reliability {one['reliability']:.3f}" if one["reliability"] is not None else "")
+        f"- `{target}`: {several(one['rated'], 'image')} rated from {one['low']:g} to {one['high']:g}, a higher rating "
+        f"means {one['higher_is']}"
+        + (f", reliability {one['reliability']:.3f}" if one["reliability"] is not None else "")
         for target, one in known["targets"].items()
     ]
-    failed = [f"{len(known['failures'])} images could not be read and have no features."] if known["failures"] else []
+    count = several(len(known["failures"]), "image has", "images have")
+    failed = [f"{count} no features, for the file could not be read."] if known["failures"] else []
     return _page(
-        data, f"# {cache.dataset}: features of {len(cache)} images",
+        data, f"# {cache.dataset}: features of {several(len(cache), 'image')}",
         "Made with drexcache. The images themselves are not here; ids are their file names, and the cache "
         "has the SHA-256 of each file.", *failed,
         "## Ratings", "\n".join(targets) or "None.", "## Features", _blocks(cache.blocks.values()),

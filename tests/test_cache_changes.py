@@ -119,9 +119,9 @@ def test_diff_says_by_how_much_ratings_and_which_labels_differ(pictures: Path, t
         rate(path, tmp_path / "r.csv", "beauty", value_range=(1, high), columns=columns, allow_unmatched=True)
     assert diff(open_cache(a), open_cache(b)) == [
         "target beauty: range 1..7, higher is more against 1..6, higher is more",
-        "target beauty: 1 images are rated in one only",
-        "target beauty: 1 ratings differ, by 2.5 on average, at most 2.5 (002.png: 3 against 5.5)",
-        "label part: 1 images have another (first: 002.png)",
+        "target beauty: 1 image is rated in one only",
+        "target beauty: 1 rating differs, by 2.5 on average, at most 2.5 (002.png: 3 against 5.5)",
+        "label part: 1 image has another (first: 002.png)",
     ]
 
 
@@ -133,8 +133,8 @@ def test_diff_says_where_and_by_how_much(tmp_path: Path) -> None:
     (images / "003.png").write_bytes((images / "001.png").read_bytes())
     b = classic(images, tmp_path / "b.h5")
     found = diff(open_cache(a), open_cache(b))
-    assert found[:2] == [f"1 images only in {b} (first: 006.png)", "1 images have other file contents"]
-    assert found[2].startswith("block cues: 1 rows differ, by at most ")
+    assert found[:2] == [f"1 image only in {b} (first: 006.png)", "1 image has other file contents"]
+    assert found[2].startswith("block cues: 1 row differs, by at most ")
 
 
 @pytest.mark.parametrize("form", ["npz", "csv", "parquet"])

@@ -287,7 +287,7 @@ def test_what_cannot_be_compared_is_one_sentence() -> None:
         (
             [first, rerated],
             {},
-            r"maps: image 0007.png is rated .* \(1 images differ\); these are not the same",
+            r"maps: image 0007.png is rated .* \(1 image differs\); these are not the same",
         ),
         (short, {}, "needs 10 images in common; 9 images match of 9"),
     ):

@@ -191,10 +191,10 @@ def test_a_flipped_bit_in_features_costs_that_row(
     extent = FeatureCache(path).storage.extents["/blocks/resnet/features"]
     flip(path, extent.offset + 3 * extent.row_bytes + 5)
     if finished:
-        assert open_cache(out).verify() == ["/blocks/resnet: 1 rows do not match their checksum (first: 003.png)"]
+        assert open_cache(out).verify() == ["/blocks/resnet: 1 row does not match the checksum (first: 003.png)"]
     computed, said = finish(images, out)
     assert computed == (1 if finished else 13)
-    assert any("1 rows did not match their checksum and are computed again" in line for line in said)
+    assert any("1 row did not match the checksum: computed again" in line for line in said)
     assert open_cache(out).verify() == []
 
 

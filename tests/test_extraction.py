@@ -212,7 +212,7 @@ def test_removed_images_need_prune(pictures: Path, tiny: Recipe, tmp_path: Path)
     extract(read_images(pictures), tiny, out, say=quiet)
     (pictures / "004.png").unlink()
     table = read_images(pictures, allow_unmatched=True)
-    with pytest.raises(DrexcacheError, match=r"holds 1 images that are not among these images \(first: 004.png\)"):
+    with pytest.raises(DrexcacheError, match=r"holds 1 image that is not among these images \(first: 004.png\)"):
         extract(table, tiny, out, say=quiet)
     assert extract(table, tiny, out, prune=True, say=quiet).computed == 0
     assert "004.png" not in open_cache(out).ids

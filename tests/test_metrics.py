@@ -58,8 +58,8 @@ def test_constant_values_have_no_correlation(name: str) -> None:
     ("rated", "predicted", "message"),
     [
         ([0.1, 0.2], [0.1, 0.2], "at least 3 images; found 2"),
-        ([0.1, 0.2, 0.3], [0.1, np.nan, np.inf], "2 of 3 predictions are not finite"),
-        ([0.1, 0.2, np.nan], [0.1, 0.2, 0.3], "1 of 3 ratings are not finite"),
+        ([0.1, 0.2, 0.3], [0.1, np.nan, np.inf], "predictions that are not finite: 2 of 3"),
+        ([0.1, 0.2, np.nan], [0.1, 0.2, 0.3], "ratings that are not finite: 1 of 3"),
         ([0.1, 0.2, 0.3], [0.1, 0.2], r"shapes \(3,\), \(2,\)"),
     ],
 )

@@ -73,7 +73,8 @@ def test_links_and_what_is_no_file_in_a_tar(pictures: Path, tmp_path: Path) -> N
             archive.add(pictures / name, name)
         for name in ("__MACOSX/000.png", "._000.png"):
             archive.add(pictures / "000.png", name)
-        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE), ("pipe.png", tarfile.FIFOTYPE)):
+        kinds = {"hard.png": tarfile.LNKTYPE, "soft.png": tarfile.SYMTYPE, "pipe.png": tarfile.FIFOTYPE}
+        for name, kind in kinds.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "000.png"
             archive.addfile(member)
@@ -137,5 +138,5 @@ def test_a_table_under_any_name_and_rows_without_one(tmp_path: Path, pictures: P
 )
 def test_a_damaged_container_is_one_sentence(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(data)
-    with pytest.raises(DrexcacheError, match="^.*/p: "):
+    with pytest.raises(DrexcacheError, match=r"^.*/p: "):
         read_images(tmp_path / "p")

@@ -141,7 +141,7 @@ def test_a_cache_with_failed_rows_is_pushed_only_if_told(hub: Hub, tmp_path: Pat
     run("extract", tmp_path / "photos", "--recipe", "classic", "--range", 0, 100, *allowed, "-o", cache)
     assert "or push as it is with --allow-failures" in run("push", cache, "ada/photos", code=1)
     run("push", cache, "ada/photos", "--allow-failures")
-    assert "1 images could not be read" in hub.files[CACHE]["README.md"].decode()
+    assert "1 image has no features, for the file could not be read" in hub.files[CACHE]["README.md"].decode()
 
 
 @pytest.mark.parametrize("fault", ["cut", "spoil"])

@@ -259,8 +259,8 @@ def test_formulas_that_were_never_computed(tmp_path: Path) -> None:
     path = workbook(tmp_path / "r.xlsx", [["file", "a", "rating"], ["x.jpg", 1, "=B2*2"], ["y.jpg", 2, 4]])
     root = folder_of(tmp_path / "p", "x.jpg", "y.jpg")
     found = refusal(root, path, value_range=(0, 5))
-    assert found.startswith(f"{path}: ratings that are no finite number: 1 (x.jpg = '=B2*2'); ")
-    assert "(1 formulas have no stored value: open the workbook in a spreadsheet program and save it; " in found
+    assert found.startswith(f"{path}: ratings that are no finite number: 1 (x.jpg = '=B2*2'): write a plain number")
+    assert "(1 formula has no stored value: open the workbook in a spreadsheet program and save it; " in found
 
 
 def test_an_old_workbook(tmp_path: Path) -> None:
@@ -304,7 +304,10 @@ def test_names_with_other_folders_before_all_of_them(tmp_path: Path, written: st
 
 def test_a_folder_that_some_names_lack_is_not_dropped() -> None:
     found = match_names(["a.jpg", "b.jpg"], ["train/a.jpg", "val/b.jpg"])
-    assert (found.row.tolist(), found.without) == ([-1, -1], ["train/a.jpg", "val/b.jpg"])
+    assert (found.row.tolist(), found.without) == (
+        [-1, -1],
+        ["train/a.jpg (a.jpg is in another folder)", "val/b.jpg (b.jpg is in another folder)"],
+    )
 
 
 def test_all_problems_in_one_sentence(tmp_path: Path) -> None:
@@ -481,3 +484,49 @@ def test_whatever_stands_in_a_file_it_is_ratings_or_one_sentence(tmp_path: Path,
         assert np.isfinite(found.target.values).all()
     except DrexcacheError as error:
         assert str(error) and "Traceback" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["10%", "4/7", "4 stars", "4±0.1", "4-5", "'4", "0x4", "4 (0.2)", "\u0664", "1e999", "3_5"]
+)
+def test_a_number_with_something_beside_it_is_never_left_out(text: str, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg")
+    (root / "ratings.csv").write_text(f"file,rating\na,{text}\nb,2\nc,3\n", encoding="utf-8")
+    wrong = f"ratings that are no finite number: 1 (a = {text!r}): write a plain number, such as 4 for '4/7'"
+    for allowed in (False, True):
+        with pytest.raises(DrexcacheError) as refused:
+            read_images(root, value_range=(0, 10), allow_unmatched=allowed)
+        assert f"/ratings.csv: {wrong}; correct the file (guessed" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "texts", "expected"),
+    [
+        ("partition", ["train", "val", "train"], ("train", "val", "train")),
+        ("is_test", ["0", "1", "0"], ("train", "test", "train")),
+        ("Is Train", ["True", "False", "True"], ("train", "test", "train")),
+        ("is_valid", ["False", "", "True"], ("train", "", "validation")),
+        ("is_indoor", ["0", "1", "0"], None),
+        ("place", ["train", "boat", "train"], None),
+    ],
+)
+def test_columns_that_tell_training_images_from_others(
+    header: str, texts: list[str], expected: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg")
+    lines = "".join(f"{name},{at},{text}\n" for at, (name, text) in enumerate(zip("abc", texts, strict=True)))
+    (root / "ratings.csv").write_text(f"file,rating,{header}\n{lines}")
+    table = read_images(root, value_range=(0, 10))
+    assert table.labels == ({"split": expected} if expected else {})
+    note = f"splits from column {header!r}, by its words"
+    assert (note in " ".join(table.notes)) == (expected is not None)
+
+
+def test_names_in_other_folders_say_so(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg")
+    (root / "ratings.csv").write_text("file,rating\nC:\\x\\a.jpg,1\nD:\\y\\b.jpg,2\n")
+    with pytest.raises(DrexcacheError) as refused:
+        read_images(root, value_range=(0, 10))
+    assert "2 (C:\\x\\a.jpg (a.jpg is in another folder), D:\\y\\b.jpg (b.jpg is in another folder))" in str(
+        refused.value
+    )

@@ -48,8 +48,8 @@ def test_the_most_literal_meaning_wins_and_two_are_too_many() -> None:
     with pytest.raises(DrexcacheError) as caught:
         match_ratings(ids, ratings)
     assert str(caught.value) == (
-        "r: ratings without an image: 1 (other/c.jpg); ratings that fit several images: 2 "
-        "(b.jpg: s/b.jpg or t/b.jpg, a: a.jpg or a.png); "
+        "r: ratings without an image: 1 (other/c.jpg (c.jpg is in another folder)); "
+        "ratings that fit several images: 2 (b.jpg: s/b.jpg or t/b.jpg, a: a.jpg or a.png); "
         "images without a rating: 3 (s/b.jpg, t/b.jpg, x/c.jpg); " + ADVICE
     )
     assert match_ratings(ids, ratings, allow_unmatched=True).target.values[:2].tolist() == [1.0, 2.0]

@@ -25,7 +25,7 @@ from drexcache.datasets import (
     read_ratings,
     sha256_of_ids,
 )
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.files import write_file
 
 
@@ -47,11 +47,14 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
     if twice := [a for a, b in itertools.pairwise(ids) if a == b]:
         homes = [str(cache.path) for cache in caches if twice[0] in cache.ids]
         raise DrexcacheError(
-            f"{' and '.join(homes)}: hold {len(twice)} images in common (first: {twice[0]}); give each shard once"
+            f"{' and '.join(homes)}: hold {several(len(twice), 'image')} in common (first: {twice[0]}); give each "
+            "shard once"
         )
     if sha256_of_ids(ids) != first.table_sha256:
-        given = ", ".join(f"{cache.path} ({cache.shard or 'no shard'}, {len(cache)} images)" for cache in caches)
-        raise DrexcacheError(f"shards are missing: the {len(ids)} images given are not the whole table: {given}")
+        given = [f"{cache.path} ({cache.shard or 'no shard'}, {several(len(cache), 'image')})" for cache in caches]
+        raise DrexcacheError(
+            f"shards are missing: the {several(len(ids), 'image')} given are not the whole table: {', '.join(given)}"
+        )
     at = {image: (cache, row) for cache in caches for row, image in enumerate(cache.ids)}
     targets = {
         name: replace(target, values=np.array([at[i][0].targets[name].values[at[i][1]] for i in ids]))
@@ -131,7 +134,7 @@ def _agreeing(
         if differ := [i for i, old in enumerate(own) if found[name][i] != old]:
             first = differ[0]
             raise DrexcacheError(
-                f"{ratings}: label {name} of {len(differ)} images is not what {cache.path} holds (first: "
+                f"{ratings}: label {name} of {several(len(differ), 'image')} is not what {cache.path} holds (first: "
                 f"{cache.ids[first]}, {column[first]!r} instead of {own[first]!r}); give --replace to replace it, or "
                 "leave the column out of the file"
             )
@@ -158,8 +161,8 @@ def rewrite(
                 for source in sources:
                     if count := take_rows(writer, source, None):
                         raise DrexcacheError(
-                            f"{source.path}: {count} rows do not match their checksum and nothing was replaced; run "
-                            "the extract command that made it again, it recomputes them"
+                            f"{source.path}: {several(count, 'row does', 'rows do')} not match the checksum and "
+                            "nothing was replaced; run the extract command that made it again, it recomputes them"
                         )
                     _take_failures(writer, source)
                 if fill is not None:
@@ -190,7 +193,7 @@ def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
     for one, two in ((a, b), (b, a)):
         only = sorted(set(one.ids) - set(two.ids))
         if only:
-            found.append(f"{len(only)} images only in {one.path} (first: {', '.join(only[:3])})")
+            found.append(f"{several(len(only), 'image')} only in {one.path} (first: {', '.join(only[:3])})")
         found += [f"block {name} only in {one.path}" for name in one.blocks if name not in two.blocks]
         found += [f"target {name} only in {one.path}" for name in one.targets if name not in two.targets]
         found += [f"label {name} only in {one.path}" for name in one.labels if name not in two.labels]
@@ -201,7 +204,7 @@ def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
     at, bt = (np.array(side) for side in zip(*common, strict=True))
     changed = int((a.hashes()[at] != b.hashes()[bt]).any(axis=1).sum())
     if changed:
-        found.append(f"{changed} images have other file contents")
+        found.append(several(changed, "image has", "images have") + " other file contents")
     ids = [a.ids[row] for row in at]
     for name in a.targets:
         if name in b.targets:
@@ -209,8 +212,8 @@ def diff(a: FeatureCache, b: FeatureCache) -> list[str]:
     for name in sorted(set(a.labels) & set(b.labels)):
         one, two = np.array(a.labels[name])[at], np.array(b.labels[name])[bt]
         if (one != two).any():
-            first = int((one != two).argmax())
-            found.append(f"label {name}: {(one != two).sum()} images have another (first: {ids[first]})")
+            first, count = int((one != two).argmax()), int((one != two).sum())
+            found.append(f"label {name}: {several(count, 'image has', 'images have')} another (first: {ids[first]})")
     for name in a.blocks:
         if name in b.blocks:
             found += _block_difference(a, b, name, at, bt)
@@ -225,13 +228,14 @@ def _target_difference(one: Target, two: Target, at: np.ndarray, bt: np.ndarray,
         found.append(f"target {one.name}: range {scales[0]} against {scales[1]}")
     first, second = one.values[at], two.values[bt]
     if lone := int((np.isfinite(first) != np.isfinite(second)).sum()):
-        found.append(f"target {one.name}: {lone} images are rated in one only")
+        found.append(f"target {one.name}: {several(lone, 'image is', 'images are')} rated in one only")
     gap = np.nan_to_num(np.abs(first - second))
     if gap.any():
         worst = int(gap.argmax())
+        count = several(int((gap > 0).sum()), "rating differs", "ratings differ")
         found.append(
-            f"target {one.name}: {(gap > 0).sum()} ratings differ, by {gap[gap > 0].mean():.3g} on average, at most "
-            f"{gap[worst]:.3g} ({ids[worst]}: {first[worst]:g} against {second[worst]:g})"
+            f"target {one.name}: {count}, by {gap[gap > 0].mean():.3g} on average, at most {gap[worst]:.3g} "
+            f"({ids[worst]}: {first[worst]:g} against {second[worst]:g})"
         )
     return found
 
@@ -239,8 +243,8 @@ def _target_difference(one: Target, two: Target, at: np.ndarray, bt: np.ndarray,
 def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarray, bt: np.ndarray) -> list[str]:
     found = [f"block {name}: {line}" for line in differences(a.blocks[name], b.blocks[name])]
     both = (a.status(name)[at] == DONE) & (b.status(name)[bt] == DONE)
-    if (a.status(name)[at] != b.status(name)[bt]).any():
-        found.append(f"block {name}: {int((a.status(name)[at] != b.status(name)[bt]).sum())} rows have another status")
+    if other := int((a.status(name)[at] != b.status(name)[bt]).sum()):
+        found.append(f"block {name}: {several(other, 'row has', 'rows have')} another status")
     if a.blocks[name].dim != b.blocks[name].dim:
         return [*found, f"block {name}: {a.blocks[name].dim} against {b.blocks[name].dim} columns"]
     rows, worst, scale = 0, 0.0, 1e-12
@@ -251,7 +255,8 @@ def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarra
         worst, scale = max(worst, gap.max(initial=0.0)), max(scale, np.abs(one).max(initial=0.0))
     if rows:
         found.append(
-            f"block {name}: {rows} rows differ, by at most {worst:.3g} ({worst / scale:.1e} of the largest value)"
+            f"block {name}: {several(rows, 'row differs', 'rows differ')}, by at most {worst:.3g} "
+            f"({worst / scale:.1e} of the largest value)"
         )
     return found
 

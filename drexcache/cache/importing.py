@@ -18,7 +18,7 @@ from drexcache.cache.incoming import Incoming, read_features
 from drexcache.cache.reader import FeatureCache, open_cache
 from drexcache.cache.writer import CacheWriter
 from drexcache.datasets import Columns, ImageFile, ImageTable, match_names, match_ratings, read_images, read_ratings
-from drexcache.errors import DrexcacheError, counted, some
+from drexcache.errors import DrexcacheError, counted, several, some
 from drexcache.recipes import IMPORTED, Block, Tap
 
 Say = Callable[[str], None]
@@ -152,7 +152,8 @@ def _table_of_ratings(out: Path, ratings: Any, reading: dict[str, Any]) -> tuple
 def _in_order(found: Incoming, ids: Sequence[str], order: Sequence[str], say: Say) -> np.ndarray:
     """For each image its row of the features, (n,), if the rows are in the given order."""
     if len(order) != len(found.X):
-        raise DrexcacheError(f"{found.source}: {len(found.X)} rows for {len(order)} images; --same-order needs as many")
+        counts = f"{several(len(found.X), 'row')} for {several(len(order), 'image')}"
+        raise DrexcacheError(f"{found.source}: {counts}; --same-order needs as many")
     row = {image: at for at, image in enumerate(order)}
     say(f"{found.source}: rows taken in the order of the images, as asked: row 1 is {order[0]}, the last {order[-1]}")
     return np.array([row[image] for image in ids])

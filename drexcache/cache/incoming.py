@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from drexcache.cache.format import DONE, StoredBlock
 from drexcache.cache.reader import open_cache
 from drexcache.datasets import IMAGE_COLUMNS, RATING_COLUMNS, SPLIT_COLUMNS, find_column, plain_name
-from drexcache.errors import DrexcacheError, counted
+from drexcache.errors import DrexcacheError, counted, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def _checked(found: Incoming) -> Incoming:
         raise DrexcacheError(f"{where}: expected numbers with a row per image (n, d); found {X.dtype} {X.shape}")
     names = found.ids if found.ids is not None else tuple(f"row {row + 1}" for row in range(len(X)))
     if len(names) != len(X):
-        raise DrexcacheError(f"{where}: {len(X)} rows of features, but {len(names)} ids")
+        raise DrexcacheError(f"{where}: {several(len(X), 'row')} of features, but {several(len(names), 'id')}")
     if found.ids is not None and (twice := sorted({name for name, count in Counter(names).items() if count > 1})):
         raise DrexcacheError(f"{where}: ids that stand there more than once: {counted(twice)}; keep one row of each")
     with np.errstate(over="ignore"):

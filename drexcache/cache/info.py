@@ -11,6 +11,7 @@ import numpy as np
 from drexcache.cache.checks import children
 from drexcache.cache.format import DONE, FAILED, MISSING, Contents, StoredBlock, target_attributes
 from drexcache.datasets import Target, sha256_of_ids
+from drexcache.errors import several
 
 if TYPE_CHECKING:
     from drexcache.cache.reader import FeatureCache
@@ -37,7 +38,8 @@ def verify(cache: FeatureCache) -> list[str]:
         bad = np.flatnonzero(cache.status(name) == DONE)[~cache.intact(name)]
         if len(bad):
             first = ", ".join(cache.ids[row] for row in bad[:3])
-            problems.append(f"/blocks/{name}: {len(bad)} rows do not match their checksum (first: {first})")
+            count = several(len(bad), "row does", "rows do")
+            problems.append(f"/blocks/{name}: {count} not match the checksum (first: {first})")
         if cache.complete and cache.block_checksum(name) != cache.storage.read(f"/blocks/{name}/checksum").tobytes():
             problems.append(f"/blocks/{name}: row checksums or status do not match the block's checksum")
     return problems

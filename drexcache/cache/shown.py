@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from drexcache.cache.format import DONE, FAILED, MISSING
+from drexcache.errors import several
 from drexcache.shown import ROWS, html_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ShownCache:
             del frame["failure"]
         targets = [f"{name} from {target.low:g} to {target.high:g}" for name, target in self.targets.items()]
         blocks = [f"{name} {block.dim}-d" for name, block in self.blocks.items()]
-        heading = f"FeatureCache of {self.dataset}: {', '.join([f'{len(frame):,} images', *blocks, *targets])}"
+        heading = f"FeatureCache of {self.dataset}: {', '.join([several(len(frame), 'image'), *blocks, *targets])}"
         return html_of(heading, frame.head(ROWS), len(frame))
 
 
@@ -97,5 +98,6 @@ class ShownMatrix:
         frame = self._frame(ROWS, COLUMNS)
         frame["…"] = "" if d <= COLUMNS else "…"
         blocks = [f"{name} {cols.stop - cols.start}-d" for name, cols in self.blocks.items()]
-        heading = f"FeatureMatrix of {self.dataset}: {n:,} images, {d:,} features ({', '.join(blocks)})"
+        counts = f"{several(n, 'image')}, {several(d, 'feature')}"
+        heading = f"FeatureMatrix of {self.dataset}: {counts} ({', '.join(blocks)})"
         return html_of(heading, frame if d > COLUMNS else frame.drop(columns="…"), n)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from drexcache.datasets.formats import TextTable, numbers
-from drexcache.datasets.splits import split_part
+from drexcache.datasets.splits import split_part, split_texts
 from drexcache.errors import DrexcacheError, counted, nearest, with_guesses
 
 # Column names that are recognised by themselves (see plain_name). For images and splits the first one present wins;
@@ -104,12 +104,12 @@ def _odd_header(header: Sequence[str]) -> str:
 
 
 def with_split(table: TextTable, places: Positions) -> Positions:
-    """The places, with a split column that is known by its content: parts of a split, training and test among them."""
+    """The places, with a split column that is known by its content: parts of a split, training and another."""
     if "split" in places.labels:
         return places
     rest = set(range(len(table.header))) - {places.image, *places.ratings, *places.labels.values()}
-    parts = {at: {split_part(text) for text in set(table.texts(at))} for at in sorted(rest)}
-    found = [at for at, own in parts.items() if {"train", "test"} <= own <= {"train", "validation", "test", ""}]
+    parts = {at: set(map(split_part, set(split_texts(table.header[at], table.texts(at))))) for at in sorted(rest)}
+    found = [at for at, own in parts.items() if {"train"} < own - {""} <= {"train", "validation", "test"}]
     names = " and ".join(repr(table.header[at]) for at in found)
     if len(found) == 1:
         labels = {**places.labels, "split": found[0]}

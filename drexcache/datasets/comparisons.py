@@ -17,7 +17,7 @@ from drexcache.datasets.names import NameMatch, match_names
 from drexcache.datasets.raters import ceiling
 from drexcache.datasets.ratings import read_tables
 from drexcache.datasets.table import ImageTable
-from drexcache.errors import DrexcacheError, counted, some
+from drexcache.errors import DrexcacheError, counted, several, some
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -184,8 +184,8 @@ def match_comparisons(
         reliability=reliability, reliability_from="standard errors of scores from comparisons",
     )  # fmt: skip
     notes += [
-        f"{len(rows)} comparisons of {len(places)} images; scores are log-odds of winning from {scores.min():.2f} to "
-        f"{scores.max():.2f}, standard errors {errors.min():.2f} to {errors.max():.2f}",
+        f"{several(len(rows), 'comparison')} of {several(len(places), 'image')}; scores are log-odds of winning from "
+        f"{scores.min():.2f} to {scores.max():.2f}, standard errors {errors.min():.2f} to {errors.max():.2f}",
         f"reliability {reliability:.3f} ({told.reliability_from}): predictions cannot be expected to correlate above "
         f"{ceiling(reliability):.3f}",
         *_agreement(comparisons, rows, first, second, scores),
@@ -220,7 +220,7 @@ def _refuse_pieces(source: str, first: Places, second: Places, ids: Sequence[str
     if count > 1:
         sizes = np.bincount(piece)
         groups = [
-            f"{some([ids[at] for at in np.flatnonzero(piece == which).tolist()])} ({sizes[which]} images)"
+            f"{some([ids[at] for at in np.flatnonzero(piece == which)])} ({several(int(sizes[which]), 'image')})"
             for which in np.argsort(-sizes, kind="stable")[:4].tolist()
         ]
         more = f" | and {count - 4} more" if count > 4 else ""
@@ -329,13 +329,14 @@ def _agreement(comparisons: Comparisons, rows: Places, first: Places, second: Pl
     frame = pd.DataFrame({"low": np.minimum(first, second), "high": np.maximum(first, second), "won": ahead})
     sides = frame[frame["won"] != 0.5]
     counts = sides.groupby(["low", "high"])["won"].agg(["size", "sum"])
-    several = counts[counts["size"] > 1]
+    repeated = counts[counts["size"] > 1]
     notes = []
-    if len(several):
-        size, wins = several["size"], several["sum"]
+    if len(repeated):
+        size, wins = repeated["size"], repeated["sum"]
         agree = (wins * (wins - 1) + (size - wins) * (size - wins - 1)).sum() / (size * (size - 1)).sum()
         notes.append(
-            f"two judgements of one pair agree in {agree:.0%} ({len(several)} pairs were judged more than once)"
+            f"two judgements of one pair agree in {agree:.0%} ({several(len(repeated), 'pair was', 'pairs were')} "
+            "judged more than once)"
         )
     if comparisons.rater:
         said = np.sign(comparisons.won[rows] - 0.5) * np.sign(scores[first] - scores[second])
@@ -344,7 +345,8 @@ def _agreement(comparisons: Comparisons, rows: Places, first: Places, second: Pl
         )
         each = who[~who["tie"]].groupby("rater")["agrees"].agg(["mean", "size"])
         notes.append(
-            f"{len(each)} raters agree with the scores in {each['mean'].min():.0%} to {each['mean'].max():.0%}"
+            f"{several(len(each), 'rater agrees', 'raters agree')} with the scores in {each['mean'].min():.0%} to "
+            f"{each['mean'].max():.0%}"
         )
         odd = each[(each["mean"] < 0.55) & (each["size"] >= FEW_AGREEMENTS)].sort_values("mean")
         if len(odd):

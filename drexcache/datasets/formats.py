@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drexcache.errors import DrexcacheError, counted
+from drexcache.errors import DrexcacheError, counted, several
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,6 +37,7 @@ _NOT_READ = (  # first bytes of files that people mistake for tables
     (b"\x89HDF", "an HDF5 file (or one of MATLAB 7.3); save its table as .csv"),
     (b"\x1f\x8b", "packed with gzip; unpack it"),
     (b"%PDF", "a PDF"),
+    (b"{\\rtf", "a text of a word processor (RTF); save its table as .csv"),
     (b"{", "JSON; save its table as .csv"),
     (b"[", "JSON; save its table as .csv"),
     (b"<", "HTML or XML, even if it is named .xls; open it in a spreadsheet program and save it as .xlsx or .csv"),
@@ -152,6 +153,15 @@ def numbers(texts: Iterable[str], decimal: str = ".") -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def holds_number(text: str) -> bool:
+    """Whether a text has a digit, so that it is not just a word for "no rating".
+
+    >>> holds_number("10%"), holds_number("#N/A")
+    (True, False)
+    """
+    return any(map(str.isdigit, text))
+
+
 def _plain(text: str) -> str:
     """A number's text with the hyphen that programs read instead of a true minus."""
     return text.replace("\u2212", "-")
@@ -219,7 +229,8 @@ def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[T
         notes += _title_notes([title for title in titles if title])
         if formulas := sum(text.startswith("=") for row in below for text in row):
             notes.append(
-                f"{formulas} formulas have no stored value: open the workbook in a spreadsheet program and save it"
+                f"{several(formulas, 'formula has', 'formulas have')} no stored value: open the workbook in a "
+                "spreadsheet program and save it"
             )
         try:
             tables.append(_table(below, f"{source}, sheet {name}" if len(sheets) > 1 else source, notes))

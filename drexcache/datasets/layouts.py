@@ -20,7 +20,7 @@ from drexcache.datasets.ratings import (
     read_ratings,
     read_tables,
 )
-from drexcache.errors import DrexcacheError, counted, nearest
+from drexcache.errors import DrexcacheError, counted, nearest, several
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -148,7 +148,7 @@ def _ic9600_top(root: Path | str, files: Files) -> str:
     if len(tops) != 1:
         raise DrexcacheError(
             f"{root}: layout ic9600 expects train.txt, test.txt and images/ at the root or one folder below, "
-            f"found them in {len(tops)} places"
+            f"found them in {several(len(tops), 'place')}"
         )
     return tops[0]
 

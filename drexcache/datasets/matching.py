@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drexcache.datasets.formats import Floats, decimal_sign, numbers, stray
+from drexcache.datasets.formats import Floats, holds_number, numbers, stray
 from drexcache.datasets.names import match_names
 from drexcache.datasets.raters import ceiling, centred, described, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
@@ -104,7 +104,6 @@ def match_ratings(
     rows = names.row[rated]
     # (images, raters), or a single column of mean ratings
     table = (numbers(ratings.scores, ratings.decimal)[:, None] if ratings.by_rater is None else ratings.by_rater)[rows]
-    unclear = set(decimal_sign(ratings.scores)[1])  # which are among the ratings' own problems
     problems = {
         "ratings without an image": names.without,
         "ratings that fit several images": names.ambiguous,
@@ -112,7 +111,7 @@ def match_ratings(
         "ratings that are no finite number": [
             f"{ratings.names[row]} = {ratings.scores[row]!r}"
             for row in rows[np.isnan(table).all(axis=1)].tolist()
-            if ratings.scores[row] not in unclear
+            if not holds_number(ratings.scores[row])  # these are among the ratings' own problems
         ],
     }
     low, high = value_range or (-math.inf, math.inf)

@@ -90,8 +90,14 @@ def _summary(images: list[list[int]], ids: Sequence[str], names: Sequence[str], 
                 row_of[at] = row
             else:
                 twice[ids[at]] = None
-    without = [names[row] or "a row without a name" for row in left]
+    bases = {image.rpartition("/")[2] for image in ids}
+    without = [names[row] + _in_another_folder(names[row], bases) or "a row without a name" for row in left]
     return NameMatch(row_of, twice=sorted(twice), without=without, ambiguous=ambiguous, inexact=inexact)
+
+
+def _in_another_folder(name: str, bases: set[str]) -> str:
+    base = _composed(name).rpartition("/")[2]
+    return f" ({base} is in another folder)" if base in bases else ""
 
 
 def _composed(name: str) -> str:

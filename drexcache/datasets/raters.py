@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.datasets.formats import Floats
+from drexcache.errors import several
 from drexcache.metrics import MIN_IMAGES
 
 SPLITS = 200
@@ -55,7 +56,7 @@ def described(table: Floats) -> str:
     """A phrase on how many raters a table (n, raters) has."""
     counts = np.isfinite(table).sum(1)
     each = f"{counts.min()} to {counts.max()} for each image" if counts.min() < table.shape[1] else "all rated all"
-    return f"split halves of {table.shape[1]} raters, {each}"
+    return f"split halves of {several(table.shape[1], 'rater')}, {each}"
 
 
 def _halves_of_raters(ratings: Floats) -> Iterator[tuple[Floats, Floats]]:

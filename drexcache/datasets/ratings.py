@@ -13,7 +13,17 @@ import numpy as np
 
 from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns, with_split
 from drexcache.datasets.files import read_bytes
-from drexcache.datasets.formats import Floats, TextTable, decimal_sign, decode, numbers, table_of_frame, tables_of_file
+from drexcache.datasets.formats import (
+    Floats,
+    TextTable,
+    decimal_sign,
+    decode,
+    holds_number,
+    numbers,
+    table_of_frame,
+    tables_of_file,
+)
+from drexcache.datasets.splits import split_texts
 from drexcache.errors import DrexcacheError, counted
 
 if TYPE_CHECKING:
@@ -87,15 +97,19 @@ def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
     scores = [table.texts(at) for at in places.ratings]
     errors = table.texts(places.error) if places.error is not None else ()
     decimal, unclear = decimal_sign([*chain(*scores), *errors])
+    single_raters = len(scores) > 1 or places.rater is not None  # whose numbers are checked one by one
     guessed = places.guessed + (["decimal commas"] if decimal == "," else [])
     ratings = Ratings(
         table.source,
         names=table.texts(places.image),
         scores=scores[0],
-        labels={name: table.texts(at) for name, at in places.labels.items()},
+        labels={
+            name: split_texts(table.header[at], table.texts(at)) if name == "split" else table.texts(at)
+            for name, at in places.labels.items()
+        },
         notes=(*table.notes, *notes, *([f"{table.source}: guessed {', '.join(guessed)}"] if guessed else [])),
         decimal=decimal,
-        problems=_unclear(unclear),
+        problems=_problems(unclear, () if single_raters else table.texts(places.image), scores[0], decimal),
     )
     if places.error is not None:
         return _with_errors(ratings, errors, columns.error_raters or 1)
@@ -126,8 +140,9 @@ def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
     source = " and ".join(source for source, _ in parts.values())
     decimal, unclear = decimal_sign(scores)
     return Ratings(
-        source, names, scores, {"split": splits}, notes=tuple(notes), decimal=decimal, problems=_unclear(unclear)
-    )
+        source, names, scores, {"split": splits}, notes=tuple(notes), decimal=decimal,
+        problems=_problems(unclear, names, scores, decimal),
+    )  # fmt: skip
 
 
 def ratings_of_savoias(tables: Sequence[TextTable], column: str | None, images: Mapping[int, str]) -> Ratings:
@@ -135,19 +150,30 @@ def ratings_of_savoias(tables: Sequence[TextTable], column: str | None, images: 
     table, at, notes = choose(tables, lambda header: find_column(header, column or "gt", (), "ratings"))
     scores = table.texts(at)
     decimal, unclear = decimal_sign(scores)
+    names = tuple(images.get(number, str(number)) for number in range(len(scores)))
     return Ratings(
         table.source,
-        names=tuple(images.get(number, str(number)) for number in range(len(scores))),
+        names=names,
         scores=scores,
         labels={},
         notes=(*table.notes, *notes),
         decimal=decimal,
-        problems=_unclear(unclear),
+        problems=_problems(unclear, names, scores, decimal),
     )
 
 
-def _unclear(texts: Sequence[str]) -> tuple[str, ...]:
-    return (f"numbers whose marks could mean two things (write 1234.5): {counted(texts)}",) if texts else ()
+def _problems(unclear: Sequence[str], names: Sequence[str], scores: Sequence[str], decimal: str) -> tuple[str, ...]:
+    """What is wrong with the scores: numbers that could mean two things, and texts that hold more than a number."""
+    found = [f"numbers whose marks could mean two things (write 1234.5): {counted(unclear)}"] if unclear else []
+    values = numbers(scores, decimal)
+    more = [
+        f"{name} = {score!r}"
+        for name, score, value in zip(names, scores, values.tolist(), strict=False)
+        if math.isnan(value) and holds_number(score) and score not in unclear
+    ]
+    if more:
+        found.append(f"ratings that are no finite number: {counted(more)}: write a plain number, such as 4 for '4/7'")
+    return tuple(found)
 
 
 def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings:

@@ -22,6 +22,20 @@ def split_part(text: str) -> str | None:
     return next((part for part, words in SPELLINGS.items() if word in words), "" if not word else None)
 
 
+def split_texts(header: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """A column's texts, where yes and no in a column such as is_test or is_train become "test" and "train".
+
+    >>> split_texts("is_test", ["1", "0"]), split_texts("isTrain", ["yes", ""]), split_texts("is_new", ["1", "0"])
+    (('test', 'train'), ('train', ''), ('1', '0'))
+    """
+    named = re.fullmatch(r"(?:is|in)[ _-]*(\w+)", header.strip(), re.IGNORECASE)
+    part = split_part(named[1]) if named else None
+    other = "test" if part == "train" else "train"
+    words = {"": ""} | dict.fromkeys(("1", "true", "yes"), part or "") | dict.fromkeys(("0", "false", "no"), other)
+    known = part and all(text.casefold() in words for text in texts)
+    return tuple(words[text.casefold()] for text in texts) if known else tuple(texts)
+
+
 def has_value(column: Sequence[str], value: str) -> list[bool]:
     """For each text in a column, (n,), whether it is the value or names the same part of a split.
 

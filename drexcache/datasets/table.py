@@ -13,7 +13,7 @@ from drexcache.datasets.columns import Columns
 from drexcache.datasets.files import ImageFile, is_url
 from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
-from drexcache.errors import DrexcacheError, listed, with_guesses
+from drexcache.errors import DrexcacheError, listed, several, with_guesses
 from drexcache.files import utf8_name
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ImageTable:
         """
         if not 1 <= index <= count <= len(self):
             raise DrexcacheError(
-                f"no shard {index}/{count} of {len(self)} images; expected I/N, 1 <= I <= N <= {len(self)}"
+                f"no shard {index}/{count} of {several(len(self), 'image')}; expected I/N, 1 <= I <= N <= {len(self)}"
             )
         rows = slice((index - 1) * len(self) // count, index * len(self) // count)
         return replace(

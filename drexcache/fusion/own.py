@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from drexcache.errors import several
 from drexcache.fusion.head import parameter_views
 from drexcache.fusion.plan import Design, HeadSettings, Plan, make_plan, step_rates
 from drexcache.fusion.rows import Inputs, Scaling, TrainingData
@@ -93,8 +94,8 @@ class OwnHeads:
             found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             if found not in shapes:
                 raise ValueError(
-                    f"{self.name} returns {what} {found} for {len(x)} images and {len(self.columns)} arms; expected "
-                    f"{' or '.join(map(str, shapes))}"
+                    f"{self.name} returns {what} {found} for {several(len(x), 'image')} and "
+                    f"{several(len(self.columns), 'arm')}; expected {' or '.join(map(str, shapes))}"
                 )
         return (scores.reshape(len(x)), *attention[:1])
 

@@ -23,7 +23,7 @@ from drexcache.cache import (
     featured_rows_of,
     stored_block_attributes,
 )
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.files import kind_of_file, write_file, write_files
 from drexcache.hub import local_file
 from drexcache.regressors.intervals import PREFIX, OutOfFold, check_level, outputs
@@ -59,11 +59,12 @@ class Prediction:
         """A sentence on how many values are outside a range, with the lowest and highest of them; "" if none is.
 
         >>> Prediction(["a.png", "b.png"], np.array([3.0, 9.5])).outside(1, 7)
-        '1 of 2 predictions lie outside of 1 to 7: 9.5 (b.png)'
+        '1 of 2 predictions lies outside of 1 to 7: 9.5 (b.png)'
         """
         out = [row for row in np.argsort(self.value).tolist() if not low <= self.value[row] <= high]
         named = [f"{self.value[row]:g} ({self.ids[row]})" for row in dict.fromkeys((out[0], out[-1]))] if out else []
-        counted = f"{len(out)} of {len(self.ids)} predictions lie outside of {low:g} to {high:g}"
+        lie = "lies" if len(out) == 1 else "lie"
+        counted = f"{len(out)} of {len(self.ids)} predictions {lie} outside of {low:g} to {high:g}"
         return f"{counted}: {' to '.join(named)}" if out else ""
 
     def clipped(self, low: float, high: float) -> Prediction:
@@ -303,7 +304,8 @@ def _model(fields: _Fields, tensors: dict[str, np.ndarray], path: Path, trust: b
     estimator = estimator_of(own, fields.state, trust=trust)
     d = sum(_width(blocks, name) for name in fields.columns)
     if getattr(estimator, "n_features_in_", d) != d:
-        raise DrexcacheError(f"the regressor takes {estimator.n_features_in_} columns, but its blocks have {d}")
+        takes = several(estimator.n_features_in_, "column")
+        raise DrexcacheError(f"the regressor takes {takes}, but its blocks have {d}")
     folds = None if fields.out_of_fold is None else OutOfFold.of_arrays(tensors, fields.out_of_fold, d, trust=trust)
     if not (math.isfinite(fields.low) and math.isfinite(fields.high) and fields.low < fields.high):
         raise DrexcacheError(f"the target's range must be two numbers, low < high; found {fields.low}, {fields.high}")

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from drexcache.cache import FeatureCache, FeatureMatrix, rated_rows, rated_rows_of
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.progress import step_bar
 from drexcache.regressors.intervals import OutOfFold, cross_fitted
 from drexcache.regressors.model import Model
@@ -110,7 +110,7 @@ def train_streamed(
 def _fit(regressor: str, estimator: Any, fit: Callable[[], Any], rows: int, cache: FeatureCache, log: bool) -> None:
     """Fit an estimator, after checking everything that can be checked in advance."""
     if rows < 2:
-        raise DrexcacheError(f"{cache.path}: {rows} rated images with features; training needs at least 2")
+        raise DrexcacheError(f"{cache.path}: {several(rows, 'rated image')} with features; training needs at least 2")
     has_epochs = hasattr(estimator, "write_log")
     if log and not has_epochs:
         raise DrexcacheError(f"{regressor} has no training log: it is not trained in epochs as a fusion head is")

@@ -14,6 +14,5 @@ from .text import p_text as p_text
 from .text import render as render
 from .text import score_entry as score_entry
 from .text import score_text as score_text
-from .text import several as several
 from .text import train_to_test as train_to_test
 from .text import true_minus as true_minus

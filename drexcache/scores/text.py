@@ -61,15 +61,6 @@ def score_text(value: float | None, low: float | None = None, high: float | None
     return str(score_entry(value, low, high))
 
 
-def several(n: int, one: str, more: str) -> str:
-    """A count followed by the singular or plural words.
-
-    >>> several(1, "image is a copy", "images are copies"), several(1200, "image is a copy", "images are copies")
-    ('1 image is a copy', '1,200 images are copies')
-    """
-    return f"{n:,} {one if n == 1 else more}"
-
-
 def train_to_test(train: str, test: str, kind: str = "") -> str:
     """The label of a score's data: "train → test", or the one dataset, with the kind of score if given.
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from drexcache.bootstrap import Floats, resample_weights, resampled
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.metrics import interval, pearson
 from drexcache.regressors import make_regressor
 from drexcache.scores import read_records, write_records
@@ -78,7 +78,7 @@ class Curve:
         """About how many more images it takes to reach r = ``aim``, by default the next 0.05, with its 95% interval."""
         last = float(self.value[-1])
         aim = aim if aim is not None else min(0.99, math.floor(last / 0.05 + 1.0001) * 0.05)
-        here = f"{self.regressor} on {self.dataset}: r = {last:.3f} after {self.images[-1]} images"
+        here = f"{self.regressor} on {self.dataset}: r = {last:.3f} after {several(self.images[-1], 'image')}"
         if last >= aim:
             return f"{here}, which is r = {aim:.2f} already"
         if self.law is None:

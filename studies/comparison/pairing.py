@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError, nearest
+from drexcache.errors import DrexcacheError, nearest, several
 from drexcache.metrics import MIN_IMAGES
 from drexcache.scores import train_to_test
 from drexcache.studies.evaluation import Predictions, Run, constant_in_folds
@@ -71,7 +71,8 @@ def _paired(runs: dict[str, list[Run]], match: bool) -> Paired:
             here, there = rated[differs[0]], run.rated[orders[id(run)]][differs[0]]
             raise DrexcacheError(
                 f"{first.test}: image {images[differs[0]]} is rated {here:g} for {first.regressor} and {there:g} for "
-                f"{run.regressor} ({len(differs)} images differ); these are not the same ratings"
+                f"{run.regressor} ({several(len(differs), 'image differs', 'images differ')}); these are not the same "
+                "ratings"
             )
     return Paired(
         kind=first.kind, train=first.train, test=first.test, rated=rated,
@@ -94,7 +95,11 @@ def _common(runs: Sequence[Run], match: bool) -> tuple[list[str], list[str]]:
     common = set(runs[0].ids).intersection(*(run.ids for run in runs))
     counts = {run.regressor: len(run.ids) for run in runs}
     where = train_to_test(runs[0].train, runs[0].test, runs[0].kind)
-    found = f"{len(common)} images match of " + ", ".join(f"{n} ({name})" for name, n in counts.items())
+    found = (
+        several(len(common), "image matches", "images match")
+        + " of "
+        + ", ".join(f"{n} ({name})" for name, n in counts.items())
+    )
     if len(common) < MIN_IMAGES:
         raise DrexcacheError(f"{where}: a comparison needs {MIN_IMAGES} images in common; {found}")
     if all(n == len(common) for n in counts.values()):

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
-from drexcache.errors import DrexcacheError, nearest
+from drexcache.errors import DrexcacheError, nearest, several
 from drexcache.metrics import CORRELATIONS, METRICS, higher_is_better
 from drexcache.scores import Entry, Table, number, p_text, render, score_entry, told_apart, train_to_test, write_records
 from drexcache.studies.comparison.pairing import Paired, paired
@@ -72,7 +72,7 @@ class Pair:
             return f"{self.first if self.verdict == 'better' else self.second} is better"
         if self.needed is None:
             return "within noise: you would need more than a million images to tell"
-        return f"within noise: you would need about {self.needed:,} images to tell"
+        return f"within noise: you would need about {several(self.needed, 'image')} to tell"
 
     @property
     def difference_entry(self) -> Entry:

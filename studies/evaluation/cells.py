@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.cache import FeatureMatrix, rated_rows
-from drexcache.errors import DrexcacheError, listed, nearest
+from drexcache.errors import DrexcacheError, listed, nearest, several
 from drexcache.metrics import MIN_IMAGES
 from drexcache.regressors import joined, refuse_unlike, upside_down
-from drexcache.scores import several
 from drexcache.studies.evaluation.copies import Looks, connected, kept_together, on_both_sides
 from drexcache.studies.evaluation.folds import hash_folds, split_rows
 
@@ -104,7 +103,7 @@ class Cell:
         shared = _shared(self.sources, self.test)
         left = sum(image not in shared for source in self.sources for image in source.hashes or source.ids)
         where = f"{self.train} → {self.test.dataset}"
-        why = f"only {left} images are left to train on, the others are in the test set too"
+        why = f"only {several(left, 'image is', 'images are')} left to train on, the others are in the test set too"
         return f"{where}: not scored, {why}" if self.sources and not self._apart(self.sources) else ""
 
     def check(self, groups: str | None) -> None:
@@ -120,7 +119,7 @@ class Cell:
             counts = [int(mask.sum()) for mask in split_rows(self.test, self.split)]
             if min(counts) < MIN_IMAGES:
                 raise DrexcacheError(
-                    f"{self.test.dataset}: split {self.split} has {counts[0]} rated images to train and "
+                    f"{self.test.dataset}: split {self.split} has {several(counts[0], 'rated image')} to train and "
                     f"{counts[1]} to test; each needs at least {MIN_IMAGES}"
                 )
         if groups is not None:

@@ -21,8 +21,7 @@ from scipy.special import betainccinv
 
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import ImageFile, UnreadableImage, decode_rgb, is_url, read_images
-from drexcache.errors import DrexcacheError, warnings_about
-from drexcache.scores import several
+from drexcache.errors import DrexcacheError, several, warnings_about
 
 # In 3 categories of SAVOIAS (598 images, recipe offline) the cosine between different images reaches 0.73. For altered
 # copies of 48 of them it is above 0.93 after re-encoding at JPEG quality 30, above 0.84 cropped by 3%, above 0.82

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.metrics import interval, pearson
 from drexcache.scores import Entry, ScoreTable, Table, score_entry
 from drexcache.studies.evaluation.fitting import evaluate
@@ -57,7 +57,8 @@ def correlation_table(matrices: Mapping[str, Sequence[FeatureMatrix]]) -> Table:
             pairs = np.array([(y, rating.get(image, np.nan)) for image, y in zip(a.ids, a.y.tolist(), strict=True)])
             pairs = pairs[np.isfinite(pairs).all(axis=1)]
             if len(pairs) < 3:
-                raise DrexcacheError(f"{a.dataset}: only {len(pairs)} images have both {one} and {other}")
+                count = several(len(pairs), "image has", "images have")
+                raise DrexcacheError(f"{a.dataset}: only {count} both {one} and {other}")
             r, limits = pearson(*pairs.T), interval("pearson", *pairs.T)
             body.append([a.dataset, f"{one}, {other}", score_entry(r, *limits), str(len(pairs))])
     return Table("**Correlation between the targets**", ["dataset", "targets", "r [95% interval]", "images"], body)

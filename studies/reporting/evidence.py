@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError, nearest
+from drexcache.errors import DrexcacheError, nearest, several
 from drexcache.metrics import METRICS, MIN_IMAGES
 from drexcache.scores import ScoreTable, score_text, train_to_test
 from drexcache.studies.comparison import join
@@ -194,7 +194,8 @@ def read_evidence(paths: Sequence[str | Path], metric: str) -> Evidence:
     predictions = {label: made for label, (_, made) in pairs.items()}
     for label, run in ((label, run) for label, made in predictions.items() for run in made.runs):
         if len(run.ids) < MIN_IMAGES:
-            raise DrexcacheError(f"{label}: {run.test} has {len(run.ids)} images; a report needs at least {MIN_IMAGES}")
+            count = several(len(run.ids), "image")
+            raise DrexcacheError(f"{label}: {run.test} has {count}; a report needs at least {MIN_IMAGES}")
     joined = join(predictions)
     scores = _renamed(tables, predictions, joined)
     cells: dict[tuple[str, ...], list[Run]] = {}

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, several
 from drexcache.metrics import higher_is_better
 from drexcache.scores import NAMES, number
 from drexcache.studies.comparison import CurveTable
@@ -352,7 +352,7 @@ def history(search: Search, regressor: str) -> Figure:
     axes.set(ylim=(worst - margin, top + margin), xlabel="trial", ylabel=SYMBOLS[search.metric])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{_short(regressor, 30)}: best {best[-1]:.3f}", loc="left")
-    alt = f"{regressor}: {NAMES[search.metric]} of {len(scores)} trials, best {best[-1]:.3f}"
+    alt = f"{regressor}: {NAMES[search.metric]} of {several(len(scores), 'trial')}, best {best[-1]:.3f}"
     return Figure("search", f"{search.folder}", alt, canvas)
 
 

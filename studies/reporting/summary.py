@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drexcache.errors import several
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number
 from drexcache.studies.comparison import ALPHA, Comparison, Pair
@@ -129,7 +130,7 @@ def _mixed(leader: str, means: dict[str, float], tested: Sequence[Pair], evidenc
     """The headline if every regressor loses somewhere: which has the best mean, and which one beats it where."""
     lost = [pair for pair in _of_pairs(tested, leader) if _loser(pair) == leader]
     rival = lost[0].second if lost[0].first == leader else lost[0].first
-    more = f" and in {len(lost) - 1} more comparisons" if len(lost) > 1 else ""
+    more = f" and in {several(len(lost) - 1, 'more comparison')}" if len(lost) > 1 else ""
     return (
         f"{_quoted(leader)} has the best mean, {_mean(leader, means, evidence)}, but no regressor is best everywhere: "
         f"it is worse than {_quoted(rival)} on {lost[0].test}{more}."
@@ -177,7 +178,7 @@ def _dataset(evidence: Evidence, test: str, ranked: Sequence[str], pairs: Sequen
         told.append(f"{_quoted(one.regressor)} {value}" + (f" ({_verdict(pair, first.regressor)})" if pair else ""))
     if len(others) > MOST_NAMED:
         told.append(f"{len(others) - MOST_NAMED} more in the table")
-    return f"{test} ({len(first.ids):,} images): {'; '.join(told)}."
+    return f"{test} ({several(len(first.ids), 'image')}): {'; '.join(told)}."
 
 
 def _verdict(pair: Pair, leader: str) -> str:

@@ -19,7 +19,7 @@ from optuna import get_all_study_names
 from optuna.storages import BaseStorage
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError, listed, nearest
+from drexcache.errors import DrexcacheError, listed, nearest, several
 from drexcache.files import naming
 from drexcache.metrics import METRICS, higher_is_better
 from drexcache.studies.evaluation import comparable, kept_together
@@ -137,8 +137,8 @@ def _pools(
     totals = shares(spaces, total, [counted(study) for study in studies])
     if sum(totals) > total:
         raise DrexcacheError(
-            f"{folder}: {sum(totals)} trials are done already and --total-trials counts all of them; "
-            f"give {sum(totals)} or more"
+            f"{folder}: {several(sum(totals), 'trial is', 'trials are')} done already and --total-trials counts all of "
+            f"them; give {sum(totals)} or more"
         )
     for study, space in zip(studies, spaces, strict=True):
         study.sampler = SpaceSampler(space, space.defaults(task.matrix), task.seed)
