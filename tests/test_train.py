@@ -144,7 +144,7 @@ def test_constant_ratings_and_few_rows(cache: Path) -> None:
         train_model("fusion", replace(matrix, y=np.full(30, 0.5)), opened, columns, 42)
     few = train_model("fusion", matrix.rows([0, 1, 2]), opened, columns, 42, settings={"width": 128})
     assert np.isfinite(few.predict(opened).value).all(), "fewer rows than a batch make one short batch"
-    with pytest.raises(DrexcacheError, match="1 rated images with features; training needs at least 2"):
+    with pytest.raises(DrexcacheError, match="1 rated image with features; training needs at least 2"):
         train_model("fusion", matrix.rows([0]), opened, columns, 42)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from drexcache.datasets import Decode, ImageFile, UnreadableImage, decode_rgb, read_images
-from drexcache.errors import DrexcacheError, several, some, warnings_about
+from drexcache.errors import DrexcacheError, some, warnings_about
 
 Key = tuple[str, str]  # dataset, image id
 BYTES_IN_ALL = 6_000_000  # of WebP: 8 MB in base64, which with the figures keeps the page below 10 MB
@@ -53,7 +53,7 @@ def find_images(sources: Sequence[str], images: Mapping[str, Sequence[str]]) -> 
         missing = [image for image in ids if image not in here]
         if len(missing) == len(ids):
             raise DrexcacheError(
-                f"{folders[dataset]}: none of {several(len(ids), 'image')} of {dataset} is there; expected such as "
+                f"{folders[dataset]}: none of the {len(ids)} images of {dataset} is there; expected such as "
                 f"{ids[0]}, found such as {table.ids[0]}"
             )
         if missing:
