@@ -164,7 +164,7 @@ SUMMARIES = {
     "compare": "Show which of the evaluated regressors really differ.",
     "ablate": "Measure what each part of the features contributes.",
     "similar": "List the nearest images, or ratings to check and copies.",
-    "curve": "Show how scores grow with the number of rated images.",
+    "curve": "Show how scores grow with rated images, or with ratings of each.",
     "report": "Make one HTML page of scores, figures and pictures.",
     "push": "Upload a cache, a model or scores to the Hugging Face Hub.",
     "runs": "List past evaluations and searches, newest first.",

@@ -18,7 +18,11 @@ from drexcache.progress import step_bar
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of the curve to write")
 @block_option
 @target_option
-@click.option("--steps", type=click.IntRange(4), default=8, show_default=True, help="Numbers of images to train on")
+@click.option("--steps", type=click.IntRange(4), default=8, show_default=True, help="Points of the curve")
+@click.option("--ratings", type=click.Path(), help="Count ratings of each image instead: the table of single raters")
+@click.option("--image-column", metavar="NAME", help="Column of image names [default: guessed, and reported]")
+@click.option("--rating-column", metavar="NAME", help="Column of ratings, or a pattern such as rater_*, one per rater")
+@click.option("--rater-column", metavar="NAME", help="Column of raters, if each line is one rater's rating")
 @folds_option
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Other folds and orders")
 @click.option("--seed", type=int, default=42, show_default=True)
@@ -26,35 +30,48 @@ from drexcache.progress import step_bar
 @json_option
 def command(
     cache: str, regressors: tuple[str, ...], out: str, blocks: tuple[str, ...], target: str | None, steps: int,
-    folds: int, repeats: int, seed: int, aim: float | None, as_json: bool,
+    ratings: str | None, image_column: str | None, rating_column: str | None, rater_column: str | None, folds: int,
+    repeats: int, seed: int, aim: float | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score regressors after training on more and more images, and say how many more it would take.
+    """Score regressors after training on more and more images, or ratings of each; say how many more it would take.
 
     The CSV holds the measured scores with their intervals, and the fitted law with its band.
 
     \b
     drexcache curve scenes.h5 -r ridge -r fusion -o curve.csv --aim 0.9
+    drexcache curve scenes.h5 -r ridge --ratings raters.csv --rating-column "rater_*" -o ratings-curve.csv
     """
     import numpy as np
 
     from drexcache.cache import open_cache
-    from drexcache.studies.comparison import curve, save_curves
+    from drexcache.datasets import Columns
+    from drexcache.studies.comparison import COUNTED, curve, save_curves, with_raters
 
-    make_room_for(out, [cache])
-    matrix = open_cache(cache).matrix(blocks or None, target)
+    columns = Columns(image=image_column, rating=rating_column, rater=rater_column)
+    if ratings is None and columns.given():
+        raise click.UsageError(f"{', '.join(columns.given())} needs --ratings, the table that has the column")
+    make_room_for(out, [cache, *([ratings] if ratings else [])])
+    matrix, by_rater = open_cache(cache).matrix(blocks or None, target), None
+    if ratings is not None:
+        matrix, by_rater, notes = with_raters(matrix, ratings, columns)
+        for note in notes:
+            say(note)
     with step_bar("curve", "repeat") as progress:
-        found = curve(matrix, regressors, steps=steps, folds=folds, repeats=repeats, seed=seed, progress=progress)
+        found = curve(
+            matrix, regressors, steps=steps, folds=folds, repeats=repeats, seed=seed, ratings=by_rater,
+            progress=progress,
+        )  # fmt: skip
     save_curves(found, out)
     if as_json:
-        fields = ("images", "value", "low", "high")
+        fields = ("sizes", "value", "low", "high")
         points = [{name: np.asarray(getattr(one, name)).tolist() for name in fields} for one in found]
         named = [
-            {"regressor": one.regressor, **own, "outlook": one.outlook(aim)}
+            {"regressor": one.regressor, "of": one.of, **own, "outlook": one.outlook(aim)}
             for one, own in zip(found, points, strict=True)
         ]
         click.echo(json.dumps(named, indent=2, ensure_ascii=False))
     for one in () if as_json else found:
-        for images, value, low, high in zip(one.images, one.value, one.low, one.high, strict=True):
-            click.echo(f"{one.regressor}, {several(images, 'image')}: r = {value:.3f} [{low:.3f}, {high:.3f}]")
+        for size, value, low, high in zip(one.sizes, one.value, one.low, one.high, strict=True):
+            click.echo(f"{one.regressor}, {several(size, *COUNTED[one.of])}: r = {value:.3f} [{low:.3f}, {high:.3f}]")
         click.echo(one.outlook(aim))
     say(f"curve in {out}")

@@ -29,11 +29,11 @@ def furnish(root: Path) -> None:
 
 
 def write_raters(path: Path, lines: list[str]) -> None:
-    """Three raters, who agree but for a few points."""
-    out = ["file,rater_a,rater_b,rater_c"]
+    """Five raters, who agree but for a few points."""
+    out = ["file,rater_a,rater_b,rater_c,rater_d,rater_e"]
     for number, line in enumerate(lines):
         name, score, _ = line.split(",")
-        ratings = [min(100.0, max(0.0, float(score) + (number * step) % 9 - 4)) for step in (2, 5, 7)]
+        ratings = [min(100.0, max(0.0, float(score) + (number * step) % 9 - 4)) for step in (2, 5, 7, 1, 4)]
         out.append(",".join([name, *(f"{rating:.1f}" for rating in ratings)]))
     path.write_text("\n".join(out) + "\n")
 

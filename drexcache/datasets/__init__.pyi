@@ -1,4 +1,5 @@
 from .columns import IMAGE_COLUMNS as IMAGE_COLUMNS
+from .columns import NO_COLUMNS as NO_COLUMNS
 from .columns import RATING_COLUMNS as RATING_COLUMNS
 from .columns import SPLIT_COLUMNS as SPLIT_COLUMNS
 from .columns import Columns as Columns

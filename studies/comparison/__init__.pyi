@@ -1,4 +1,5 @@
 from .ablation import ablate as ablate
+from .curve import COUNTED as COUNTED
 from .curve import Curve as Curve
 from .curve import CurveTable as CurveTable
 from .curve import curve as curve
@@ -12,6 +13,7 @@ from .neighbours import nearest_rows as nearest_rows
 from .neighbours import similar as similar
 from .neighbours import suspects as suspects
 from .neighbours import suspects_given as suspects_given
+from .raters import with_raters as with_raters
 from .significance import ALPHA as ALPHA
 from .verdicts import Comparison as Comparison
 from .verdicts import Pair as Pair

@@ -373,23 +373,22 @@ def importances(search: Search, regressor: str) -> Figure:
 
 
 def learning_curve(curve: CurveTable) -> Figure:
-    """Scores after training on more and more images, and the fitted law with its band, dashed where it extrapolates."""
+    """Scores after training on more images or ratings, and the fitted law with its band, dashed where it goes on."""
     measured, fitted = curve.measured, curve.fitted
+    what = {"images": "rated images to train on", "ratings": "ratings of each image to train on"}[curve.of]
     canvas, axes = _canvas(3.4, 2.5)
     axes.grid(True, axis="y")
     errors = [measured["value"] - measured["low"], measured["high"] - measured["value"]]
-    axes.errorbar(
-        measured["images"], measured["value"], yerr=errors, fmt="o", markersize=4, color=SERIES[0], linewidth=1
-    )
+    axes.errorbar(measured["size"], measured["value"], yerr=errors, fmt="o", markersize=4, color=SERIES[0], linewidth=1)
     if len(fitted):
-        last = measured["images"].iloc[-1]
-        axes.fill_between(fitted["images"], fitted["low"], fitted["high"], color=SERIES[0], alpha=0.15, linewidth=0)
-        for part, line in ((fitted[fitted["images"] <= last], "-"), (fitted[fitted["images"] >= last], "--")):
-            axes.plot(part["images"], part["value"], line, color=SERIES[1], linewidth=1.4)
-    axes.set(xscale="log", xlabel="rated images to train on", ylabel="r")
+        last = measured["size"].iloc[-1]
+        axes.fill_between(fitted["size"], fitted["low"], fitted["high"], color=SERIES[0], alpha=0.15, linewidth=0)
+        for part, line in ((fitted[fitted["size"] <= last], "-"), (fitted[fitted["size"] >= last], "--")):
+            axes.plot(part["size"], part["value"], line, color=SERIES[1], linewidth=1.4)
+    axes.set(xscale="log", xlabel=what, ylabel="r")
     axes.set_title(f"{_short(curve.regressor, 20)}, {_short(curve.dataset, 14)}", loc="left")
-    (images, r), (most, best) = measured[["images", "value"]].iloc[[0, -1]].to_numpy()
-    alt = f"{curve.regressor} on {curve.dataset}: r {r:.3f} to {best:.3f} with {images:.0f} to {most:.0f} images"
+    (least, r), (most, best) = measured[["size", "value"]].iloc[[0, -1]].to_numpy()
+    alt = f"{curve.regressor} on {curve.dataset}: r {r:.3f} to {best:.3f} with {least:.0f} to {most:.0f} {what}"
     return Figure("curve", curve.regressor, alt, canvas)
 
 
