@@ -19,6 +19,8 @@ from drexcache.scores import ScoreTable, number, train_to_test
 
 NAME = "drexcache-runs.jsonl"
 SHOWN_CELLS = 12  # cells of a run to show in its summary
+KINDS = {"scores": dict, "caches": dict, "files": str, "regressors": str}  # of the entries of a record's lists
+SCORE = {"regressor": str, "train": str, "test": str, "metric": str, "value": (int, float, type(None))}
 
 
 def append(out: str | Path, kind: str, **fields: Any) -> Path:
@@ -150,7 +152,7 @@ def summary(entry: Mapping[str, Any], metric: str, width: int) -> list[str]:
     for score in entry["scores"]:
         cells.setdefault(train_to_test(score["train"], score["test"]), []).append(score)
     when = datetime.fromisoformat(entry["when"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    targets = sorted({cache["target"] for cache in entry.get("caches", ()) if cache.get("target")})
+    targets = sorted({str(cache["target"]) for cache in entry.get("caches", ()) if cache.get("target")})
     lines = [" ".join([when, entry["kind"], *targets, *entry["files"][:1]])]
     column = min(max(map(len, cells), default=0), width // 3)
     sign = -1 if higher_is_better(metric) else 1
@@ -173,11 +175,12 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         _when(entry)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    kinds = {"scores": dict, "caches": dict, "files": str, "regressors": str}
     whole = isinstance(entry.get("kind"), str) and all(
         isinstance(entry.get(name, []), list) and all(isinstance(one, kind) for one in entry.get(name, []))
-        for name, kind in kinds.items()
+        for name, kind in KINDS.items()
     )
+    scores = entry.get("scores", []) if whole else []
+    whole &= all(name in score and isinstance(score[name], kind) for score in scores for name, kind in SCORE.items())
     return entry if whole else None
 
 

@@ -64,6 +64,9 @@ def test_lines_that_are_no_runs_are_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / ledger.NAME
     strange = ["[]", "{}", '{"when": 3, "kind": "x"}', '{"when": "2026-01-01", "kind": 3}', "\udcff", "[" * 100_000]
     strange += ['{"when": "2026-01-01", "kind": "x", "scores": [3]}', '{"when": "2026-01-01", "kind": "x", "files": 3}']
+    for name in SCORE:
+        broken = [{key: value for key, value in SCORE.items() if key != name}, {**SCORE, name: ["art"]}]
+        strange += [json.dumps({"when": "2026-01-01", "kind": "x", "scores": [score]}) for score in broken]
     with path.open("ab") as file:
         file.write("\n".join(strange).encode("utf-8", "surrogateescape") + b"\n\n")
     entries, notes = ledger.read(tmp_path)
