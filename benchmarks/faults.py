@@ -1,6 +1,6 @@
 """What files survive: killed processes, power cuts, full disks, altered bytes; how often tried, what went wrong.
 
-for part in head kills power machine outputs caches models texts journals; do
+for part in head kills power machine outputs caches models texts packed journals; do
     PYTHONPATH=tests python benchmarks/faults.py $part
 done > benchmarks/results/faults.md
 PYTHONPATH=tests python benchmarks/faults.py caches --count 1000 --seed 7       another number, another seed
@@ -25,6 +25,7 @@ import pytest
 import test_cache_machine
 import test_crash
 import test_model_files
+import test_mutated_packed
 import test_mutated_texts
 import test_mutations
 import test_outputs
@@ -44,6 +45,7 @@ FIRST = {
     "caches": "23 crashes, 5 tracebacks of 27,100",
     "models": "6 crashes, 454 tracebacks, 431 NaN of 7,775",
     "texts": "112 tracebacks of 17,100",
+    "packed": "2,594 tracebacks of 16,500",
     "journals": "6,130 tracebacks of 14,500",
     "outputs": "half files, or files mixed, after export, evaluate, compare, predict, train and search",
 }
@@ -149,9 +151,17 @@ def models(count: int, seed: int) -> None:
 def texts(count: int, seed: int) -> None:
     """Settings, spaces, recipes, scores, predictions, ledgers and ratings."""
     with tempfile.TemporaryDirectory() as name:
-        wrong = test_mutated_texts.faults(Path(name), range(seed * count, seed * count + count))
+        tried, wrong = test_mutated_texts.faults(Path(name), range(seed * count, seed * count + count))
     print(*wrong[:20], sep="\n", file=sys.stderr)
-    row("texts altered", seed, 10 * count, f"{len(wrong)} tracebacks", FIRST["texts"])
+    row("texts altered", seed, tried, f"{len(wrong)} tracebacks", FIRST["texts"])
+
+
+def packed(count: int, seed: int) -> None:
+    """Features of other tools, and tars and Parquet tables of images."""
+    with tempfile.TemporaryDirectory() as name:
+        tried, wrong = test_mutated_packed.faults(Path(name), range(seed * count, seed * count + count))
+    print(*wrong[:20], sep="\n", file=sys.stderr)
+    row("imported features and packed images altered", seed, tried, f"{len(wrong)} tracebacks", FIRST["packed"])
 
 
 def journals(count: int, seed: int) -> None:
@@ -167,7 +177,7 @@ def journals(count: int, seed: int) -> None:
 
 PARTS = {
     head: 0, kills: 200, power: 1500, machine: 1000, outputs: 1000, caches: 12_000, models: 500, texts: 1700,
-    journals: 5000,
+    packed: 1500, journals: 5000,
 }  # fmt: skip
 
 

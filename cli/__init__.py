@@ -20,7 +20,6 @@ import click
 
 from drexcache.errors import DrexcacheError, Stopped, about
 from drexcache.files import kind_of_file
-from drexcache.hub import refuse_output
 from drexcache.progress import quiet
 
 # Torch's threads sleep while they wait, instead of spinning: beside other busy programs they would take many times as
@@ -201,7 +200,6 @@ def make_room_for(out: str | Path, inputs: Iterable[str | Path | None] = (), kin
 
     Called before the work, so that a mistyped name loses nothing. kind : "model" if the command writes a model.
     """
-    refuse_output(out)
     out = Path(out)
     for path in inputs:
         if path and out.exists() and Path(path).exists() and out.samefile(path):

@@ -6,6 +6,7 @@ import click
 
 from drexcache.cli import make_room_for, say
 from drexcache.cli.options import (
+    Output,
     block_option,
     command_line,
     folds_option,
@@ -23,7 +24,7 @@ from drexcache.progress import step_bar
 @click.command("ablate")
 @click.argument("cache", type=click.Path())
 @regressors_option
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The CSV of scores to write")
 @block_option
 @click.option(
     "--level", type=click.Choice(["tap", "block"]), default="tap", show_default=True,

@@ -13,6 +13,7 @@ from drexcache.cli.options import (
     NUMBER,
     OUT_OF_RANGE,
     RATING_HELP,
+    Output,
     block_option,
     image_options,
     json_option,
@@ -111,7 +112,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 @command.command("merge")
 @click.argument("shards", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The cache to write")
 def merge(shards: tuple[str, ...], out: str) -> None:
     """Merge all shards of an image table into one cache.
 
@@ -174,7 +175,7 @@ def rate(
     "-o",
     "--out",
     required=True,
-    type=click.Path(dir_okay=False),
+    type=Output(dir_okay=False),
     help="A file ending in .npz, .parquet or .csv",
 )
 @block_option
@@ -193,7 +194,7 @@ def export(cache: str, out: str, blocks: tuple[str, ...]) -> None:
 
 @command.command("import")
 @click.argument("features", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or add to")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The cache to write or add to")
 @click.option("--block", required=True, help="Name of the features in the cache")
 @click.option("--note", default="", help="What computed them, in the same words for every dataset")
 @click.option("--images", type=click.Path(), help="For a new cache: the images (folder, URL or zip)")

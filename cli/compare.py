@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli.options import format_option, json_option, metric_option
+from drexcache.cli.options import Output, format_option, json_option, metric_option
 
 KINDS = ("in-domain", "split", "cross", "leave-one-out")
 
@@ -15,7 +15,7 @@ KINDS = ("in-domain", "split", "cross", "leave-one-out")
 @click.option("--against", metavar="REGRESSOR", help="Compare only with this one [default: every two]")
 @click.option("--kind", type=click.Choice(KINDS), help="Only scores of this kind, such as those inside a dataset")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="Also write the pairs to this CSV")
+@click.option("-o", "--out", type=Output(dir_okay=False), help="Also write the pairs to this CSV")
 @format_option
 @json_option
 def command(

@@ -7,7 +7,7 @@ import json
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import block_option, folds_option, json_option, regressors_option, target_option
+from drexcache.cli.options import Output, block_option, folds_option, json_option, regressors_option, target_option
 from drexcache.errors import several
 from drexcache.progress import step_bar
 
@@ -15,7 +15,7 @@ from drexcache.progress import step_bar
 @click.command("curve")
 @click.argument("cache", type=click.Path())
 @regressors_option
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of the curve to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The CSV of the curve to write")
 @block_option
 @target_option
 @click.option("--steps", type=click.IntRange(4), default=8, show_default=True, help="Points of the curve")

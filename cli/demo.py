@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import command_line, device_option
+from drexcache.cli.options import Output, command_line, device_option
 from drexcache.errors import several
 from drexcache.progress import step_bar
 
@@ -20,7 +20,7 @@ SETS = ("shapes", "leaves", "pages")
 @click.option(
     "-o",
     "--out",
-    type=click.Path(file_okay=False),
+    type=Output(file_okay=False),
     default="drexcache-demo",
     show_default=True,
     help="Folder to fill",

@@ -10,6 +10,7 @@ import click
 
 from drexcache.cli import make_room_for, say
 from drexcache.cli.options import (
+    Output,
     block_option,
     command_line,
     folds_option,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     help="Regressor, settings and blocks that a search chose, as best.json (can be repeated)",
 )
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for files that you trust")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV of scores to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The CSV of scores to write")
 @block_option
 @click.option(
     "--target", "targets", multiple=True,

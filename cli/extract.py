@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drexcache.cli import say
-from drexcache.cli.options import COMPARISONS, device_option, image_options
+from drexcache.cli.options import COMPARISONS, Output, device_option, image_options
 from drexcache.errors import several
 from drexcache.files import size_text
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("extract")
 @click.argument("images", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The cache to write or add to")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The cache to write or add to")
 @click.option("--recipe", "recipe_name", default="drex", show_default=True, help="Name of a recipe, or a TOML file")
 @click.option("--block", "blocks", multiple=True, help="Only this block of the recipe (can be repeated)")
 @click.option("--as", "renames", metavar="OLD=NEW", multiple=True, help="Store a block under another name")

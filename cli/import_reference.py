@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
+from drexcache.cli.options import Output
 
 
 @click.command("import-reference")
 @click.argument("checkpoint", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The model file to write")
 def command(checkpoint: str, out: str) -> None:
     """Import the fusion head from the DReX authors' CHECKPOINT (DReX.pth), unchanged, as a model file.
 

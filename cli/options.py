@@ -10,6 +10,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from drexcache.files import refuse_output
+
 METRICS = ("pearson", "spearman", "kendall", "rmse", "mae", "rmae")  # as in drexcache.metrics, which is slow to import
 
 metric_option = click.option(
@@ -42,6 +44,15 @@ tracker_option = click.option(
     "--tracker", type=click.Choice(["mlflow", "wandb", "tensorboard"]), envvar="DREXCACHE_TRACKER",
     help="Also record the run in this tool [default: $DREXCACHE_TRACKER]",
 )  # fmt: skip
+
+
+class Output(click.Path):
+    """The path of a file or folder to write; never a name on the Hub."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path itself."""
+        refuse_output(value)
+        return super().convert(value, param, ctx)
 
 
 class Number(click.ParamType):

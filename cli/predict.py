@@ -7,14 +7,14 @@ from dataclasses import replace
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import device_option
+from drexcache.cli.options import Output, device_option
 from drexcache.errors import several
 
 
 @click.command("predict")
 @click.argument("model", type=click.Path())
 @click.argument("images", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The CSV to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The CSV to write")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Source of the weights [default: as in training]")
 @device_option
 @click.option(
@@ -24,7 +24,7 @@ from drexcache.errors import several
     show_default=True,
     help="What runs the backbones on a CPU; auto: OpenVINO where it is installed",
 )
-@click.option("--cache", type=click.Path(dir_okay=False), help="Keep features here, to go on after a stop")
+@click.option("--cache", type=Output(dir_okay=False), help="Keep features here, to go on after a stop")
 @click.option("--interval", type=float, metavar="LEVEL", help="Add low and high, which hold this share of ratings: 0.9")
 @click.option("--clip", is_flag=True, help="Clip predictions to the range of the ratings")
 @click.option("--trust", is_flag=True, help="Import the code of a head of your own: only for a model that you trust")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import command_line, tracker_option
+from drexcache.cli.options import Output, command_line, tracker_option
 from drexcache.progress import step_bar
 
 
 @click.command("report")
 @click.argument("scores", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The HTML file to write")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The HTML file to write")
 @click.option("--images", multiple=True, metavar="[NAME=]PATH", help="Folder or zip of a dataset's pictures")
 @click.option("--no-thumbnails", is_flag=True, help="Leave the pictures out")
 @click.option(
@@ -21,7 +21,7 @@ from drexcache.progress import step_bar
 @click.option("--curve", "curves", multiple=True, type=click.Path(), help="File that drexcache curve wrote")
 @click.option("--metric", default="pearson", show_default=True, help="Metric to compare by")
 @click.option("--match", is_flag=True, help="Compare only the images that all regressors predicted")
-@click.option("--export", type=click.Path(file_okay=False), help="Folder for figures and tables as files, for papers")
+@click.option("--export", type=Output(file_okay=False), help="Folder for figures and tables as files, for papers")
 @click.option(
     "--export-figures",
     metavar="REGRESSOR|all",

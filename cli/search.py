@@ -6,6 +6,7 @@ import click
 
 from drexcache.cli import say
 from drexcache.cli.options import (
+    Output,
     block_option,
     command_line,
     folds_option,
@@ -25,7 +26,7 @@ from drexcache.progress import step_bar
     "-o",
     "--out",
     required=True,
-    type=click.Path(file_okay=False),
+    type=Output(file_okay=False),
     help="Folder of the search; an existing one is continued",
 )
 @click.option(

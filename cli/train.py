@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drexcache.cli import make_room_for, say
-from drexcache.cli.options import block_option, command_line, tracker_option
+from drexcache.cli.options import Output, block_option, command_line, tracker_option
 from drexcache.errors import several
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     "--from", "chosen", metavar="FILE", type=click.Path(), help="File with regressor and settings, such as best.json"
 )
 @click.option("--trust", is_flag=True, help="Import the code that --from names: only for a file that you trust")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The model file to write")
-@click.option("--log", type=click.Path(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
+@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The model file to write")
+@click.option("--log", type=Output(dir_okay=False), help="A CSV of a fusion head's epochs: loss, lr, validation")
 @click.option(
     "--with", "others", multiple=True, type=click.Path(), help="Train on this cache, too, for images of the first one"
 )

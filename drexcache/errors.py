@@ -2,6 +2,7 @@
 
 import difflib
 import threading
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +22,14 @@ class DrexcacheError(Exception):
     """
 
     def __str__(self) -> str:
-        """The message, without its middle where a damaged file has made it endless."""
-        text = super().__str__()
+        """The message in one line, control characters spelled out, without its middle if a file has made it endless."""
+        text = "".join(repr(char)[1:-1] if _steers(char) else char for char in super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+
+
+def _steers(char: str) -> bool:
+    """Whether a character moves a terminal's cursor, ends a line, or is no character."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class Stopped(KeyboardInterrupt):

@@ -72,6 +72,12 @@ def write_files(contents: Mapping[str | Path, Content]) -> None:
                 sync_folder(folder)
 
 
+def refuse_output(path: object) -> None:
+    """Raise DrexcacheError for a name on the Hub, which would become a local folder called "hf:"."""
+    if str(path).startswith(("hf:/", "hf:\\")):
+        raise DrexcacheError(f"{path}: names on the Hub are only read; write a file here, then drexcache push")
+
+
 def run_id(*contents: bytes) -> str:
     """A short digest of what one run wrote; equal contents give equal digests.
 
@@ -122,6 +128,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
     A killed process leaves NAME.new behind, and the next one that writes NAME overwrites it. A device or a pipe is
     opened itself, with None for the final name.
     """
+    refuse_output(path)
     if path.exists() and not path.is_file():
         with naming(path), path.open("wb") as device:
             yield device, None

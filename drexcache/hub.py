@@ -35,12 +35,6 @@ def local_file(name: str | Path) -> Path:
     return _downloaded(text, kind or "model", repository, revision, file)
 
 
-def refuse_output(name: str | Path) -> None:
-    """Refuse to write to a name on the Hub, which would become a local folder called "hf:"."""
-    if str(name).startswith("hf:/"):
-        raise DrexcacheError(f"{name}: names on the Hub are only read; write a file here, then drexcache push")
-
-
 def _downloaded(name: str, kind: str, repository: str, revision: str | None, file: str) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -76,12 +70,12 @@ def _downloaded(name: str, kind: str, repository: str, revision: str | None, fil
 
 def _is_whole(path: Path) -> bool:
     """Whether a download matches the checksum in its file name: SHA-256 for large files, Git's SHA-1 for the rest."""
-    stated, data = path.resolve().name, path.read_bytes()
-    if re.fullmatch(r"[0-9a-f]{64}", stated):
-        return hashlib.sha256(data).hexdigest() == stated
-    if re.fullmatch(r"[0-9a-f]{40}", stated):
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == stated
-    return True  # on file systems without links, files keep their own names
+    stated = path.resolve().name
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", stated):
+        return True  # on file systems without links, files keep their own names
+    git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: git if len(stated) == 40 else hashlib.sha256()).hexdigest() == stated
 
 
 def _reason(error: BaseException) -> str:

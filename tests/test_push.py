@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from socket import create_server
 
+import click
 import huggingface_hub
 import numpy as np
 import pandas as pd
@@ -15,10 +16,13 @@ from click.testing import CliRunner
 from conftest import draw
 from hub_server import Hub, hub_server
 from huggingface_hub import DatasetCard, ModelCard
+from test_search import toy
 
 from drexcache import DrexcacheError, load_model, open_cache
 from drexcache.cli import main
+from drexcache.files import write_file
 from drexcache.hub import local_file
+from drexcache.studies import search
 
 CACHE, MODEL = "dataset ada/photos", "model ada/complexity"
 
@@ -114,10 +118,34 @@ def test_no_token_no_network_a_bad_name(work: Path, hub: Hub, monkeypatch: pytes
 
 def test_outputs_are_not_written_to_the_hub(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = run("train", work / "photos.h5", "-r", "ridge", "-o", "hf://ada/complexity/m.drex", code=1)
-    assert "names on the Hub are only read; write a file here, then drexcache push" in said
-    assert "only read" in run("extract", work / "photos", "--recipe", "classic", "-o", "hf://ada/photos/c.h5", code=1)
+    for command in every_command(main):
+        for option in command.params:
+            if isinstance(option, click.Option) and isinstance(option.type, click.Path) and option.name not in READ:
+                with pytest.raises(
+                    DrexcacheError, match="names on the Hub are only read; write a file here, then drex"
+                ):
+                    option.type.convert("hf://ada/complexity/x", option, None)
+    said = run("search", work / "photos.h5", "-r", "ridge", "-o", "hf://ada/complexity/found", code=1)
+    assert said == (
+        "Error: hf://ada/complexity/found: names on the Hub are only read; write a file here, then drexcache push\n"
+    )
+    for write in (lambda name: search(toy(), ["svr"], name, total_trials=1), lambda name: write_file(name, "text")):
+        with pytest.raises(DrexcacheError, match="only read"):
+            write("hf://ada/complexity/found")
     assert list(tmp_path.iterdir()) == []
+
+
+READ = ("ratings", "comparisons", "images", "ids", "train", "test", "scores", "caches", "studies", "curves", "space")
+READ += ("chosen", "others", "settings", "with_", "other")
+
+
+def every_command(group: click.Group) -> Iterator[click.Command]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+        elif command:
+            yield command
 
 
 def test_no_network(work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

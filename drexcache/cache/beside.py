@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import lock as lock_file
-from drexcache.hub import refuse_output
+from drexcache.files import refuse_output
 
 
 @contextmanager

@@ -85,15 +85,10 @@ def read_outline(descriptor: int, path: Path) -> Outline:
             raise ValueError("its root is a dataset")
         walk.file.check_overlaps()
     except ForbiddenError as error:
-        raise DrexcacheError(f"{path}: {_printable(error)}, which a drexcache file never holds; refused") from error
+        raise DrexcacheError(f"{path}: {error}, which a drexcache file never holds; refused") from error
     except (ValueError, LookupError, struct.error, OverflowError, OSError) as error:
-        raise DrexcacheError(f"{path}: not a drexcache cache, or a damaged one ({_printable(error)})") from error
+        raise DrexcacheError(f"{path}: not a drexcache cache, or a damaged one ({error})") from error
     return Outline(walk.attributes, walk.datasets)
-
-
-def _printable(error: Exception) -> str:
-    """Its message in one line, whatever the names in the file are made of."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
 
 
 class ForbiddenError(ValueError):

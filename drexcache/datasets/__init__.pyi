@@ -12,7 +12,9 @@ from .decoding import Decode as Decode
 from .decoding import UnreadableImage as UnreadableImage
 from .decoding import decode_rgb as decode_rgb
 from .decoding import decoded as decoded
+from .files import BYTES_AT_ANY_RATIO as BYTES_AT_ANY_RATIO
 from .files import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .files import MAX_RATIO as MAX_RATIO
 from .files import ImageFile as ImageFile
 from .files import is_url as is_url
 from .formats import decimal_sign as decimal_sign
@@ -20,6 +22,7 @@ from .formats import numbers as numbers
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .names import match_names as match_names
+from .parquet import read_frame as read_frame
 from .raters import ceiling as ceiling
 from .ratings import read_ratings as read_ratings
 from .splits import SPELLINGS as SPELLINGS

@@ -40,6 +40,7 @@ TIE = ("tie", "draw", "equal", "both", "same", "neither", "0.5", "0")
 YES, NO = ("1", "true", "yes", "y", "tie", "1.0"), ("", "0", "false", "no", "n", "0.0")
 DENSE = 4000  # images up to which errors come from the whole inverse; above from random probes
 PROBES = 200
+MOST_WEIGHT = 1e9  # beyond which sums lose the other comparisons
 FEW_AGREEMENTS = 20  # comparisons of one rater, fewer of which say nothing about the rater
 
 
@@ -123,8 +124,10 @@ def _choices(table: TextTable, left: Sequence[str], right: Sequence[str], texts:
 
 def _weights(table: TextTable, texts: Sequence[str]) -> Floats:
     weight = numbers(texts, decimal_sign(texts)[0])
-    if bad := [f"{texts[row]!r} in line {row + 2}" for row in np.flatnonzero(~(weight > 0)).tolist()]:
-        raise DrexcacheError(f"{table.source}: weights must be numbers above 0; found {counted(bad)}")
+    wrong = np.flatnonzero(~((weight > 0) & (weight <= MOST_WEIGHT))).tolist()
+    if bad := [f"{texts[row]!r} in line {row + 2}" for row in wrong]:
+        most = f"{MOST_WEIGHT:g}"
+        raise DrexcacheError(f"{table.source}: weights must be numbers above 0, up to {most}; found {counted(bad)}")
     return weight
 
 

@@ -14,11 +14,13 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drexcache.datasets.parquet import open_parquet, read_frame
 from drexcache.errors import DrexcacheError, counted, several
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def tables_of_file(data: bytes, source: str) -> list[TextTable]:
     {'file': ['a.jpg'], 'mos': ['3.5']}
     """
     if data.startswith(b"PAR1"):
-        return [_parquet(data, source)]
+        return [table_of_frame(frame_of_parquet(data, source), source)]
     if data.startswith(b"PK\3\4"):
         sheets = _xlsx(data, source)
     elif data.startswith(b"\xd0\xcf\x11\xe0"):
@@ -387,31 +389,12 @@ def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
         raise DrexcacheError(f"{source}: not a readable .xls workbook ({_line(error)})") from error
 
 
-def _parquet(data: bytes, source: str) -> TextTable:
-    try:
-        from pyarrow import BufferReader, parquet, types
-    except ImportError as error:
-        raise DrexcacheError(f"{source}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
-    try:
-        file = parquet.ParquetFile(BufferReader(data))
-        about, schema = file.metadata, file.schema_arrow
-        unpacked = sum(
-            about.row_group(group).column(at).total_uncompressed_size
-            for group in range(about.num_row_groups)
-            for at in range(about.num_columns)
-        )
-        if about.num_rows * about.num_columns > MAX_CELLS or unpacked > MAX_UNPACKED:
-            raise DrexcacheError(
-                f"{source}: more than {MAX_CELLS:,} cells or {MAX_UNPACKED >> 20} MiB unpacked; {_SMALLER}"
-            )
-        # dictionary-encoded, so that a long text that many rows repeat is held only once
-        texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
-        frame = parquet.ParquetFile(BufferReader(data), read_dictionary=texts).read().to_pandas()
-    except DrexcacheError:
-        raise
-    except Exception as error:  # pyarrow raises errors of many kinds
-        raise DrexcacheError(f"{source}: not a readable Parquet file ({_line(error)})") from error
-    return table_of_frame(frame, source)
+def frame_of_parquet(source: bytes | Path, where: str, columns: Sequence[str] | None = None) -> DataFrame:
+    """A Parquet file's columns, or some of them, within the limits for tables; raises as `read_frame` does."""
+    about = open_parquet(source, where).metadata
+    if about.num_rows * about.num_columns > MAX_CELLS:
+        raise DrexcacheError(f"{where}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+    return read_frame(source, where, columns, MAX_UNPACKED)
 
 
 def _cell(value: object) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drexcache.datasets.columns import IMAGE_COLUMNS, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, MAX_BYTES, ImageFile, is_hidden
+from drexcache.datasets.formats import frame_of_parquet
+from drexcache.datasets.parquet import images_of, most_bytes, open_parquet
 from drexcache.errors import DrexcacheError, counted
 from drexcache.files import utf8_name
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 PICTURES = ("image", "img", "picture", "jpg", "png", "image_bytes", "bytes")  # names of a table's column of images
 TYPES = {
@@ -28,7 +32,9 @@ TYPES = {
     b"II": ".tif",
     b"MM": ".tif",
 }
-_open_tables = threading.local()  # in each thread: the row group read last
+MAX_ABOUT = 1 << 16  # bytes of what a tar says of a member: a long name, or a list of attributes
+ABOUT = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_reading = threading.local()  # in each thread: the row group that it reads, and the row that comes next
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +85,22 @@ class RowOfTable(Packed):
     def read(self) -> bytes:
         """The image's bytes; OSError as in `ImageFile.read`."""
         group, row = self.listed
-        where = (str(self.location), self.state, group, self.column)
-        if getattr(_open_tables, "where", None) != where:
+        path, where = Path(self.location), (str(self.location), self.state, group, self.column)
+        if getattr(_reading, "where", None) != where or _reading.next > row:
             try:
-                cells = _parquet(Path(self.location)).read_row_group(group, columns=[self.column])[0]
-            except Exception as error:  # pyarrow has many kinds of errors
-                raise OSError(f"row of the table cannot be read: {error}") from error
-            _open_tables.where, _open_tables.cells = where, cells
+                table = open_parquet(path, str(path))
+            except DrexcacheError as error:
+                raise OSError(str(error)) from error
+            _reading.cells = images_of(table, str(path), group, self.column, most_bytes(path))
+            _reading.where, _reading.next = where, 0
+        try:
+            cell = next(islice(_reading.cells, row - _reading.next, None), None)
+            value: Any = None if cell is None else cell.as_py()
+        except Exception as error:  # pyarrow has many kinds of errors
+            _reading.where = None
+            raise OSError(f"row of the table cannot be read: {error}") from error
+        _reading.next = row + 1
         self.check()
-        value: Any = _open_tables.cells[row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise OSError("the table has no image in this row")
@@ -101,21 +114,27 @@ def state_of(path: Path) -> int:
 
 
 def is_packed(root: object) -> bool:
-    """Whether this is a tar or a Parquet file.
+    """Whether this is a tar or a Parquet file, by its first bytes or, for a packed or an old tar, by its name.
 
     >>> is_packed(Path("photos")), is_packed("s3://bucket/photos.tar")
     (False, False)
     """
-    if not isinstance(root, Path) or not root.is_file() or root.suffix.lower() == ".zip":
+    if not isinstance(root, Path) or not root.is_file():
         return False
     with suppress(OSError):  # listing its files says why it cannot be read
-        return _is_parquet(root) or tarfile.is_tarfile(root)
+        head, name = _head(root), root.name.lower()
+        is_tar = head[257:262] == b"ustar" or re.search(r"\.tar(\.\w+)?$|\.tgz$", name) is not None
+        return _is_parquet(root) or (is_tar and not head.startswith(b"PK"))
     return False
 
 
 def _is_parquet(root: Path) -> bool:
+    return _head(root).startswith(b"PAR1")
+
+
+def _head(root: Path) -> bytes:
     with root.open("rb") as file:
-        return file.read(4) == b"PAR1"
+        return file.read(512)
 
 
 def packed_files(root: Path) -> dict[str, ImageFile]:
@@ -137,10 +156,19 @@ def packed_files(root: Path) -> dict[str, ImageFile]:
     return dict(sorted(files.items()))
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; what it says of its size is checked before tarfile reads or goes that far."""
+
+    def _block(self, count: int) -> int:
+        if not 0 <= count <= (MAX_ABOUT if self.type in ABOUT else 1 << 62):
+            raise tarfile.ReadError(f"a member of {count} bytes")
+        return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
 def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
     state, files = state_of(root), dict[str, tuple[int, int]]()
     try:
-        with tarfile.open(root, "r:") as archive:
+        with tarfile.open(root, "r:", tarinfo=_Header) as archive:
             for member in archive:
                 name = member.name.replace("\\", "/").removeprefix("./").lstrip("/")
                 if member.isdir() or any(is_hidden(part) for part in name.split("/")):
@@ -150,26 +178,17 @@ def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
                 # the same file under a second name points to the first one
                 files[member.name] = files.get(member.linkname, listed) if member.islnk() else listed
                 yield name, MemberOfTar(str(root), member.name, files[member.name], state)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except DrexcacheError:
+        raise
+    except Exception as error:  # a broken header makes tarfile raise errors of many kinds
         raise DrexcacheError(
             f"{root}: a compressed or broken tar ({error}); unpack it, or pack it without gzip"
         ) from error
 
 
-def _parquet(root: Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DrexcacheError(f"{root}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
-    try:
-        return parquet.ParquetFile(root)
-    except Exception as error:  # pyarrow has many kinds of errors
-        raise DrexcacheError(f"{root}: not a readable Parquet file ({error})") from error
-
-
 def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
     """Each row's name and image; the images themselves are read only where the names lack something."""
-    state, table = state_of(root), _parquet(root)
+    state, table = state_of(root), open_parquet(root, str(root))
     schema = table.schema_arrow
     binary = [
         name for name in schema.names if str(schema.field(name).type).startswith(("binary", "large_bin", "struct"))
@@ -180,14 +199,15 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
         raise DrexcacheError(f"{root}: no column of images (bytes) such as {PICTURES[0]}; columns: {columns}")
     texts = [name for name in schema.names if name != picture]
     named = next((name for known in IMAGE_COLUMNS for name in texts if plain_name(name) == known), None)
+    names = None if named is None else iter(_texts(frame_of_parquet(root, str(root), [named])[named]))
     number = 0
     for group in range(table.num_row_groups):
-        rows = table.metadata.row_group(group).num_rows
-        names = _column(table, root, group, named) if named else [None] * rows
-        whole = all(str(name or "").lower().endswith(IMAGE_EXTENSIONS) for name in names)
-        values = [None] * rows if whole else _column(table, root, group, picture)
-        for row, (name, value) in enumerate(zip(names, values, strict=True)):
-            found = str(_path(value) or f"{number:06}" if name in (None, "") else name)
+        mine = None if names is None else list(islice(names, table.metadata.row_group(group).num_rows))
+        whole = mine is not None and all(name.lower().endswith(IMAGE_EXTENSIONS) for name in mine)
+        cells = repeat(None) if whole else images_of(table, str(root), group, picture, most_bytes(root))
+        for row, (name, cell) in enumerate(zip(repeat("") if mine is None else mine, cells, strict=False)):
+            value = None if cell is None else cell.as_py()
+            found = name or _path(value) or f"{number:06}"
             if not found.lower().endswith(IMAGE_EXTENSIONS):
                 data = value.get("bytes") if isinstance(value, dict) else value
                 found += TYPES.get((data or b"")[:2], ".png")
@@ -195,11 +215,8 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
             number += 1
 
 
-def _column(table: Any, root: Path, group: int, name: str) -> list[Any]:
-    try:
-        return table.read_row_group(group, columns=[name])[0].to_pylist()
-    except Exception as error:  # pyarrow has many kinds of errors
-        raise DrexcacheError(f"{root}: column {name} cannot be read ({error})") from error
+def _texts(column: Series) -> list[str]:
+    return column.astype(object).where(column.notna(), "").astype(str).tolist()
 
 
 def _path(value: Any) -> str:
@@ -210,8 +227,10 @@ def table_beside(root: Path) -> DataFrame | None:
     """What a Parquet table says of its images in its other columns, under the names that they have here; else None."""
     if not is_packed(root) or not _is_parquet(root):
         return None
-    table, names = _parquet(root), [name for name, _ in _rows(root)]
-    others = [name for name in table.schema_arrow.names if plain_name(name) not in (*PICTURES, *IMAGE_COLUMNS)]
-    frame = table.read(columns=others).to_pandas()
-    frame.insert(0, "image", names)
+    known, names = open_parquet(root, str(root)).schema_arrow.names, [name for name, _ in _rows(root)]
+    others = [name for name in known if plain_name(name) not in (*PICTURES, *IMAGE_COLUMNS)]
+    frame = frame_of_parquet(root, str(root), others)
+    if len(frame) != len(names):
+        raise DrexcacheError(f"{root}: not a readable Parquet file ({len(frame)} rows, {len(names)} images)")
+    frame.insert(0, "image", names, allow_duplicates=True)
     return frame

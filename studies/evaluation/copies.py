@@ -62,8 +62,10 @@ class Looks:
         """The pictures in ``files``, by default where they were at extraction; None if there are none."""
         found = dict(files or {})
         for matrix in matrices if files is None else ():
-            if matrix.images and not is_url(matrix.images) and Path(matrix.images).exists():
-                with suppress(DrexcacheError):  # if it is no longer a folder of images
+            if matrix.images and Path(matrix.images).is_dir():  # not listed: a file may name any folder, such as /
+                found |= {(matrix.dataset, image): ImageFile(f"{matrix.images}/{image}") for image in matrix.ids}
+            elif matrix.images and not is_url(matrix.images) and Path(matrix.images).exists():
+                with suppress(DrexcacheError):  # if it is no longer a file of images
                     table = read_images(matrix.images, False)
                     found |= {(matrix.dataset, image): file for image, file in zip(table.ids, table.files, strict=True)}
         hashes = {(m.dataset, image): own for m in matrices for image, own in zip(m.ids, m.hashes, strict=False)}

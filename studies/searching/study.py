@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError, listed, nearest, several
-from drexcache.files import naming
+from drexcache.files import naming, refuse_output
 from drexcache.metrics import METRICS, higher_is_better
 from drexcache.studies.evaluation import comparable, kept_together
 from drexcache.studies.searching.outcome import SearchResult, conclude
@@ -80,6 +80,7 @@ def search(
     spaces = [make_space(name, rated, narrowed) for name in regressors]
     same, notes = kept_together(rated)
     task = make_task(rated, same, folds=folds, repeats=repeats, holdout=holdout, metric=metric, seed=seed)
+    refuse_output(out)
     folder, name = Path(out), study or matrix.dataset
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,118 @@
+"""Parquet files, read within limits whatever they say of themselves; all that pyarrow raises becomes one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drexcache.datasets.files import BYTES_AT_ANY_RATIO, MAX_RATIO
+from drexcache.errors import DrexcacheError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+AT_ONCE = 8  # images
+_SIZES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 12}  # bytes of a value; 8 of any other
+
+
+def open_parquet(source: Path | bytes, where: str, **options: Any) -> Any:
+    """The pyarrow.parquet.ParquetFile of a file or of its bytes.
+
+    Raises
+    ------
+    DrexcacheError : not readable as Parquet, or pyarrow is not installed.
+    """
+    try:
+        from pyarrow import BufferReader, parquet
+    except ImportError as error:
+        raise DrexcacheError(f"{where}: reading Parquet needs pyarrow: pip install 'drexcache[parquet]'") from error
+    with _in_a_sentence(where):
+        return parquet.ParquetFile(BufferReader(source) if isinstance(source, bytes) else source, **options)
+
+
+def read_frame(source: Path | bytes, where: str, columns: Sequence[str] | None = None, most: int = 0) -> DataFrame:
+    """The table, or some of its columns; a text that many rows repeat is held only once.
+
+    most : bytes that it may take; by default `most_bytes` of the file.
+
+    Raises
+    ------
+    DrexcacheError : as `open_parquet`; larger than that; or a column of lists or structs of texts.
+    """
+    from pyarrow import types
+
+    file = open_parquet(source, where)
+    with _in_a_sentence(where):
+        schema, most = file.schema_arrow, most or most_bytes(source)
+        names = [name for name in schema.names if columns is None or name in columns]
+        _refuse_large(_unpacked(file, range(file.num_row_groups), names), most, where)
+        texts = [name for name in names if types.is_string(schema.field(name).type)]
+        texts += [name for name in names if types.is_large_string(schema.field(name).type)]
+        texts += [name for name in names if types.is_binary(schema.field(name).type)]
+        texts += [name for name in names if types.is_large_binary(schema.field(name).type)]
+        for leaf in _leaves(file, names):
+            if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in texts:
+                raise DrexcacheError(f"{where}: column {leaf.path} has texts inside lists or structs; leave it out")
+    file = open_parquet(source, where, read_dictionary=texts)
+    with _in_a_sentence(where):
+        return file.read(columns=names).to_pandas()
+
+
+def images_of(file: Any, where: str, group: int, column: str, most: int) -> Iterator[Any]:
+    """The cells of a column of images in a row group, a few at a time; pyarrow's scalars.
+
+    Raises
+    ------
+    DrexcacheError : they take more bytes than ``most`` in all, or cannot be read.
+    """
+    with _in_a_sentence(where):
+        _refuse_large(_unpacked(file, [group], [column]), most, where)
+        for batch in file.iter_batches(AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
+            most -= batch.nbytes
+            _refuse_large(0, most, where)
+            yield from batch.column(0)
+
+
+def most_bytes(source: Path | bytes) -> int:
+    """Bytes that may come out of a file: as many as of a zip's member of its size."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return max(BYTES_AT_ANY_RATIO, MAX_RATIO * size)
+
+
+def _leaves(file: Any, names: Sequence[str]) -> Iterator[Any]:
+    """The columns of numbers or texts that these columns consist of."""
+    for at in range(len(file.schema)):
+        leaf = file.schema.column(at)
+        if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in names):
+            yield leaf
+
+
+def _unpacked(file: Any, groups: Sequence[int], names: Sequence[str]) -> int:
+    """Bytes that these columns take, texts that are repeated counted once."""
+    leaves = {leaf.path: leaf for leaf in _leaves(file, names)}
+    total = 0
+    for group in groups:
+        about = file.metadata.row_group(group)
+        for column in map(about.column, range(about.num_columns)):
+            if leaf := leaves.get(column.path_in_schema):
+                width = max(leaf.length, _SIZES.get(leaf.physical_type, 8))
+                total += max(column.total_uncompressed_size, column.num_values * width)
+    return total
+
+
+def _refuse_large(size: int, most: int, where: str) -> None:
+    if size > most:
+        raise DrexcacheError(f"{where}: a Parquet file that takes too much memory unpacked; save it in parts")
+
+
+@contextmanager
+def _in_a_sentence(where: str) -> Iterator[None]:
+    try:
+        yield
+    except DrexcacheError:
+        raise
+    except Exception as error:  # pyarrow raises errors of many kinds, and pandas where it reads pyarrow's notes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DrexcacheError(f"{where}: not a readable Parquet file ({reason})") from error
