@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 from drexcache.cache import fields, parser, storage
-from drexcache.datasets import decoding, files, formats, ratings
+from drexcache.datasets import decoding, files, formats, packed, ratings
 from drexcache.regressors import saving
 
 
@@ -17,6 +17,10 @@ def test_the_documented_limits_are_those_in_force() -> None:
     cells = f"{formats.MAX_CELLS:,} cells; a workbook or a Parquet file, {formats.MAX_UNPACKED >> 20} MiB unpacked"
     assert table["image"] == f"{files.MAX_BYTES >> 30} GiB; {largest // 10**6} megapixels in any mode"
     assert table["member of a zip"] == f"{unpacked} its packed size"
+    about = f"no compression; {packed.MAX_ABOUT >> 10} KiB of names and attributes for a member"
+    assert table["tar"] == f"{about}, {files.MAX_BYTES >> 30} GiB for its content"
+    assert table["array of features in an .npz"] == f"above {freely} MiB, {files.MAX_RATIO} times its packed size"
+    assert table["Parquet of features or images"] == f"unpacked, above {freely} MiB, {files.MAX_RATIO} times the file"
     assert table["table of ratings"] == (
         f"{files.MAX_BYTES >> 30} GiB; {cells}; {ratings._MAX_RATINGS:,} single ratings"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
 import random
 import re
 import resource
@@ -274,6 +275,17 @@ def fill_up(command: Command, most: int) -> int:
             status, said = run(command.new)
         check_refusal(command, status, said, ("write", old, new))
     return len(chosen) + 2
+
+
+@pytest.mark.parametrize("name", ["extract", "cache merge"])
+def test_a_disk_that_takes_no_new_name(out: Path, name: str) -> None:
+    """A folder can be full although its disk is not: what was to get its name at last is taken away again."""
+    command = WRITING[name]
+    old = made(command, command.old)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: failing(errno.ENOSPC)("replace"))
+        status, said = run(command.new)
+    check_refusal(command, status, said, ("replace", old, old))
 
 
 def put_back(out: Path, saved: dict[Path, bytes]) -> None:

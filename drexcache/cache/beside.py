@@ -55,12 +55,18 @@ def writer_lock(path: Path) -> Iterator[None]:
             lock.release()
         raise no_space(error, path) from error
     try:
-        for left in (Path(f"{real}.rewrite"), *partial_paths(real, ".new")):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        _remove_half_written(real)  # by a process that was killed
         yield
     finally:
+        with suppress(OSError):  # of a disk that has just failed; the next writer tries again
+            _remove_half_written(real)
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def _remove_half_written(real: Path) -> None:
+    for left in (Path(f"{real}.rewrite"), *partial_paths(real, ".new")):
+        left.unlink(missing_ok=True)
 
 
 def _without_locks(folder: Path) -> bool:
