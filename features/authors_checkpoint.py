@@ -11,7 +11,8 @@ import torch
 from drexcache.cache import StoredBlock
 from drexcache.errors import DrexcacheError
 from drexcache.features.checkpoint import State, read_checkpoint
-from drexcache.features.weights import build_model, load_weights
+from drexcache.features.models import build_model
+from drexcache.features.weights import load_weights
 from drexcache.fusion import AttentionFusionRegressor, parameter_shapes
 from drexcache.recipes import Block, recipe
 from drexcache.regressors import Model

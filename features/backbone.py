@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
 from drexcache.errors import DrexcacheError, nearest
 from drexcache.features.fitting import to_size
-from drexcache.features.pixels import normalise
+from drexcache.features.pipeline import BATCH
 from drexcache.recipes import Block, Tap
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BATCH = {"cuda": 64, "mps": 16, "cpu": 8}  # images per forward pass
 
 
 class Backbone:
@@ -55,11 +55,11 @@ class Backbone:
             choose, self._choose_engine = self._choose_engine, None
             choose(self, images)
 
-    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+    def prepare(self, rgb: Image.Image) -> np.ndarray:
         """The image's pixels (3, H, W) as the block wants them, uint8 or float on [0, 1]."""
         return to_size(rgb, self.block)
 
-    def __call__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Features float32 (B, d), on the device, of B images' pixels (3, H, W).
 
         If a GPU runs out of memory, the batch size is halved from then on.
@@ -82,16 +82,17 @@ class Backbone:
             torch.cuda.empty_cache()
             self.say(f"block {self.block.name}: {self.device} is out of memory, going on with batches of {self.batch}")
 
-    def _on_device(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+    def _on_device(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """The images as one batch (B, 3, H, W) on the device.
 
         On CUDA it is copied from pinned memory on a separate stream, while the previous batch is computed; uint8 pixels
         are copied as such, which is a quarter of their size as floats.
         """
         if self._copying is None:
-            return torch.stack(list(images)).to(self.device)
-        pinned = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=True)
-        torch.stack(list(images), out=pinned)
+            return torch.from_numpy(np.stack(images)).to(self.device)
+        tensors = [torch.from_numpy(image) for image in images]
+        pinned = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype, pin_memory=True)
+        torch.stack(tensors, out=pinned)
         with torch.cuda.stream(self._copying):
             batch = pinned.to(self.device, non_blocking=True)
         computing = torch.cuda.current_stream(self.device)
@@ -109,6 +110,15 @@ class Backbone:
         filled = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, self.batch - len(x)))
         filled = filled.contiguous(memory_format=torch.channels_last)
         return self.run(filled)[: len(x)].clone()  # the next run of a CUDA graph overwrites its output
+
+
+def normalise(
+    pixels: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
+    """Normalise (B, 3, H, W) as `drexcache.features.pixels.normalise` does, on the pixels' device."""
+    x = pixels.to(torch.float32).div_(255) if pixels.dtype == torch.uint8 else pixels.to(torch.float32)
+    mean_, std_ = (torch.as_tensor(v, dtype=torch.float32, device=x.device)[:, None, None] for v in (mean, std))
+    return x.sub(mean_).div_(std_)
 
 
 # --- taps ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from drexcache.errors import DrexcacheError
+from drexcache.features.sources import SUFFIXES
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 CLASSIFIERS = ("fc.", "head.", "classifier.")
 # A counter for training only; nothing reads it in eval mode, and older files lack it.
 COUNTER = "num_batches_tracked"

@@ -19,15 +19,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from drexcache.features.backbone import Backbone
+from drexcache.devices import cores
 from drexcache.features.pixels import normalise
 from drexcache.files import write_file
 from drexcache.recipes import NUMERICS, Block, fingerprint_of
+
+if TYPE_CHECKING:
+    from drexcache.features.backbone import Backbone
 
 OLDEST = (2026, 4)  # supported version of OpenVINO
 AGREES = 1e-4  # largest difference between converted backbone and torch on noise, as a share of the largest feature
@@ -46,9 +48,22 @@ def why_not(precision: str) -> str:
         return "OpenVINO is not installed; run: pip install 'drexcache[openvino]'"
     except Exception as error:  # a damaged installation, or an unsupported processor
         return f"OpenVINO does not run here ({error})"
-    if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+    if platform.machine() in ("x86_64", "AMD64") and not has_avx2():
         return "this processor has no AVX2, without which OpenVINO was never tried"
     return "" if precision == "fp32" or "BF16" in able else "this processor has no arithmetic for bf16"
+
+
+def has_avx2() -> bool:
+    """Whether this processor has AVX2, by what NumPy found; its name for a group of extensions with it is X86_V3."""
+    found: Any = np.show_config(mode="dicts")
+    extensions = found["SIMD Extensions"]
+    return bool({"AVX2", "X86_V3"} & {*extensions["baseline"], *extensions["found"]})
+
+
+def threads() -> int:
+    """The number of threads to compute with: OMP_NUM_THREADS, as for torch, or one per core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else cores()
 
 
 @lru_cache(maxsize=1)
@@ -71,6 +86,8 @@ def convert(backbone: Backbone) -> Any:
 
     Normalisation stays outside, because folding it into the first layer's weights cost a decimal of precision.
     """
+    import torch
+
     pixels = torch.zeros(1, 3, *backbone.block.pixels)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about constants: what is traced is checked below, once
@@ -82,10 +99,12 @@ def convert(backbone: Backbone) -> Any:
 
 def refuse_other_numbers(model: Any, backbone: Backbone) -> None:
     """Raise ValueError unless model and backbone agree, up to rounding, on two images of noise."""
+    import torch
+
     noise = torch.randn(2, 3, *backbone.block.pixels, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = backbone.tapped(noise).numpy()
-    found = Runner(model, Way(2, "LATENCY"), "fp32")(list(noise))
+    found = Runner(model, Way(2, "LATENCY"), "fp32")(list(noise.numpy()))
     error = float(np.abs(found - expected).max() / (np.abs(expected).max() + 1e-12))
     if not error <= AGREES:  # NaN is refused, too
         raise ValueError(f"its features differ from torch's by {error:.1g} of the largest")
@@ -120,7 +139,7 @@ class Runner:
         options = {
             "PERFORMANCE_HINT": way.hint,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads(),
             "ENABLE_CPU_PINNING": False,  # otherwise several processes, such as Ray's, would share the same cores
         }
         compiled = core().compile_model(fixed, "CPU", options)
@@ -128,11 +147,11 @@ class Runner:
         self._queue = library().AsyncInferQueue(compiled)
         self._queue.set_callback(self._store)
 
-    def __call__(self, images: Sequence[torch.Tensor]) -> np.ndarray:
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Features float32 (B, d) of B images' pixels (3, H, W)."""
         found = np.empty((len(images), self._dim), np.float32)
         for start in range(0, len(images), self._images):
-            part = normalise(torch.stack(list(images[start : start + self._images])), self._mean, self._std).numpy()
+            part = normalise(np.stack(images[start : start + self._images]), self._mean, self._std)
             if len(part) < self._images:  # filled up with zeros, whose features are dropped
                 part = np.concatenate([part, np.zeros_like(part[:1]).repeat(self._images - len(part), axis=0)])
             self._queue.start_async({0: part}, found[start : start + self._images])

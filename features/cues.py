@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
 from scipy import fft, ndimage
 
@@ -29,13 +28,13 @@ class Cues:
     def get_ready(self, images: int) -> None:
         """Nothing to prepare."""
 
-    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+    def prepare(self, rgb: Image.Image) -> np.ndarray:
         """The cues (d,) of one image."""
-        return torch.from_numpy(cues_of(Picture(rgb), [tap.layer for tap in self.block.taps]))
+        return cues_of(Picture(rgb), [tap.layer for tap in self.block.taps])
 
-    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """The images' cues (B, d)."""
-        return torch.stack(list(inputs))
+        return np.stack(inputs)
 
 
 def classic_cues(rgb: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from drexcache.cache import FeatureCache, StoredBlock, partial_paths
 from drexcache.datasets import ImageFile, ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError, several
 from drexcache.features.loading import check_reach, load_extractors
-from drexcache.features.pipeline import Extractor, default_workers, read_image
+from drexcache.features.pipeline import Extractor, default_workers, in_memory, read_image
 from drexcache.features.planning import (
     current_files,
     missing_rows,
@@ -97,7 +96,7 @@ def forecast(
         images=len(table.ids),
         missing={name: int(rows.sum()) for name, rows in missing.items()},
         bytes=sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes),
-        seconds=_seconds(table, extractors, missing, workers or default_workers(), where.type == "cpu"),
+        seconds=_seconds(table, extractors, missing, workers or default_workers(), where == "cpu"),
         trouble=tuple(trouble),
         unchecked=tuple(sorted(name for name in guessed if any(name in cache.blocks for cache in sources))),
     )
@@ -188,11 +187,11 @@ def _of_all(sizes: np.ndarray, timed: Sequence[tuple[float, float]]) -> float:
     return round(float(len(sizes) * (seconds.mean() + a_byte * (np.mean(sizes) - size.mean()))), 6)
 
 
-def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[torch.Tensor]) -> float:
+def _seconds_of_a_batch(extractor: Extractor, batch: Sequence[np.ndarray]) -> float:
     """Seconds for one batch, measured on the second of two passes."""
     for _ in range(2):
         started = time.perf_counter()
-        extractor(batch).cpu()  # waits for the device
+        in_memory(extractor(batch))
     return time.perf_counter() - started
 
 

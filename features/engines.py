@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone
+
+if TYPE_CHECKING:
+    from drexcache.features.backbone import Backbone
 
 COMPILE = ("auto", "always", "never")
 WORTH_COMPILING = 20_000  # images; compiling takes a minute or more
@@ -58,7 +61,9 @@ def _why_no_compiler() -> str:
 
 def _try_to_compile(backbone: Backbone) -> str:
     """Compile and run one full batch; returns the reason if that failed, else ""."""
-    pixels = torch.zeros(backbone.batch, 3, *backbone.block.pixels, dtype=torch.uint8)
+    import torch
+
+    pixels = [np.zeros((3, *backbone.block.pixels), np.uint8)] * backbone.batch
     try:
         backbone.run = torch.compile(backbone.tapped, dynamic=False, fullgraph=True, mode="reduce-overhead")
         backbone.mode, backbone.whole_batches = "compiled", True

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from PIL import Image
 
 from drexcache.features.pixels import to_pixels
 from drexcache.recipes import Block
 
 
-def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
+def to_size(rgb: Image.Image, block: Block) -> np.ndarray:
     """Resize an image to a block's size: pixels (3, crops * H, W), uint8 or float on [0, 1] as from `to_pixels`.
 
     "squeeze" : the whole image; its aspect ratio is not kept.
@@ -20,7 +20,7 @@ def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
     >>> from drexcache.recipes import Tap
     >>> block = Block("b", "resnet50", (Tap("layer1", "mean", "t"),), size=(4, 4), fit="crop", crops=3)
     >>> to_size(Image.new("RGB", (30, 20)), block).shape
-    torch.Size([3, 12, 4])
+    (3, 12, 4)
     """
     if block.fit == "squeeze":
         return to_pixels(rgb, block.size, block.resize)
@@ -33,14 +33,14 @@ def to_size(rgb: Image.Image, block: Block) -> torch.Tensor:
     places = [i / (block.crops - 1) for i in range(block.crops)] if block.crops > 1 else [0.5]
     corners = [(round(place * (rgb.width - width)), round(place * (rgb.height - height))) for place in places]
     crops = [rgb.crop((left, top, left + width, top + height)) for left, top in corners]
-    return torch.cat([to_pixels(crop, block.size, block.resize) for crop in crops], dim=1)
+    return np.concatenate([to_pixels(crop, block.size, block.resize) for crop in crops], axis=1)
 
 
-def _padded(pixels: torch.Tensor, block: Block) -> torch.Tensor:
+def _padded(pixels: np.ndarray, block: Block) -> np.ndarray:
     """Centre the pixels (3, h, w) on (3, H, W) of the block's mean colour, which normalisation turns into 0."""
-    colour = torch.tensor(block.mean or (0.5, 0.5, 0.5))[:, None, None]
-    colour = (255 * colour).round() if pixels.dtype == torch.uint8 else colour
-    found = colour.to(pixels.dtype).repeat(1, *block.size)
+    colour = np.array(block.mean or (0.5, 0.5, 0.5), np.float32)[:, None, None]
+    colour = (255 * colour).round() if pixels.dtype == np.uint8 else colour
+    found = np.tile(colour.astype(pixels.dtype), (1, *block.size))
     top, left = (block.size[0] - pixels.shape[1]) // 2, (block.size[1] - pixels.shape[2]) // 2
     found[:, top : top + pixels.shape[1], left : left + pixels.shape[2]] = pixels
     return found

@@ -6,27 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from drexcache.datasets import ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import BATCH, Backbone
 from drexcache.features.converted import why_not
 from drexcache.features.engines import COMPILE, Engines, keep_freed_memory
 from drexcache.features.extraction import Summary, fill_cache
+from drexcache.features.models import build_model, with_own_normalisation
 from drexcache.features.openvino import OpenVinoBackbone
-from drexcache.features.pipeline import Extractor
-from drexcache.features.weights import (
-    build_model,
-    check_weights,
-    hash_of_file,
-    licence_notice,
-    load_weights,
-    with_own_normalisation,
-)
+from drexcache.features.pipeline import BATCH, Extractor
+from drexcache.features.sources import check_weights, hash_of_file, licence_notice
 from drexcache.recipes import IMPORTED, Block, Recipe
+
+if TYPE_CHECKING:
+    from drexcache.features.backbone import Backbone
 
 CPU_ENGINES = ("auto", "torch", "openvino")
 
@@ -125,7 +120,7 @@ def check_reach(blocks: Sequence[Block], source: str) -> None:
 
 
 def load_extractors(
-    blocks: Sequence[Block], source: str, device: torch.device, say: Callable[[str], None], *,
+    blocks: Sequence[Block], source: str, device: str, say: Callable[[str], None], *,
     known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto", engine_cpu: str = "auto",
     keep: bool = True,
 ) -> dict[str, Extractor]:  # fmt: skip
@@ -133,7 +128,7 @@ def load_extractors(
 
     keep : whether to store models converted for OpenVINO on the disk.
     """
-    if device.type == "cpu":
+    if device == "cpu":
         keep_freed_memory()
     found: dict[str, Extractor] = {}
     for given in blocks:
@@ -149,7 +144,7 @@ def load_extractors(
         if notice and source != "random" and block.name not in known:
             say(notice)
         backbone = (
-            _on_openvino(block, source, engine_cpu, batch=batch, say=say, keep=keep) if device.type == "cpu" else None
+            _on_openvino(block, source, engine_cpu, batch=batch, say=say, keep=keep) if device == "cpu" else None
         ) or load_backbone(block, source, device, batch=batch, compile=compile, say=say)
         say(f"block {block.name}: {block.backbone} with weights from {backbone.weights_source}")
         if block.precision == "bf16" and backbone.mode == "eager" and bf16_is_slow(device):
@@ -157,25 +152,38 @@ def load_extractors(
         if source == "random":
             say(f"block {block.name}: RANDOM WEIGHTS, the features mean nothing; this is for tests only")
         found[block.name] = backbone
-    say(f"device: {device}" + (f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""))
+    say(f"device: {device}" + (f" ({_name_of(device)})" if device.startswith("cuda") else ""))
     return found
 
 
-def bf16_is_slow(device: torch.device) -> bool:
+def _name_of(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def bf16_is_slow(device: str) -> bool:
     """Whether bf16 is emulated, and so much slower than fp32, as on a CPU without AVX-512 or similar."""
-    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    import torch
+
+    return device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def load_backbone(
-    block: Block, source: str, device: torch.device, *, batch: int | None = None, compile: str = "auto",
+    block: Block, source: str, device: str, *, batch: int | None = None, compile: str = "auto",
     say: Callable[[str], None] = _stderr,
 ) -> Backbone:  # fmt: skip
     """One block's backbone with its weights on the device; raises as `load_weights` and `Backbone` do."""
+    import torch
+
+    from drexcache.features.backbone import Backbone
+    from drexcache.features.weights import load_weights
+
     block = with_own_normalisation(block)
     model = build_model(block)
     weights = load_weights(model, block.backbone, block.tag, source)
     return Backbone(
-        block, model, device, weights_sha256=weights.sha256, weights_source=weights.source, batch=batch,
+        block, model, torch.device(device), weights_sha256=weights.sha256, weights_source=weights.source, batch=batch,
         choose_engine=Engines(compile), say=say,
     )  # fmt: skip
 
@@ -200,7 +208,7 @@ def _on_openvino(
         return None
 
     def load(wanted: Block) -> Backbone:
-        return load_backbone(wanted, source, torch.device("cpu"), batch=batch, say=say)
+        return load_backbone(wanted, source, "cpu", batch=batch, say=say)
 
     weights_file = hash_of_file(block.backbone, block.tag, source)
     return OpenVinoBackbone(

@@ -22,10 +22,9 @@ import torch
 from torch import nn
 
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import TappedBackbone
+from drexcache.features.backbone import TappedBackbone, normalise
 from drexcache.features.expressed import Fusion, expressed
 from drexcache.features.loading import check_reach, load_backbone
-from drexcache.features.pixels import normalise
 from drexcache.features.planning import stored_blocks
 from drexcache.features.prediction import source_of_weights
 from drexcache.files import write_file
@@ -170,7 +169,7 @@ def _backbones(model: Model, weights: str | None, say: Callable[[str], None]) ->
             raise DrexcacheError(f"block {name} holds hand-made cues, which cannot be exported; train without it")
         if (fit := block.definition.fit) != "squeeze":
             raise DrexcacheError(f"block {name} has fit {fit!r}, which cannot be exported; only 'squeeze' can")
-        backbone = load_backbone(replace(block.definition, precision="fp32"), source, torch.device("cpu"), say=say)
+        backbone = load_backbone(replace(block.definition, precision="fp32"), source, "cpu", say=say)
         found[name] = backbone.tapped
         here[name] = replace(stored_blocks({name: backbone})[name], definition=block.definition)
     model.check(here, f"weights {source}")

@@ -9,17 +9,30 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from PIL import Image
 
 from drexcache.errors import DrexcacheError
-from drexcache.features.backbone import Backbone
-from drexcache.features.converted import Runner, Way, convert, kept_path, read_kept, refuse_other_numbers, write_kept
+from drexcache.features.converted import (
+    Runner,
+    Way,
+    convert,
+    kept_path,
+    read_kept,
+    refuse_other_numbers,
+    threads,
+    write_kept,
+)
 from drexcache.features.fitting import to_size
 from drexcache.files import write_file
 from drexcache.recipes import Block
+
+if TYPE_CHECKING:
+    import torch
+
+    from drexcache.features.backbone import Backbone
 
 TIMINGS = 2  # times that each way of running is timed; the best counts
 
@@ -68,14 +81,14 @@ class OpenVinoBackbone:
         how = "read from the disk" if self._kept else "converted"
         self.say(f"block {name}: OpenVINO {version('openvino')}, {how} in {time.monotonic() - started:.1f} s")
         self._kept = self._torch = None
-        suffix = f".{self.block.precision}-{self.batch}-{torch.get_num_threads()}.json"
+        suffix = f".{self.block.precision}-{self.batch}-{threads()}.json"
         self._tuner = Tuner(ways(images, self.batch), self.batch, self._path.with_suffix(suffix))
 
-    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+    def prepare(self, rgb: Image.Image) -> np.ndarray:
         """The image's pixels (3, H, W) as the block wants them, uint8 or float on [0, 1]."""
         return to_size(rgb, self.block)
 
-    def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray | torch.Tensor:
         """Features float32 (B, d) of B images' pixels (3, H, W)."""
         self.get_ready(len(images))
         if self._tuner is None:
@@ -91,7 +104,7 @@ class OpenVinoBackbone:
         if self._tuner.note(way, len(images), time.perf_counter() - started):
             self.say(f"block {self.block.name}: {self._tuner.verdict()}")
             self._runners = {self._tuner.ways[0]: self._runners[self._tuner.ways[0]]}
-        return torch.from_numpy(features)
+        return features
 
     def _runner(self, way: Way) -> Runner:
         mean, std = self.block.mean, self.block.std
@@ -124,7 +137,7 @@ def ways(images: int, batch: int) -> list[Way]:
     """The ways worth timing for so many images; a single one if there are too few images to compare."""
     alone, together = Way(1, "LATENCY"), Way(batch, "LATENCY")
     apart, halves = Way(1, "THROUGHPUT"), Way(max(1, batch // 2), "THROUGHPUT")
-    found = [alone, together] if torch.get_num_threads() == 1 else [alone, together, apart, halves]
+    found = [alone, together] if threads() == 1 else [alone, together, apart, halves]
     found = list(dict.fromkeys(found))
     return found if images >= 2 * TIMINGS * len(found) * batch else found[:1]
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _to_install(backbone: str, tag: str, missing: str) -> DrexcacheError:
 def _efficientnet_lite0(content: bytes) -> dict[str, torch.Tensor]:
     """Rename the package's tensors, which are in timm's order under other names, checking each pair."""
     import timm
+    import torch
 
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     with torch.device("meta"):  # only names and shapes are needed
@@ -121,6 +124,7 @@ def _dinov2_small(content: bytes) -> dict[str, torch.Tensor]:
     found through that Add and named after the bias. The position embedding is exported in two pieces.
     """
     import onnx  # only this file needs it
+    import torch
     from onnx.numpy_helper import to_array
 
     graph = onnx.load_from_string(content).graph

@@ -6,7 +6,6 @@ An extractor computes one block: a `drexcache.features.backbone.Backbone`, or th
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +14,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
 from drexcache.cache import CacheWriter, StoredBlock
 from drexcache.datasets import Decode, ImageTable, UnreadableImage, decoded
+from drexcache.devices import cores
 from drexcache.errors import DrexcacheError, warnings_about
 from drexcache.progress import step_bar
 from drexcache.recipes import Block
+
+if TYPE_CHECKING:
+    import torch
+
+    Features = np.ndarray | torch.Tensor
+
+BATCH = {"cuda": 64, "mps": 16, "cpu": 8}  # images per call by kind of device
 
 
 class Extractor(Protocol):
@@ -49,11 +55,16 @@ class Extractor(Protocol):
     def get_ready(self, images: int) -> None:
         """Choose an engine for this many images; called once per run, possibly with 0."""
 
-    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+    def prepare(self, rgb: Image.Image) -> np.ndarray:
         """Turn one image into the model's input; called in a decoding thread."""
 
-    def __call__(self, inputs: Sequence[torch.Tensor], /) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[np.ndarray], /) -> Features:
         """Features float32 (B, d) of B prepared images, possibly on a device that is still computing them."""
+
+
+def in_memory(features: Features) -> np.ndarray:
+    """What an extractor gave, waiting for the device that computes it."""
+    return features if isinstance(features, np.ndarray) else features.cpu().numpy()
 
 
 class Meter:
@@ -162,10 +173,13 @@ def _compute(
 
 
 def _write(
-    job: Job, batch: list[ReadImage], features: Mapping[str, tuple[np.ndarray, torch.Tensor]], writer: CacheWriter
+    job: Job,
+    batch: list[ReadImage],
+    features: Mapping[str, tuple[np.ndarray, Features]],
+    writer: CacheWriter,
 ) -> None:
     with job.meter("model"):
-        found = {name: (rows, values.cpu().numpy()) for name, (rows, values) in features.items()}
+        found = {name: (rows, in_memory(values)) for name, (rows, values) in features.items()}
     with job.meter("write"):
         hashes = np.frombuffer(b"".join(image.sha256 for image in batch), "u1").reshape(len(batch), 32)
         stats = np.array([image.stat for image in batch])
@@ -205,7 +219,7 @@ class ReadImage:
     row: int
     sha256: bytes = bytes(32)
     stat: tuple[int, int] = (0, 0)  # from `ImageFile.stat`; zeros if it cannot be trusted
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -232,8 +246,7 @@ def read_image(table: ImageTable, row: int, extractors: Sequence[Extractor]) -> 
 
 def default_workers() -> int:
     """The default number of decoding threads: one per core that this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
+    return min(16, cores())
 
 
 def read_ahead(
@@ -242,8 +255,7 @@ def read_ahead(
     """Yield the images of these rows in order, read by ``workers`` threads at most ``ahead`` images in advance."""
     waiting: deque[Future[ReadImage]] = deque()
     remaining = map(int, rows)
-    # each thread resizes by itself: a team of torch threads for each would be cores squared and slow the models down
-    pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, "decode")
     try:
         while True:
             while len(waiting) < ahead and (row := next(remaining, None)) is not None:
@@ -253,7 +265,6 @@ def read_ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(torch.get_num_threads())  # makes this thread's number the default for new threads again
 
 
 # --- writing behind -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from drexcache.cache import DONE, CacheWriter, Contents, FeatureCache, StoredBlock, differences
 from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError, several
-from drexcache.features.pipeline import Extractor, read_image
+from drexcache.features.pipeline import Extractor, in_memory, read_image
 
 # how far a recomputed row may be from the stored one, as a share of its largest value
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
@@ -162,7 +162,7 @@ def probe(
         image = read_image(table, int(done[0]), [extractors[name]])
         if image.failure:
             continue
-        again = extractors[name]([image.inputs[name]])[0].cpu().numpy()
+        again = in_memory(extractors[name]([image.inputs[name]]))[0]
         kept = writer.cache.features(name, done[:1])[0].astype(np.float32)
         error = float(np.abs(again - kept).max() / (np.abs(kept).max() + 1e-12))
         old = others[-1]

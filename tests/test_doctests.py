@@ -16,7 +16,7 @@ def modules(package: str = "drexcache") -> list[str]:
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
         if info.ispkg:
             found += modules(info.name)
-        elif not info.name.endswith(("__main__", "fusion_cpu")):
+        elif not info.name.endswith(("__main__", "_cpu")):
             found.append(info.name)
     return sorted(found)
 

@@ -52,7 +52,7 @@ def test_features_are_those_of_the_plain_way(pictures: Path, tiny: Recipe, tmp_p
     matrix = open_cache(tmp_path / "c.h5").matrix()
 
     torch.manual_seed(0)
-    vit, resnet = (load_backbone(block, "random", torch.device("cpu")).tapped.model for block in tiny.blocks)
+    vit, resnet = (load_backbone(block, "random", "cpu").tapped.model for block in tiny.blocks)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (tiny.blocks[0].mean, tiny.blocks[0].std))
     for row, image in enumerate(matrix.ids):
         picture = Image.open(pictures / image).convert("RGB")

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
@@ -21,9 +22,8 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
-from drexcache.features.backbone import Backbone
-from drexcache.features.pixels import normalise
-from drexcache.features.weights import build_model
+from drexcache.features.backbone import Backbone, normalise
+from drexcache.features.models import build_model
 from drexcache.fusion import training
 from drexcache.fusion.head import HIDDEN
 from drexcache.fusion.plan import SPAN, Design, HeadSettings, Plan, make_plan
@@ -92,14 +92,16 @@ def test_an_extraction_step_stays_on_its_device(block: Block, precision: Any, fa
     block = replace(block, precision=precision, flip=True)
     backbone = Backbone(block, fake.of(model), CUDA, weights_sha256="", weights_source="", batch=4)
     assert {one.device for one in backbone.tapped.parameters()} == {CUDA}
-    pixels = [torch.zeros(3, *block.size, dtype=torch.uint8) for _ in range(6)]
+    pixels = [np.zeros((3, *block.size), np.uint8) for _ in range(6)]
     features = backbone(pixels)
     assert (features.device, features.dtype, features.shape) == (CUDA, torch.float32, (6, sum(backbone.dims)))
     assert fake.recorded == [fake.computing], "the copied batch's memory could be used again before it was read"
     assert len(fake.computing.waited) == 1, "the batch could be read before it was copied"
     backbone.whole_batches = True  # as behind a CUDA graph
     assert backbone(pixels).shape == (6, sum(backbone.dims))
-    assert backbone([torch.zeros(3, *block.size) for _ in range(2)]).device == CUDA  # as the tensor resize gives them
+    assert (
+        backbone([np.zeros((3, *block.size), np.float32) for _ in range(2)]).device == CUDA
+    )  # as the tensor resize gives them
 
 
 @pytest.mark.parametrize(

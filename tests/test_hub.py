@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from small_backbones import DINOV3, RESNET, SMALL, bare, same, scrambled
 
 from drexcache.errors import DrexcacheError
-from drexcache.features import weights as hub
-from drexcache.features.weights import check_weights, load_weights
+from drexcache.features import hub_weights as hub
+from drexcache.features.sources import check_weights
+from drexcache.features.weights import load_weights
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from sklearn.datasets import load_sample_images
 from drexcache.errors import DrexcacheError
 from drexcache.features import packaged
 from drexcache.features.packaged import packaged_weights
-from drexcache.features.weights import check_weights, load_weights
+from drexcache.features.sources import check_weights
+from drexcache.features.weights import load_weights
 
 LITE0 = ("tf_efficientnet_lite0", "in1k")
 DINOV2 = ("vit_small_patch14_dinov2", "lvd142m")

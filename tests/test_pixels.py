@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import functional
 
 from drexcache.datasets import Decode, UnreadableImage, decode_rgb
 from drexcache.errors import DrexcacheError
-from drexcache.features import pixels
+from drexcache.features import bilinear
+from drexcache.features.backbone import normalise as on_the_device
 from drexcache.features.pixels import normalise, to_pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -266,20 +267,43 @@ def test_pil_resize_and_normalise_are_torchvisions_bit_for_bit(
         ]
     )(image)
     ours = to_pixels(image, size, f"pil-{name}")
-    assert ours.dtype == torch.uint8 and ours.is_contiguous()
-    assert torch.equal(normalise(ours[None], MEAN, STD)[0], theirs)
+    assert ours.dtype == np.uint8 and ours.flags.c_contiguous
+    np.testing.assert_array_equal(normalise(ours[None], MEAN, STD)[0], theirs.numpy())
+    there = on_the_device(torch.from_numpy(ours)[None], MEAN, STD)
+    assert torch.equal(there[0], theirs)
 
 
-@pytest.mark.parametrize(("shape", "size"), SIZES)
+@pytest.mark.parametrize("by", ["C", "torch"])
+@pytest.mark.parametrize(("shape", "size"), [*SIZES, ((90, 400), (224, 7)), ((3, 1301), (1, 224)), ((1, 1), (5, 1))])
 def test_tensor_resize_is_torchvisions_bit_for_bit(
-    shape: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], size: tuple[int, int], by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "_BAND_PIXELS", 1000)  # several bands, the last one incomplete
+    if by == "torch":
+        monkeypatch.setattr(bilinear, "resize_cpu", None)
+    elif bilinear.resize_cpu is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("no compiled resize, or no processor on which torch rounds as it does")
+    monkeypatch.setattr(bilinear, "BAND_PIXELS", 1000)  # several bands, the last one incomplete
     image = noise(*shape)
     theirs = functional.resize(
         functional.to_dtype(functional.pil_to_tensor(image), scale=True), list(size), antialias=True
     )
-    assert torch.equal(to_pixels(image, size, "tensor-bilinear"), theirs)
+    np.testing.assert_array_equal(to_pixels(image, size, "tensor-bilinear"), theirs.numpy())
+
+
+def test_the_compiled_resize_refuses_what_does_not_fit() -> None:
+    if bilinear.resize_cpu is None:
+        pytest.skip("no C compiler was there at installation")
+    rows, out = np.zeros((4, 6, 3), np.uint8), np.zeros((3, 2, 2), np.float32)
+    (ends, across), down = bilinear.axis(6, 2), bilinear.axis(4, 2)
+    bilinear.resize_cpu.resize(rows, 6, 0, 4, ends, across, *down, out)
+    for given in [
+        (rows, 6, 1, 4, ends, across, *down, out), (rows, 6, -1, 4, ends, across, *down, out),
+        (rows, 5, 0, 4, ends, across, *down, out), (rows, 0, 0, 4, ends, across, *down, out),
+        (rows, 6, 0, 4, ends, across[:1], *down, out), (rows, 6, 0, 4, ends[::-1].copy(), across, *down, out),
+        (rows, 6, 0, 4, ends[:0], across, *down, out), (rows, 6, 0, 4, ends, across, *down, out[:2]),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="do not fit together"):
+            bilinear.resize_cpu.resize(*given)
 
 
 @pytest.mark.parametrize("shape", [(640, 480), (333, 77), (90, 120)])
@@ -290,20 +314,20 @@ def test_tensor_resize_is_what_dinov3s_processor_does(shape: tuple[int, int]) ->
     names = ("DINOv3ViTImageProcessorFast", "DINOv3ViTImageProcessor")
     processor = next(getattr(transformers, name) for name in names if hasattr(transformers, name))()
     image = noise(*shape)
-    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    theirs = processor(image, return_tensors="pt")["pixel_values"].numpy()
     ours = normalise(to_pixels(image, (224, 224), "tensor-bilinear")[None], MEAN, STD)
     assert theirs.shape == ours.shape
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     far = normalise(to_pixels(image, (224, 224), "pil-bilinear")[None], MEAN, STD)
-    assert (far - theirs).abs().max() > 1e-3  # the check can tell the two resizes apart
+    assert np.abs(far - theirs).max() > 1e-3  # the check can tell the two resizes apart
 
 
 def test_normalise_leaves_its_input_alone() -> None:
-    given = torch.rand(2, 3, 4, 5)
-    before = given.clone()
-    expected = (given.numpy() - np.array(MEAN, "f4")[:, None, None]) / np.array(STD, "f4")[:, None, None]
-    np.testing.assert_array_equal(normalise(given, MEAN, STD).numpy(), expected)
-    assert torch.equal(given, before)
+    given = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    before = given.copy()
+    expected = (given - np.array(MEAN, "f4")[:, None, None]) / np.array(STD, "f4")[:, None, None]
+    np.testing.assert_array_equal(normalise(given, MEAN, STD), expected)
+    np.testing.assert_array_equal(given, before)
 
 
 def grey_tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:

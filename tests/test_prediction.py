@@ -17,7 +17,7 @@ from drexcache.cli import main
 from drexcache.datasets import ImageFile
 from drexcache.features import extract, predict
 from drexcache.features.backbone import Backbone
-from drexcache.features.weights import build_model
+from drexcache.features.models import build_model
 from drexcache.recipes import Recipe
 from drexcache.regressors import Prediction, load_model, train_model
 

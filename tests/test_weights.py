@@ -14,13 +14,9 @@ from timm.models import get_pretrained_cfg
 from drexcache import open_cache, read_images
 from drexcache.errors import DrexcacheError
 from drexcache.features import extract
-from drexcache.features.weights import (
-    check_weights,
-    digest,
-    licence_notice,
-    load_weights,
-    with_own_normalisation,
-)  # fmt: skip
+from drexcache.features.models import with_own_normalisation
+from drexcache.features.sources import check_weights, licence_notice
+from drexcache.features.weights import digest, load_weights
 from drexcache.recipes import Block, Recipe, Tap
 
 
