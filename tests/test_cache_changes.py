@@ -31,7 +31,7 @@ def test_merged_shards_are_the_whole(pictures: Path, tmp_path: Path) -> None:
     assert (
         merged.failures()
         == open_cache(whole).failures()
-        == {"005.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"}
+        == {"005.png": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image, nor AVIF, HEIC or JPEG XL"}
     )
     assert merged.verify() == [] and merged.shard == ""
     assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()

@@ -124,9 +124,9 @@ def test_what_cannot_be_predicted_is_a_row_with_the_reason(cache: Path, tmp_path
     run("train", cache, "-r", "ridge", "-o", tmp_path / "m.drex")
     images = draw(tmp_path / "pictures", 4)
     (images / "002.png").write_bytes(b"")
-    (images / "camera.heic").write_bytes(b"x")
+    (images / "camera.raw").write_bytes(b"x")
     done = run("predict", tmp_path / "m.drex", images, "-o", tmp_path / "p.csv", code=1)
-    assert "left out files that are not among its images: .heic 1" in done.stderr
+    assert "left out files that are not among its images: .raw 1" in done.stderr
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["000.png", "001.png", "003.png", "002.png"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_datasets import about, folder_of, refusal, values, zip_of
 
-from drexcache.datasets import sha256_of_ids
+from drexcache.datasets import IMAGE_EXTENSIONS, sha256_of_ids
 from drexcache.datasets.table import read_images
 from drexcache.errors import DrexcacheError
 
@@ -15,7 +15,7 @@ from drexcache.errors import DrexcacheError
 def test_a_folder_without_ratings(tmp_path: Path) -> None:
     names = ("b.JPG", "a/z.tiff", "a b.webp", "ä.png", "Z.gif", "x.bmp", "y.jpeg", "t.tif")
     hidden = (".c.jpg", ".d/e.jpg", "__MACOSX/b.JPG", "a/._z.tiff", ".DS_Store")
-    root = folder_of(tmp_path / "photos", *names, *hidden, "new.heic", "readme.txt")
+    root = folder_of(tmp_path / "photos", *names, *hidden, "new.raw", "readme.txt")
     table = read_images(root)
     assert table.ids == ("Z.gif", "a b.webp", "a/z.tiff", "b.JPG", "t.tif", "x.bmp", "y.jpeg", "ä.png")
     assert list(table.ids) == sorted(names, key=str.encode)
@@ -23,7 +23,7 @@ def test_a_folder_without_ratings(tmp_path: Path) -> None:
     assert (table.dataset, table.targets, table.labels, len(table)) == ("photos", {}, {}, 8)
     assert table.notes == (
         f"{root}: read as layout folder (guessed)",
-        f"{root}: left out files that are not among its images: .heic 1",
+        f"{root}: left out files that are not among its images: .raw 1",
         f"{root}: no ratings (none given, and no ratings.csv at the root)",
     )
 
@@ -95,9 +95,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(b"text")
     assert refusal(file) == f"{file}: neither a folder nor a zip"
-    empty = folder_of(tmp_path / "empty", "a.heic", "b.heic", "c")
-    looked = "no images; looked for .jpg, .jpeg, .png, .gif, .webp, .bmp, .tif, .tiff"
-    assert refusal(empty) == f"{empty}: {looked}, found .heic 2, without extension 1"
+    empty = folder_of(tmp_path / "empty", "a.raw", "b.raw", "c")
+    looked = f"no images; looked for {', '.join(IMAGE_EXTENSIONS)}"
+    assert refusal(empty) == f"{empty}: {looked}, found .raw 2, without extension 1"
     root = folder_of(tmp_path / "p", "a.jpg")
     assert refusal(root, layout="zip") == "no layout 'zip'; there are: auto, folder, ic9600, savoias"
     assert refusal(root, image_column="x") == f"{root}: --image-column given, but there are no ratings"

@@ -174,7 +174,7 @@ def test_pixels_in_no_known_range_are_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"RIFF0000AVI ", bytes(99)])
 def test_what_is_no_image(data: bytes) -> None:
-    assert unreadable(data) == "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"
+    assert unreadable(data) == "not a JPEG, PNG, GIF, WebP, BMP or TIFF image, nor AVIF, HEIC or JPEG XL"
 
 
 def test_an_empty_file() -> None:

@@ -311,7 +311,7 @@ def test_a_folder_that_some_names_lack_is_not_dropped() -> None:
 
 
 def test_all_problems_in_one_sentence(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.heic")
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.raw")
     text = "file;r1;r2\na;1,5;9\na;1;1\nb;x;2\nz;1;1\nc;-;\n"
     (root / "ratings.csv").write_text(text)
     assert refusal(root, rating_column="r?", value_range=(0, 5)) == (
@@ -321,14 +321,14 @@ def test_all_problems_in_one_sentence(tmp_path: Path) -> None:
         "images without a rating: 1 (d.jpg); ratings that are no finite number: 1 (c = '-'); correct the file, or "
         "leave the others out with --allow-unmatched, or clip or drop ratings or widen the range with --out-of-range "
         f"(guessed image names from column 'file', decimal commas) ({root}: left out files that are not among its "
-        "images: .heic 1)"
+        "images: .raw 1)"
     )
     (root / "ratings.csv").write_text("what,score,mos,part\na,1,2,train\n")
     assert refusal(root, split_column="set") == (
         "p/ratings.csv: no column is known by its name to hold image names; several columns could be ratings (score, "
         "mos); no column 'set' of splits; the header row has: what, score, mos, part; name one with --image-column and "
         f"one with --rating-column and one with --split-column ({root}: left out files that are not among its images: "
-        ".heic 1)"
+        ".raw 1)"
     )
 
 

@@ -171,15 +171,15 @@ def test_a_failing_network_is_a_failed_row_or_one_sentence(
 
 
 def test_mistakes_in_a_url(tmp_path: Path, memory: MemoryFileSystem) -> None:
-    folder_of(tmp_path / "texts", "a.heic", "b.txt")
+    folder_of(tmp_path / "texts", "a.raw", "b.txt")
     assert refusal("memry://x").startswith("memry://x: no protocol memry; did you mean memory? there are: ")
     assert refusal("qqqqq://x").startswith("qqqqq://x: no protocol qqqqq; there are: ")
     assert refusal("memory://gone/photos") == "memory://gone/photos: no such folder, or nothing in it"
     assert refusal(f"file://{tmp_path}/gone") == f"file://{tmp_path}/gone: no such folder, or nothing in it"
     url = f"file://{tmp_path}/texts"
-    assert refusal(url).startswith(f"{url}: no images; looked for ") and refusal(url).endswith("found .heic 1")
-    assert refusal(f"{url}/a.heic") == (
-        f"{url}/a.heic: a file; name a folder, or copy the file (also a zip) to this machine"
+    assert refusal(url).startswith(f"{url}: no images; looked for ") and refusal(url).endswith("found .raw 1")
+    assert refusal(f"{url}/a.raw") == (
+        f"{url}/a.raw: a file; name a folder, or copy the file (also a zip) to this machine"
     )
     memory.pipe("/Images/Scenes/0.jpg", b"")
     assert refusal("memory://Images/Scenes", layout="savoias") == (

@@ -9,7 +9,6 @@ from .comparisons import match_comparisons as match_comparisons
 from .comparisons import read_comparisons as read_comparisons
 from .comparisons import with_comparisons as with_comparisons
 from .decoding import Decode as Decode
-from .decoding import UnreadableImage as UnreadableImage
 from .decoding import decode_rgb as decode_rgb
 from .decoding import decoded as decoded
 from .files import BYTES_AT_ANY_RATIO as BYTES_AT_ANY_RATIO
@@ -19,6 +18,7 @@ from .files import ImageFile as ImageFile
 from .files import is_url as is_url
 from .formats import decimal_sign as decimal_sign
 from .formats import numbers as numbers
+from .kinds import UnreadableImage as UnreadableImage
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .names import match_names as match_names

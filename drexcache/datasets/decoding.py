@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageOps
 
-from PIL import TiffImagePlugin, WebPImagePlugin  # isort: skip
-
+from drexcache.datasets.kinds import UnreadableImage, check_pixels, kind_and_reader, open_image
 from drexcache.datasets.libtiff import warn_of_damage
 from drexcache.errors import DrexcacheError
 
 warn_of_damage()
 BAND_PIXELS = 1 << 20  # pixels of a 12- or 16-bit grey image to scale at a time
 
-# First bytes, kind, Pillow's reader. Image.open is not used because it checks the size against a module-wide limit
-# and warns from 89 megapixels; silencing that would change a setting that all threads share.
-_READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
-    (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
-    (b"RIFF", "WebP", WebPImagePlugin.WebPImageFile),
-    (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
-    *((prefix, "TIFF", TiffImagePlugin.TiffImageFile) for prefix in TiffImagePlugin.PREFIXES),
-)
 # The modes that Pillow's convert can turn into RGB
 _TO_RGB = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
@@ -55,12 +43,8 @@ class Decode:
             raise DrexcacheError(f"exif is ignore or apply, not {self.exif!r}")
 
 
-class UnreadableImage(Exception):  # noqa: N818
-    """An image cannot be read, with the reason as a phrase; its row is marked as failed and the run continues."""
-
-
 def decode_rgb(data: bytes, decode: Decode = Decode(), max_pixels: int = 500_000_000) -> Image.Image:
-    """Decode a JPEG, PNG, GIF (first frame), WebP, BMP or TIFF file to 8-bit RGB.
+    """Decode a JPEG, PNG, GIF (first frame), WebP, BMP, TIFF, AVIF, HEIC or JPEG XL file to 8-bit RGB.
 
     12-bit and 16-bit grey is scaled to 0..255 and rounded. Colour profiles are not applied. The size is
     read from the header and checked before memory for pixels is allocated. Safe to call from several threads.
@@ -70,6 +54,7 @@ def decode_rgb(data: bytes, decode: Decode = Decode(), max_pixels: int = 500_000
     UnreadableImage : not an image, broken, truncated, larger than max_pixels, or with pixels of unknown range.
     MemoryError : too little memory; passed on, because the machine is at fault and not the image.
 
+    >>> import io
     >>> file = io.BytesIO()
     >>> Image.new("L", (4, 2), 7).save(file, "PNG")
     >>> decode_rgb(file.getvalue()).getpixel((0, 0))
@@ -86,12 +71,11 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
     This keeps memory from growing with the number of threads, and allows Pillow's global limit, which applies when a
     TIFF is loaded, to be raised meanwhile.
     """
-    kind, reader = _reader(data)
+    kind, reader = kind_and_reader(data)
     with _as_unreadable(kind):
-        image: Image.Image = reader(io.BytesIO(data))
+        image = open_image(kind, reader, data, max_pixels)
+    check_pixels(image.size, max_pixels)
     pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {max_pixels / 1e6:g} megapixels")
     with _one_at_a_time(max_pixels) if pixels > min(LARGE, Image.MAX_IMAGE_PIXELS or LARGE) else nullcontext():
         with _as_unreadable(kind):
             image.load()
@@ -99,16 +83,6 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
                 ImageOps.exif_transpose(image, in_place=True)
             image = _to_rgb(image, kind, decode)
         yield image
-
-
-def _reader(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
-    """The file's kind and reader by its first bytes, whatever its name."""
-    if not data:
-        raise UnreadableImage("empty file")
-    for prefix, kind, reader in _READERS:
-        if data.startswith(prefix) and (kind != "WebP" or data[8:12] == b"WEBP"):
-            return kind, reader
-    raise UnreadableImage("not a JPEG, PNG, GIF, WebP, BMP or TIFF image")
 
 
 def _reason(kind: str, error: Exception) -> str:

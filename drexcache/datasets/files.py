@@ -18,7 +18,20 @@ from typing import Any, BinaryIO
 from drexcache.errors import DrexcacheError, nearest
 from drexcache.files import utf8_name
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".gif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+)
 MAX_BYTES = 1 << 30  # size limit of an image file or a table
 MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # limits of a zip member: compression ratio, and size exempt from it
 # What a store reports about a file that changes when the file does (a time, tag or checksum); names vary by store.

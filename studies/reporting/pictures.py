@@ -128,10 +128,12 @@ def _folders(source: str, datasets: Sequence[str]) -> dict[str, Path]:
 
 def _thumbnail(data: bytes, side: int, limit: int) -> str:
     """A thumbnail as a data URI, rotated according to EXIF, in at most about ``limit`` bytes."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("RGB", (2 * side, 2 * side))  # decodes a JPEG at reduced size
-        deep = image.mode.startswith("I")
-        picture = decode_rgb(data, Decode(exif="apply")) if deep else ImageOps.exif_transpose(image).convert("RGB")
+    if data.startswith(b"\xff\xd8"):
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # decodes a JPEG at reduced size
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+    else:
+        picture = decode_rgb(data, Decode(exif="apply"))
     picture.thumbnail((side, side))
     for quality in (75, 50, 25, 5):
         buffer = io.BytesIO()
