@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from drexcache.cache import FeatureMatrix, rate
 from drexcache.cli import main
 from drexcache.errors import DrexcacheError
-from drexcache.regressors import ChosenSettings, make_regressor
+from drexcache.regressors import ChosenSettings, GramRidge, make_regressor
 from drexcache.scores import ScoreTable
 from drexcache.studies import compare, evaluate
 from drexcache.studies.evaluation import Predictions, predictions_beside
@@ -59,6 +59,9 @@ def test_weights_of_images_are_those_of_scikit_learn() -> None:
     by_hand = Ridge(alpha=2.0).fit(matrix.X[::2], matrix.y[::2], sample_weight=counts[::2])
     assert run.predicted == pytest.approx(by_hand.predict(matrix.X[1::2]), abs=1e-6)
     assert evaluate([matrix], ["svr"], weights="raters")[1].runs  # the last step of a pipeline takes them
+    (run,) = evaluate([matrix], ["ridge"], split="split", weights="raters")[1].runs
+    ours = GramRidge().fit(matrix.X[::2], matrix.y[::2], sample_weight=np.array(counts[::2]))
+    assert run.predicted == pytest.approx(ours.predict(matrix.X[1::2]), abs=1e-6)
     with pytest.raises(DrexcacheError, match="nearest takes no weights of images"):
         evaluate([matrix], ["nearest"], make=lambda *_: KNeighborsRegressor(1), weights="raters")
     wrong = replace(matrix, labels={"raters": ["many", *matrix.labels["raters"][1:]]})

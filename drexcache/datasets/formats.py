@@ -186,6 +186,20 @@ def decimal_sign(texts: Sequence[str]) -> tuple[str, list[str]]:
     return ".", commas
 
 
+def wrong_numbers(unclear: Sequence[str], names: Sequence[str], scores: Sequence[str], decimal: str) -> tuple[str, ...]:
+    """What is wrong with the scores: numbers that could mean two things, and texts that hold more than a number."""
+    found = [f"numbers whose marks could mean two things (write 1234.5): {counted(unclear)}"] if unclear else []
+    values = numbers(scores, decimal)
+    more = [
+        f"{name} = {score!r}"
+        for name, score, value in zip(names, scores, values.tolist(), strict=False)
+        if np.isnan(value) and holds_number(score) and score not in unclear
+    ]
+    if more:
+        found.append(f"ratings that are no finite number: {counted(more)}: write a plain number, such as 4 for '4/7'")
+    return tuple(found)
+
+
 def stray(values: Floats) -> list[str]:
     """Notes on a lowest or highest value that may mean "not rated": far from the others, or the only one below 0."""
     found = []

@@ -18,11 +18,11 @@ from drexcache.datasets.formats import (
     TextTable,
     decimal_sign,
     decode,
-    holds_number,
     numbers,
     table_of_frame,
     tables_of_file,
-)
+    wrong_numbers,
+)  # fmt: skip
 from drexcache.datasets.splits import split_texts
 from drexcache.errors import DrexcacheError, counted
 
@@ -109,7 +109,7 @@ def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
         },
         notes=(*table.notes, *notes, *([f"{table.source}: guessed {', '.join(guessed)}"] if guessed else [])),
         decimal=decimal,
-        problems=_problems(unclear, () if single_raters else table.texts(places.image), scores[0], decimal),
+        problems=wrong_numbers(unclear, () if single_raters else table.texts(places.image), scores[0], decimal),
     )
     if places.error is not None:
         return _with_errors(ratings, errors, columns.error_raters or 1)
@@ -141,7 +141,7 @@ def ratings_of_ic9600(parts: Mapping[str, tuple[str, bytes]]) -> Ratings:
     decimal, unclear = decimal_sign(scores)
     return Ratings(
         source, names, scores, {"split": splits}, notes=tuple(notes), decimal=decimal,
-        problems=_problems(unclear, names, scores, decimal),
+        problems=wrong_numbers(unclear, names, scores, decimal),
     )  # fmt: skip
 
 
@@ -158,22 +158,8 @@ def ratings_of_savoias(tables: Sequence[TextTable], column: str | None, images: 
         labels={},
         notes=(*table.notes, *notes),
         decimal=decimal,
-        problems=_problems(unclear, names, scores, decimal),
+        problems=wrong_numbers(unclear, names, scores, decimal),
     )
-
-
-def _problems(unclear: Sequence[str], names: Sequence[str], scores: Sequence[str], decimal: str) -> tuple[str, ...]:
-    """What is wrong with the scores: numbers that could mean two things, and texts that hold more than a number."""
-    found = [f"numbers whose marks could mean two things (write 1234.5): {counted(unclear)}"] if unclear else []
-    values = numbers(scores, decimal)
-    more = [
-        f"{name} = {score!r}"
-        for name, score, value in zip(names, scores, values.tolist(), strict=False)
-        if math.isnan(value) and holds_number(score) and score not in unclear
-    ]
-    if more:
-        found.append(f"ratings that are no finite number: {counted(more)}: write a plain number, such as 4 for '4/7'")
-    return tuple(found)
 
 
 def _with_errors(ratings: Ratings, texts: Sequence[str], raters: int) -> Ratings:

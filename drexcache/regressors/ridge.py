@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
@@ -17,7 +17,8 @@ from drexcache.regressors.ridge_sums import Sums, deviation, eigenvectors, to_de
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))  # 1 to 1e6
 SUMMED_ROWS = 4096
 
-Chunks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # X (m, d) and y (m,); every call goes over all rows
+# X (m, d), y (m,) and, if rows have weights, these (m,); every call goes over all rows
+Chunks = Callable[[], Iterable[tuple[np.ndarray, ...]]]
 
 
 class GramRidge(RegressorMixin, BaseEstimator):
@@ -53,19 +54,24 @@ class GramRidge(RegressorMixin, BaseEstimator):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> GramRidge:
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> GramRidge:
         """Fit on X (n, d) and y (n,); the cost is dominated by a Gram matrix of size n or d, whichever is smaller.
+
+        sample_weight : (n,) weights of at least 0 of the rows' squared errors, means and deviations.
 
         Raises
         ------
         ValueError : NaN or infinite values, fewer than 2 rows, or a penalty that is not above 0.
         """
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), y_numeric=True, ensure_min_samples=2)
-        y = y.astype(np.float64)
+        y, w = y.astype(np.float64), None
+        if sample_weight is not None:
+            w = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if len(y) <= X.shape[1]:
-            self._fit_rows(X, y)
+            self._fit_rows(X, y, np.ones(len(y)) if w is None else w)
         else:
-            self._fit_columns(lambda: _chunks(X, y))
+            rows = (X, y) if w is None else (X, y, w)
+            self._fit_columns(lambda: _chunks(*rows))
         return self
 
     def fit_stream(self, rows: CachedRows) -> GramRidge:
@@ -89,23 +95,24 @@ class GramRidge(RegressorMixin, BaseEstimator):
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         return X @ self.coef_ + self.intercept_
 
-    def _fit_rows(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Fit by the rows' Gram matrix K (n, n).
+    def _fit_rows(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+        """Fit by the Gram matrix K (n, n) of the rows, each times the root of its weight in w (n,).
 
         With G = K + a I, the leave-one-out error_i = (G⁻¹y)_i / (G⁻¹)_ii, adjusted for the mean.
         """
         alphas, device = _checked(self.alphas), str(resolve_device(self.device, float64=True))
-        mean = X.mean(0, dtype=np.float64)
-        scale = deviation(mean, ((X - mean) ** 2).mean(0), len(X)) if self.standardize else np.ones(X.shape[1])
-        Z = to_device((X - mean) / scale, device)
+        share, root = w / w.sum(), np.sqrt(w)
+        mean, y_mean = share @ X, share @ y
+        scale = deviation(mean, share @ (X - mean) ** 2, len(X)) if self.standardize else np.ones(X.shape[1])
+        Z = to_device((X - mean) / scale * root[:, None], device)
         values, U = eigenvectors(Z @ Z.T)
         a = to_device(alphas, device)
         shrunk = 1 / (values[:, None] + a)  # (n, k)
-        dual = U @ ((U.T @ to_device(y - y.mean(), device))[:, None] * shrunk)
-        left_out = to_numpy(a * dual / (a * (U**2 @ shrunk) - 1 / len(y)))
-        best = self._choose(alphas, np.mean(left_out**2, axis=0))
+        dual = U @ ((U.T @ to_device((y - y_mean) * root, device))[:, None] * shrunk)
+        left_out = to_numpy(a * dual / (a * (U**2 @ shrunk) - to_device(share, device)[:, None]))
+        best = self._choose(alphas, np.sum(left_out**2, axis=0) / w.sum())
         self.coef_ = to_numpy(Z.T @ dual[:, best]) / scale
-        self.intercept_ = float(y.mean() - mean @ self.coef_)
+        self.intercept_ = float(y_mean - mean @ self.coef_)
 
     def _fit_columns(self, chunks: Chunks) -> None:
         """Fit by the columns' Gram matrix (d, d), and a second pass over the rows for their leverages h.
@@ -119,11 +126,12 @@ class GramRidge(RegressorMixin, BaseEstimator):
         shrunk = 1 / (values[:, None] + to_device(alphas, device))  # (d, k)
         weights = (V.T @ scaled.xy)[:, None] * shrunk
         squares = np.zeros(len(alphas))
-        for X, y in chunks():
+        for X, y, *w in chunks():
             x, t = total.shifted(X, y)
             Z = ((x - scaled.mean) / scaled.scale) @ V
             residual = (t - scaled.y_mean)[:, None] - Z @ weights
-            squares += to_numpy(((residual / (1 - 1 / total.n - Z**2 @ shrunk)) ** 2).sum(0))
+            row = to_device(w[0], device)[:, None] if w else 1.0
+            squares += to_numpy((row * (residual / (1 - row * (1 / total.n + Z**2 @ shrunk))) ** 2).sum(0))
         best = self._choose(alphas, squares / total.n)
         self.coef_ = to_numpy(V @ weights[:, best] / scaled.scale)
         mean = to_numpy(total.shift + scaled.mean)
@@ -136,17 +144,17 @@ class GramRidge(RegressorMixin, BaseEstimator):
         return best
 
 
-def _chunks(X: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(y), SUMMED_ROWS):
-        yield X[start : start + SUMMED_ROWS], y[start : start + SUMMED_ROWS]
+def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    for start in range(0, len(arrays[0]), SUMMED_ROWS):
+        yield tuple(array[start : start + SUMMED_ROWS] for array in arrays)
 
 
-def _summed(chunks: Iterable[tuple[np.ndarray, np.ndarray]], device: str) -> Sums:
+def _summed(chunks: Iterable[tuple[np.ndarray, ...]], device: str) -> Sums:
     """The sums over all rows, shifted by the first chunk's mean."""
     rest = iter(chunks)
-    X, y = next(rest)
-    total = Sums(X.mean(0, dtype=np.float64), float(y.mean()), device)
-    for piece in chain([(X, y)], rest):
+    first = next(rest)
+    total = Sums(first[0].mean(0, dtype=np.float64), float(first[1].mean()), device)
+    for piece in chain([first], rest):
         total.add(*piece)
     return total
 

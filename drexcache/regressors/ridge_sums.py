@@ -43,13 +43,14 @@ def deviation(mean: np.ndarray, variance: np.ndarray, n: int) -> np.ndarray:
 
 
 class Sums:
-    """Sums over n rows of x - shift and y - y_shift.
+    """Sums over rows of x - shift and y - y_shift, weighted if they have weights.
 
     The shift, a first guess of the mean, preserves precision for columns whose mean is far from zero.
 
     Attributes
     ----------
-    x, y : (d,) and scalar sums. gram : (d, d) sum of x xᵀ. xy : (d,) sum of x y.
+    n : the number of rows, or the sum of their weights. x, y : (d,) and scalar sums. gram : (d, d) sum of x xᵀ.
+    xy : (d,) sum of x y.
 
     >>> Sums(np.zeros(1)).add(np.array([[1.0], [2.0]]), np.array([0.0, 3.0])).xy
     array([6.])
@@ -57,7 +58,7 @@ class Sums:
 
     def __init__(self, shift: np.ndarray, y_shift: float = 0.0, device: str = "cpu") -> None:
         d = len(shift)
-        self.device, self.shift, self.y_shift, self.n = device, to_device(shift, device), y_shift, 0
+        self.device, self.shift, self.y_shift, self.n = device, to_device(shift, device), y_shift, 0.0
         self.x, self.gram, self.xy = (to_device(np.zeros(shape), device) for shape in (d, (d, d), d))
         self.y = 0.0
 
@@ -65,12 +66,15 @@ class Sums:
         """The rows X (n, d) and y (n,) on the device, minus the shifts."""
         return to_device(X, self.device) - self.shift, to_device(y, self.device) - self.y_shift
 
-    def add(self, X: np.ndarray, y: np.ndarray) -> Sums:
-        """Add the rows X (n, d), y (n,); returns itself."""
+    def add(self, X: np.ndarray, y: np.ndarray, w: np.ndarray | None = None) -> Sums:
+        """Add the rows X (n, d), y (n,), with weights w (n,); returns itself."""
         x, t = self.shifted(X, y)
-        self.n += len(y)
-        self.x += x.sum(0)
-        self.y += float(t.sum())
+        root = to_device(np.ones(len(y)) if w is None else np.sqrt(w), self.device)
+        if w is not None:
+            x, t = x * root[:, None], t * root
+        self.n += len(y) if w is None else float(w.sum())
+        self.x += root @ x
+        self.y += float(root @ t)
         self.gram += x.T @ x
         self.xy += x.T @ t
         return self
