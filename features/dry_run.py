@@ -14,7 +14,7 @@ from drexcache.datasets import ImageFile, ImageTable
 from drexcache.devices import resolve_device
 from drexcache.errors import DrexcacheError, several
 from drexcache.features.loading import check_reach, load_extractors
-from drexcache.features.pipeline import Extractor, default_workers, in_memory, read_image
+from drexcache.features.pipeline import Extractor, default_workers, in_memory, read_ahead
 from drexcache.features.planning import (
     current_files,
     missing_rows,
@@ -149,22 +149,34 @@ def _seconds(
     # time the middle file of each of SAMPLE groups, from small to large; the first is read once more to warm up
     order = np.argsort(sizes, kind="stable")
     places = order[((np.arange(SAMPLE) + 0.5) / SAMPLE * len(rows)).astype(int)]
-    timed, image = [], None
+    timed, readable, image = [], [], None
     for place in [places[0], *dict.fromkeys(places.tolist())]:
         started = time.perf_counter()
-        read = read_image(table, int(rows[place]), needed)
+        read = next(read_ahead(table, rows[[place]], needed, 1, 1))
         if not read.failure:
             timed.append((sizes[place], time.perf_counter() - started))
+            readable.append(rows[place])
             image = read
     if image is None:
         return None
-    decoding = _of_all(sizes, timed[1:] or timed) / min(workers, default_workers())
+    timed, readable = timed[1:] or timed, readable[1:] or readable
+    alone = sum(seconds for _, seconds in timed)
+    decoding = _of_all(sizes, timed) * _together(table, np.array(readable), needed, workers) / alone
     model = 0.0
     for one in needed:
         count = int(missing[one.block.name].sum())
         batch = [image.inputs[one.block.name]] * min(one.batch, count)
         model += count * _seconds_of_a_batch(one, batch) / len(batch)
     return decoding + model if on_cpu else max(decoding, model)
+
+
+def _together(table: ImageTable, rows: np.ndarray, needed: Sequence[Extractor], workers: int) -> float:
+    """Seconds to read these images by as many threads as the run has, which hinder each other in Python's own code."""
+    rounds = -(-4 * workers // len(rows))
+    started = time.perf_counter()
+    for _ in read_ahead(table, np.tile(rows, rounds), needed, workers, 2 * workers):
+        pass
+    return (time.perf_counter() - started) / rounds
 
 
 def _size(file: ImageFile) -> int:

@@ -14,6 +14,7 @@ from drexcache.cache import DONE, CacheWriter, Contents, FeatureCache, StoredBlo
 from drexcache.datasets import ImageTable, Target, sha256_of_ids
 from drexcache.errors import DrexcacheError, several
 from drexcache.features.pipeline import Extractor, in_memory, read_image
+from drexcache.progress import step_bar
 
 # how far a recomputed row may be from the stored one, as a share of its largest value
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
@@ -126,19 +127,21 @@ def current_files(
     rows = {image: row for row, image in enumerate(table.ids)}
     for cache in sources:
         old_hashes, old_stats = cache.hashes(), cache.stats()
-        for at, image in enumerate(cache.ids):
-            row = rows.get(image)
-            if row is None or hashes[row].any() or not old_hashes[at].any():
-                continue
-            try:
-                now = table.files[row].stat()
-            except OSError:
-                continue  # will be reported when it is read
-            if now == tuple(old_stats[at]) and not rehash:
-                hashes[row], stats[row] = old_hashes[at], now
-            else:
-                read = read_image(table, row, ())
-                hashes[row], stats[row] = np.frombuffer(read.sha256, "u1"), read.stat
+        with step_bar("look through the files", "file") as show:
+            for at, image in enumerate(cache.ids):
+                show(at, len(cache), "")
+                row = rows.get(image)
+                if row is None or hashes[row].any() or not old_hashes[at].any():
+                    continue
+                try:
+                    now = table.files[row].stat()
+                except OSError:
+                    continue  # will be reported when it is read
+                if now == tuple(old_stats[at]) and not rehash:
+                    hashes[row], stats[row] = old_hashes[at], now
+                else:
+                    read = read_image(table, row, ())
+                    hashes[row], stats[row] = np.frombuffer(read.sha256, "u1"), read.stat
     return hashes, stats
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from test_crash import FORKS
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache.changes import merge
 from drexcache.cli import main
-from drexcache.features import extract, forecast, pipeline
+from drexcache.features import dry_run, extract, forecast, pipeline
 from drexcache.features.backbone import Backbone
 from drexcache.features.engines import Engines
 from drexcache.features.pipeline import WriteBehind
@@ -256,3 +257,26 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
             (folder / f"{number:06}.png").hardlink_to(one)
         found.append(extraction_within(folder, tmp_path / f"{count}.h5", "classic"))
     assert found[1] - found[0] < 40, found  # MB for 3,700 images
+
+
+class OneAtATime:
+    """An extractor whose images can only be prepared one after the other, as Python's own code is."""
+
+    block, batch, dims = recipe("classic").blocks[0], 8, (1,)
+    lock = threading.Lock()
+
+    def prepare(self, rgb: Image.Image) -> torch.Tensor:
+        with self.lock:
+            time.sleep(0.01)
+        return torch.zeros(1)
+
+    def __call__(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(inputs)
+
+
+def test_a_dry_run_times_reading_with_as_many_threads_as_the_run_has(pictures: Path) -> None:
+    table = read_images(pictures, ratings=False)
+    missing = {OneAtATime.block.name: np.ones(len(table), bool)}
+    for workers in (1, 4):
+        found = dry_run._seconds(table, {OneAtATime.block.name: OneAtATime()}, missing, workers, on_cpu=True)
+        assert found is not None and 0.9 * 0.01 * len(table) < found < 3 * 0.01 * len(table)

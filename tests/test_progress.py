@@ -1,11 +1,15 @@
 """Progress where there is no terminal: a line a minute, even while one step takes longer."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from drexcache import progress
+from drexcache import FeatureCache, progress, read_images, recipe
+from drexcache.cache import diff, merge
+from drexcache.features import extract, planning
+from drexcache.features.pipeline import read_image
 from drexcache.fusion import AttentionFusionRegressor
 
 
@@ -50,3 +54,27 @@ def test_a_fusion_head_in_training_says_where_it_is(
     head = AttentionFusionRegressor(arms={"a": slice(0, 300), "b": slice(300, 600)}, epochs=40, verbose=True)
     head.fit(rng.normal(size=(400, 600)).astype("f4"), rng.random(400))
     assert "fusion: step " in capsys.readouterr().err
+
+
+def test_whatever_reads_a_whole_cache_says_where_it_is(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = read_images(pictures), tmp_path / "c.h5"
+    for number in (1, 2):
+        extract(table.shard(number, 2), recipe("classic"), tmp_path / f"{number}.h5", say=lambda line: None)
+    read = FeatureCache.features
+
+    def slowly(cache: FeatureCache, *which: object) -> np.ndarray:
+        time.sleep(0.05)
+        return read(cache, *which)
+
+    monkeypatch.setattr(FeatureCache, "features", slowly)
+    monkeypatch.setattr(progress, "MINUTE", 0.01)
+    cache = merge([tmp_path / "1.h5", tmp_path / "2.h5"], out)
+    assert "copy cues of 2.h5: " in capsys.readouterr().err
+    assert (cache.verify(), diff(cache, cache)) == ([], [])
+    said = capsys.readouterr().err
+    assert "check cues: " in said and "compare cues: " in said
+    monkeypatch.setattr(planning, "read_image", lambda *which: (time.sleep(0.05), read_image(*which))[1])
+    extract(table, recipe("classic"), out, rehash=True, say=lambda line: None)
+    assert "look through the files: file " in capsys.readouterr().err

@@ -27,6 +27,7 @@ from drexcache.datasets import (
 )
 from drexcache.errors import DrexcacheError, several
 from drexcache.files import write_file
+from drexcache.progress import step_bar
 
 
 def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
@@ -248,11 +249,14 @@ def _block_difference(a: FeatureCache, b: FeatureCache, name: str, at: np.ndarra
     if a.blocks[name].dim != b.blocks[name].dim:
         return [*found, f"block {name}: {a.blocks[name].dim} against {b.blocks[name].dim} columns"]
     rows, worst, scale = 0, 0.0, 1e-12
-    for piece in np.array_split(np.flatnonzero(both), max(1, int(both.sum()) // 1024)):
-        one = a.features(name, at[piece]).astype(np.float64)
-        gap = np.abs(one - b.features(name, bt[piece]))
-        rows += int((gap > 0).any(axis=1).sum())
-        worst, scale = max(worst, gap.max(initial=0.0)), max(scale, np.abs(one).max(initial=0.0))
+    pieces = np.array_split(np.flatnonzero(both), max(1, int(both.sum()) // 1024))
+    with step_bar(f"compare {name}", "piece") as show:
+        for done, piece in enumerate(pieces, 1):
+            one = a.features(name, at[piece]).astype(np.float64)
+            gap = np.abs(one - b.features(name, bt[piece]))
+            rows += int((gap > 0).any(axis=1).sum())
+            worst, scale = max(worst, gap.max(initial=0.0)), max(scale, np.abs(one).max(initial=0.0))
+            show(done, len(pieces), "")
     if rows:
         found.append(
             f"block {name}: {several(rows, 'row differs', 'rows differ')}, by at most {worst:.3g} "
@@ -299,8 +303,10 @@ def _npz(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarra
 def _csv(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:
     rows = csv.writer(codecs.getwriter("utf-8")(file))
     rows.writerow([*known, *columns])
-    for *values, features in zip(*known.values(), X, strict=True):
-        rows.writerow([*values, *(f"{value:.9g}" for value in features)])
+    with step_bar("write", "row") as show:
+        for done, (*values, features) in enumerate(zip(*known.values(), X, strict=True), 1):
+            rows.writerow([*values, *(f"{value:.9g}" for value in features)])
+            show(done, len(X), "")
 
 
 def _parquet(file: BinaryIO, known: dict[str, Any], columns: list[str], X: np.ndarray) -> None:

@@ -29,6 +29,7 @@ from drexcache.cache.storage import READ_BYTES, Storage
 from drexcache.datasets import Target
 from drexcache.errors import DrexcacheError, listed, nearest
 from drexcache.hub import local_file
+from drexcache.progress import step_bar
 
 
 def open_cache(path: str | Path) -> FeatureCache:
@@ -284,9 +285,11 @@ class FeatureCache(ShownCache):
         done, stored = np.flatnonzero(self.status(block) == DONE), self.crc32(block)
         step = self._rows_at_once(block)
         good = np.zeros(len(self), dtype=bool)
-        for start in range(0, len(self), step):
-            for row, values in enumerate(self.features(block, slice(start, start + step)), start):
-                good[row] = zlib.crc32(values) == stored[row]
+        with step_bar(f"check {block}", "row") as show:
+            for start in range(0, len(self), step):
+                for row, values in enumerate(self.features(block, slice(start, start + step)), start):
+                    good[row] = zlib.crc32(values) == stored[row]
+                show(min(start + step, len(self)), len(self), "")
         if self.version > 1:
             good &= self.sealed(block)
         return good[done]

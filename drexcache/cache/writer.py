@@ -23,6 +23,7 @@ from drexcache.cache.reader import FeatureCache
 from drexcache.cache.storage import create
 from drexcache.errors import DrexcacheError
 from drexcache.files import sync_folder
+from drexcache.progress import step_bar
 
 COMMIT_SECONDS, COMMIT_ROWS = 2.0, 1 << 15
 COPY_BYTES = 8 << 20
@@ -222,14 +223,17 @@ def take_rows(writer: CacheWriter, source: FeatureCache, files: tuple[np.ndarray
             continue
         wanted = np.flatnonzero(fits & (source.status(name) == DONE) & ~writer.done(name)[place])
         step, stored = max(1, COPY_BYTES // (block.dim * np.dtype(block.dtype).itemsize)), source.crc32(name)
-        for piece in (wanted[i : i + step] for i in range(0, len(wanted), step)):
-            values = _read_rows(source, name, piece)
-            good = np.array([zlib.crc32(row) == stored[at] for row, at in zip(values, piece, strict=True)], dtype=bool)
-            damaged += int((~good).sum())
-            kept = piece[good]
-            writer.put_files(place[kept], theirs[kept], stats[kept], [""] * len(kept))
-            writer.put(name, place[kept], values[good])
-            writer.tick()
+        with step_bar(f"copy {name} of {source.path.name}", "row") as show:
+            for start in range(0, len(wanted), step):
+                piece = wanted[start : start + step]
+                values = _read_rows(source, name, piece)
+                good = np.fromiter((zlib.crc32(row) for row in values), "<u4", len(piece)) == stored[piece]
+                damaged += int((~good).sum())
+                kept = piece[good]
+                writer.put_files(place[kept], theirs[kept], stats[kept], [""] * len(kept))
+                writer.put(name, place[kept], values[good])
+                writer.tick()
+                show(start + len(piece), len(wanted), "")
     return damaged
 
 

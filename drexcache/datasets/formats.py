@@ -14,12 +14,14 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drexcache.datasets.files import read_bytes
 from drexcache.datasets.parquet import open_parquet, read_frame
 from drexcache.errors import DrexcacheError, counted, several
 
@@ -74,6 +76,13 @@ class TextTable:
     def texts(self, at: int) -> tuple[str, ...]:
         """The column at that position."""
         return tuple(self.cells.iloc[:, at])
+
+
+def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[TextTable]:
+    """Read the table of a file, URL or DataFrame; a workbook gives one per sheet."""
+    if isinstance(ratings, str | PathLike):
+        return tables_of_file(read_bytes(ratings), str(ratings))
+    return [table_of_frame(ratings, "the DataFrame")]
 
 
 def tables_of_file(data: bytes, source: str) -> list[TextTable]:

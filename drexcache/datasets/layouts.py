@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from drexcache.datasets.columns import RATING_COLUMNS, Columns, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, ImageFile, is_url, list_files, read_bytes
-from drexcache.datasets.formats import tables_of_file
+from drexcache.datasets.formats import read_tables, tables_of_file
 from drexcache.datasets.packed import is_packed, packed_files, table_beside
 from drexcache.datasets.ratings import (
     Ratings,
@@ -18,7 +18,6 @@ from drexcache.datasets.ratings import (
     ratings_of_ic9600,
     ratings_of_savoias,
     read_ratings,
-    read_tables,
 )
 from drexcache.errors import DrexcacheError, counted, nearest, several
 

@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns, with_split
-from drexcache.datasets.files import read_bytes
-from drexcache.datasets.formats import (
-    Floats,
-    TextTable,
-    decimal_sign,
-    decode,
-    numbers,
-    table_of_frame,
-    tables_of_file,
-    wrong_numbers,
-)  # fmt: skip
+from drexcache.datasets.formats import Floats, TextTable, decimal_sign, decode, numbers, read_tables, wrong_numbers
 from drexcache.datasets.splits import split_texts
 from drexcache.errors import DrexcacheError, counted
 
@@ -68,16 +58,10 @@ def read_ratings(ratings: str | PathLike[str] | DataFrame, columns: Columns = NO
     return ratings_of(read_tables(ratings), columns)
 
 
-def read_tables(ratings: str | PathLike[str] | DataFrame) -> list[TextTable]:
-    """Read the table of a file, URL or DataFrame; a workbook gives one per sheet."""
-    if isinstance(ratings, str | PathLike):
-        return tables_of_file(read_bytes(ratings), str(ratings))
-    return [table_of_frame(ratings, "the DataFrame")]
-
-
 def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
     """Find the ratings in the tables of one file.
 
+    >>> from drexcache.datasets.formats import tables_of_file
     >>> ratings = ratings_of(tables_of_file(b"file;mos\\na.jpg;3,5\\n", "r.csv"), Columns())
     >>> ratings.names, ratings.scores, ratings.decimal
     (('a.jpg',), ('3,5',), ',')
