@@ -171,3 +171,12 @@ def test_the_commands(pictures: Path, tmp_path: Path) -> None:
     assert target.values.argsort().tolist() == np.argsort([value for value, _ in rated]).tolist()
     assert target.reliability is not None and target.reliability > 0.9
     assert run(main, ["cache", "rate", str(tmp_path / "c.h5"), "--target", "x"]).exit_code == 2
+
+
+def test_the_sheet_with_the_columns_is_read(tmp_path: Path) -> None:
+    with pd.ExcelWriter(tmp_path / "c.xlsx") as book:
+        pd.DataFrame({"what": ["choices of"], "who": ["students"]}).to_excel(book, sheet_name="about", index=False)
+        pd.DataFrame({"winner": ["a"], "loser": ["b"]}).to_excel(book, sheet_name="choices", index=False)
+    found = read_comparisons(tmp_path / "c.xlsx")
+    assert (found.left, found.right) == (("a",), ("b",))
+    assert found.source.endswith("c.xlsx, sheet choices")

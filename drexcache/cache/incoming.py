@@ -292,12 +292,14 @@ def _values(cells: pd.DataFrame, where: str, ids: Sequence[str] | None) -> tuple
         return np.stack([np.asarray(row) for row in cells.iloc[:, 0]]), True
     if all(isinstance(kind, np.dtype) and kind.kind in "fiu" for kind in cells.dtypes):
         return cells.to_numpy(), False
+    found = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)  # unlike Python, without 3_5
+    if not np.isnan(found).any():
+        return found, False
     texts = cells.to_numpy(dtype=object)
-    try:
-        return texts.astype(np.float64), False
-    except (TypeError, ValueError):
-        numbers = cells.apply(pd.to_numeric, errors="coerce").isna().to_numpy()
-    row, column = np.argwhere(numbers)[0].tolist()
+    missing = np.isin(np.char.lower(texts.astype(str)), ["nan"])  # refused later, with the images' names
+    if not (np.isnan(found) & ~missing).any():
+        return found, False
+    row, column = np.argwhere(np.isnan(found) & ~missing)[0].tolist()
     name = ids[row] if ids is not None else f"row {row + 1}"
     raise DrexcacheError(
         f"{where}: column {cells.columns[column]!r} of {name} is {texts[row, column]!r}, no number; name the columns "

@@ -34,6 +34,7 @@ COLUMNS = {
     "rater": ("rater", "rater_id", "worker", "worker_id", "annotator", "user", "user_id", "participant", "subject"),
     "weight": ("weight", "count", "votes", "n"),
 }
+FORMS = {"winner", "loser", "left", "right", "choice"}
 LEFT, RIGHT = ("left", "l", "a", "1", "first", "image_a"), ("right", "r", "b", "2", "second", "image_b")
 TIE = ("tie", "draw", "equal", "both", "same", "neither", "0.5", "0")
 YES, NO = ("1", "true", "yes", "y", "tie", "1.0"), ("", "0", "false", "no", "n", "0.0")
@@ -69,11 +70,10 @@ def read_comparisons(source: str | PathLike[str] | DataFrame) -> Comparisons:
     ------
     DrexcacheError : no such columns, an image compared with itself, a choice or a weight that cannot be understood.
     """
-    table = read_tables(source)[0].without_blank_rows()
-    found = {
-        what: next((at for name in known for at, cell in enumerate(table.header) if plain_name(cell) == name), None)
-        for what, known in COLUMNS.items()
-    }
+    table, found = max(
+        ((table.without_blank_rows(), _columns(table.header)) for table in read_tables(source)),
+        key=lambda sheet: len(FORMS & {what for what, at in sheet[1].items() if at is not None}),
+    )
     texts = {what: table.texts(at) for what, at in found.items() if at is not None}
     if {"winner", "loser"} <= set(texts):
         kinds = ("winner", "loser", "tie")
@@ -96,6 +96,14 @@ def read_comparisons(source: str | PathLike[str] | DataFrame) -> Comparisons:
              if what in texts]  # fmt: skip
     notes = (*table.notes, f"{table.source}: took {', '.join(taken)}")
     return Comparisons(table.source, left, right, won, weight, texts.get("rater", ()), notes)
+
+
+def _columns(header: Sequence[str]) -> dict[str, int | None]:
+    """What a column holds -> its place, None without such a column."""
+    return {
+        what: next((at for name in known for at, cell in enumerate(header) if plain_name(cell) == name), None)
+        for what, known in COLUMNS.items()
+    }
 
 
 def _ties(table: TextTable, texts: Sequence[str]) -> Floats:
