@@ -68,6 +68,11 @@ class ImageFile:
             return str(self.location)
         return f"{self.location}{'/' if is_url(self.location) else ': '}{self.member}"
 
+    @property
+    def container(self) -> str:
+        """The file or folder that the image was found in."""
+        return str(self.location)
+
     def read(self) -> bytes:
         """The file's bytes; the only place that reads an image. Safe to call from several threads.
 

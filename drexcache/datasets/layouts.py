@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from drexcache.datasets.arrow import is_saved, saved_files, saved_table
 from drexcache.datasets.columns import RATING_COLUMNS, Columns, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, ImageFile, is_url, list_files, read_bytes
 from drexcache.datasets.formats import read_tables, tables_of_file
@@ -68,7 +70,11 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     root = str(source) if is_url(source) else Path(source).absolute()
     if isinstance(root, Path) and ".." in root.parts:
         root = root.resolve()  # so that its last part is a name
-    files = packed_files(Path(root)) if is_packed(root) else list_files(root)
+    _refuse_hdf5(root)
+    if is_saved(root):
+        files = saved_files(Path(root))
+    else:
+        files = packed_files(Path(root)) if is_packed(root) else list_files(root)
     chosen = _guess(root, files) if layout == "auto" else layout
     images = _images(files, _ic9600_top(root, files) + "images/" if chosen == "ic9600" else "")
     others = _others(files, images)
@@ -98,7 +104,7 @@ def ratings_of_dataset(
         found = _savoias_ratings(dataset, given, columns)
     elif given is not None:
         found = read_ratings(given, columns)
-    elif isinstance(dataset.root, Path) and (frame := table_beside(dataset.root)) is not None:
+    elif isinstance(dataset.root, Path) and (frame := _table_of(dataset.root)) is not None:
         found = _beside(dataset, frame, columns)
     elif "ratings.csv" in dataset.files:
         data = read_bytes(dataset.files["ratings.csv"])
@@ -110,6 +116,24 @@ def ratings_of_dataset(
         why = "there are no ratings" if found is None else f"the ratings of layout {dataset.layout} have no such column"
         raise DrexcacheError(f"{dataset.root}: {', '.join(unused)} given, but {why}")
     return found
+
+
+def _refuse_hdf5(root: Path | str) -> None:
+    """Raise DrexcacheError for an HDF5 file, whose library a stranger's file can crash, or worse."""
+    start = b""
+    with suppress(OSError):  # listing its files says why it cannot be read
+        if isinstance(root, Path) and root.is_file():
+            with root.open("rb") as file:
+                start = file.read(8)
+    if start == b"\x89HDF\r\n\x1a\n":
+        raise DrexcacheError(
+            f"{root}: images inside of HDF5 are not read; write them to a folder or a Parquet table first, in ten "
+            "lines of Python (docs/any-folder.md, HDF5)"
+        )
+
+
+def _table_of(root: Path) -> DataFrame | None:
+    return saved_table(root) if is_saved(root) else table_beside(root)
 
 
 def _beside(dataset: Dataset, frame: DataFrame, columns: Columns) -> Ratings | None:

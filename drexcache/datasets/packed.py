@@ -189,16 +189,7 @@ def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
 def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
     """Each row's name and image; the images themselves are read only where the names lack something."""
     state, table = state_of(root), open_parquet(root, str(root))
-    schema = table.schema_arrow
-    binary = [
-        name for name in schema.names if str(schema.field(name).type).startswith(("binary", "large_bin", "struct"))
-    ]
-    picture = next((name for known in PICTURES for name in binary if plain_name(name) == known), None)
-    if picture is None:
-        columns = ", ".join(schema.names)
-        raise DrexcacheError(f"{root}: no column of images (bytes) such as {PICTURES[0]}; columns: {columns}")
-    texts = [name for name in schema.names if name != picture]
-    named = next((name for known in IMAGE_COLUMNS for name in texts if plain_name(name) == known), None)
+    picture, named = picture_and_name(table.schema_arrow, root)
     names = None if named is None else iter(_texts(frame_of_parquet(root, str(root), [named])[named]))
     number = 0
     for group in range(table.num_row_groups):
@@ -206,11 +197,7 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
         whole = mine is not None and all(name.lower().endswith(IMAGE_EXTENSIONS) for name in mine)
         cells = repeat(None) if whole else images_of(table, str(root), group, picture, most_bytes(root))
         for row, (name, cell) in enumerate(zip(repeat("") if mine is None else mine, cells, strict=False)):
-            value = None if cell is None else cell.as_py()
-            found = name or _path(value) or f"{number:06}"
-            if not found.lower().endswith(IMAGE_EXTENSIONS):
-                data = value.get("bytes") if isinstance(value, dict) else value
-                found += TYPES.get((data or b"")[:2], ".png")
+            found = name_of(name, None if cell is None else cell.as_py(), number)
             yield found, RowOfTable(str(root), found, (group, row), state, column=picture)
             number += 1
 
@@ -219,8 +206,27 @@ def _texts(column: Series) -> list[str]:
     return column.astype(object).where(column.notna(), "").astype(str).tolist()
 
 
-def _path(value: Any) -> str:
-    return str(value.get("path") or "") if isinstance(value, dict) else ""
+def picture_and_name(schema: Any, path: Path) -> tuple[str, str | None]:
+    """The column of images in a table with this schema, and that of their names, if there is one."""
+    binary = [
+        name for name in schema.names if str(schema.field(name).type).startswith(("binary", "large_bin", "struct"))
+    ]
+    picture = next((name for known in PICTURES for name in binary if plain_name(name) == known), None)
+    if picture is None:
+        columns = ", ".join(schema.names)
+        raise DrexcacheError(f"{path}: no column of images (bytes) such as {PICTURES[0]}; columns: {columns}")
+    texts = [name for name in schema.names if name != picture]
+    return picture, next((name for known in IMAGE_COLUMNS for name in texts if plain_name(name) == known), None)
+
+
+def name_of(name: str, value: Any, number: int) -> str:
+    """An image's name: the one given, else its path's, else its number; with the extension of its kind."""
+    path = str(value.get("path") or "") if isinstance(value, dict) else ""
+    found = name or path or f"{number:06}"
+    if not found.lower().endswith(IMAGE_EXTENSIONS):
+        data = value.get("bytes") if isinstance(value, dict) else value
+        found += TYPES.get((data or b"")[:2], ".png")
+    return found
 
 
 def table_beside(root: Path) -> DataFrame | None:

@@ -51,7 +51,7 @@ class ImageTable:
         file = self.files[0] if self.files else ImageFile("")
         if is_url(file.location):
             return str(file.location)
-        path = Path(file.location).resolve().as_posix().encode(errors="replace").decode()
+        path = Path(file.container).resolve().as_posix().encode(errors="replace").decode()
         if file.member is not None:
             return path
         return path.removesuffix(f"/{self.ids[0]}") if path.endswith(f"/{self.ids[0]}") else ""
@@ -111,7 +111,7 @@ def read_images(
 
     Parameters
     ----------
-    source : folder or .zip, or a folder's URL such as s3://bucket/photos, read through fsspec.
+    source : folder, zip, tar, Parquet file, saved dataset, or a folder's URL such as s3://bucket/photos.
     ratings : a file of ratings, its URL, or a DataFrame (see `drexcache.datasets.read_ratings`); None takes the
         layout's own (a ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
     layout : "folder" (all images below it), "ic9600" (images/, train.txt and test.txt; ratings on 0..1),
