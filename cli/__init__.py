@@ -182,6 +182,8 @@ SUMMARIES = {
 @click.pass_context
 def main(ctx: click.Context, silent: bool, verbose: bool) -> None:
     """Pay for frozen vision backbones once; then train and compare regressors of human scores in seconds."""
+    if sys.platform == "win32":
+        raise click.ClickException("drexcache runs on Linux and macOS; on Windows, run it in WSL or in its Dockerfile")
     if silent:
         before = quiet.set(True)
         ctx.call_on_close(lambda: quiet.reset(before))

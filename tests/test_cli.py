@@ -255,3 +255,11 @@ def test_threads_sleep_while_they_wait_unless_told_otherwise(given: dict[str, st
     code = "import os, sys, drexcache.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [found, "False"]
+
+
+def test_windows_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    found = CliRunner().invoke(main, ["recipes"])
+    assert (found.exit_code, found.output) == (
+        1, "Error: drexcache runs on Linux and macOS; on Windows, run it in WSL or in its Dockerfile\n"
+    )  # fmt: skip
