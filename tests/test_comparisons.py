@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from drexcache import DrexcacheError, open_cache
 from drexcache.cli import main
 from drexcache.datasets import Target, match_comparisons, read_comparisons
-from drexcache.datasets.comparisons import bradley_terry
+from drexcache.datasets.comparisons import Comparisons, bradley_terry
 
 
 def choices(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -180,3 +180,9 @@ def test_the_sheet_with_the_columns_is_read(tmp_path: Path) -> None:
     found = read_comparisons(tmp_path / "c.xlsx")
     assert (found.left, found.right) == (("a",), ("b",))
     assert found.source.endswith("c.xlsx, sheet choices")
+
+
+def test_where_no_comparison_is_of_two_images_that_are_there() -> None:
+    pairs = Comparisons("p.csv", ("a.jpg", "b.jpg"), ("x.jpg", "y.jpg"), np.ones(2), np.ones(2))
+    with pytest.raises(DrexcacheError, match=r"p.csv: no comparison is of two images that are there; images: a.jpg"):
+        match_comparisons(["a.jpg", "b.jpg"], pairs, allow_unmatched=True)

@@ -396,6 +396,8 @@ def test_a_search_is_shown_with_what_mattered(tmp_path: Path) -> None:
     assert "Pearson's r of 2 trials, best 0.800" in page.html
     broken = search_folder(tmp_path / "broken", **{"best.json": "{"})
     assert "best.json: cannot be read" in refusal([path], tmp_path / "q.html", studies=[broken])
+    several = search_folder(tmp_path / "several", **{"best.json": '{"metric": ["mae"], "dataset": "art"}'})
+    assert "not what drexcache search writes" in refusal([path], tmp_path / "q.html", studies=[several])
     unknown = search_folder(tmp_path / "unknown", **{"best.json": '{"metric": "beauty", "dataset": "art"}'})
     assert "not what drexcache search writes" in refusal([path], tmp_path / "q.html", studies=[unknown])
 

@@ -176,6 +176,8 @@ def match_comparisons(
     without = [ids[at] for at in range(len(ids)) if at not in compared]
     notes = _refuse(found, source, ids, names, without, allow_unmatched)
     rows = np.flatnonzero(used)
+    if not len(rows):
+        raise DrexcacheError(f"{source}: no comparison is of two images that are there; images: {some(ids)}")
     first = np.array([image[comparisons.left[row]] for row in rows.tolist()])
     second = np.array([image[comparisons.right[row]] for row in rows.tolist()])
     places, at = np.unique(np.concatenate([first, second]), return_inverse=True)

@@ -66,7 +66,7 @@ def _best(path: Path) -> dict[str, Any]:
         best = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DrexcacheError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(best, dict) or best.get("metric") not in METRICS or "dataset" not in best:
+    if not isinstance(best, dict) or str(best.get("metric")) not in METRICS or "dataset" not in best:
         raise DrexcacheError(f"{path}: not what drexcache search writes: expected a dataset and a metric it knows")
     return best
 
