@@ -120,9 +120,14 @@ def faults(folder: Path, seeds: Iterable[int]) -> tuple[int, list[str]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.thorough)])
 def test_altered_features_and_packed_images(tmp_path: Path, count: int) -> None:
     assert faults(tmp_path, range(count))[1] == []
+
+
+def test_a_description_that_ends_pyarrows_process_does_not_end_ours() -> None:
+    with pytest.raises(DrexcacheError, match="not a readable Parquet file"):
+        read_features(Path(__file__).parent / "data" / "ends-pyarrow.parquet", "x")
 
 
 # --- small files that would grow large ------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from drexcache.datasets.columns import IMAGE_COLUMNS, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, MAX_BYTES, ImageFile, is_hidden
 from drexcache.datasets.formats import frame_of_parquet
-from drexcache.datasets.parquet import images_of, most_bytes, open_parquet
+from drexcache.datasets.parquet import images_of, open_parquet
 from drexcache.errors import DrexcacheError, counted
 from drexcache.files import utf8_name
 
@@ -85,13 +85,9 @@ class RowOfTable(Packed):
     def read(self) -> bytes:
         """The image's bytes; OSError as in `ImageFile.read`."""
         group, row = self.listed
-        path, where = Path(self.location), (str(self.location), self.state, group, self.column)
+        where = (str(self.location), self.state, group, self.column)
         if getattr(_reading, "where", None) != where or _reading.next > row:
-            try:
-                table = open_parquet(path, str(path))
-            except DrexcacheError as error:
-                raise OSError(str(error)) from error
-            _reading.cells = images_of(table, str(path), group, self.column, most_bytes(path))
+            _reading.cells = images_of(Path(self.location), group, self.column)
             _reading.where, _reading.next = where, 0
         try:
             cell = next(islice(_reading.cells, row - _reading.next, None), None)
@@ -195,7 +191,7 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
     for group in range(table.num_row_groups):
         mine = None if names is None else list(islice(names, table.metadata.row_group(group).num_rows))
         whole = mine is not None and all(name.lower().endswith(IMAGE_EXTENSIONS) for name in mine)
-        cells = repeat(None) if whole else images_of(table, str(root), group, picture, most_bytes(root))
+        cells = repeat(None) if whole else images_of(root, group, picture)
         for row, (name, cell) in enumerate(zip(repeat("") if mine is None else mine, cells, strict=False)):
             found = name_of(name, None if cell is None else cell.as_py(), number)
             yield found, RowOfTable(str(root), found, (group, row), state, column=picture)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from drexcache.datasets.files import BYTES_AT_ANY_RATIO, MAX_RATIO
 from drexcache.errors import DrexcacheError
@@ -14,6 +18,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 AT_ONCE = 8  # images
+# Where pyarrow describes columns from Python, a damaged description ends the process: another process tries it first.
+_TRIAL = """
+import sys
+from pyarrow.parquet import ParquetFile
+about = ParquetFile(sys.stdin.buffer).metadata
+for group in map(about.row_group, range(about.num_row_groups)):
+    for at in range(group.num_columns):
+        group.column(at)
+"""
+_SECONDS = 60  # that it may take
 _SIZES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 12}  # bytes of a value; 8 of any other
 
 
@@ -45,6 +59,7 @@ def read_frame(source: Path | bytes, where: str, columns: Sequence[str] | None =
 
     file = open_parquet(source, where)
     with _in_a_sentence(where):
+        _try_out(source)
         schema, most = file.schema_arrow, most or most_bytes(source)
         names = [name for name in schema.names if columns is None or name in columns]
         _refuse_large(_unpacked(file, range(file.num_row_groups), names), most, where)
@@ -60,19 +75,46 @@ def read_frame(source: Path | bytes, where: str, columns: Sequence[str] | None =
         return file.read(columns=names).to_pandas()
 
 
-def images_of(file: Any, where: str, group: int, column: str, most: int) -> Iterator[Any]:
+def images_of(path: Path, group: int, column: str) -> Iterator[Any]:
     """The cells of a column of images in a row group, a few at a time; pyarrow's scalars.
 
     Raises
     ------
-    DrexcacheError : they take more bytes than ``most`` in all, or cannot be read.
+    DrexcacheError : they take more bytes than `most_bytes` of the file in all, or cannot be read.
     """
+    file, where, most = open_parquet(path, str(path)), str(path), most_bytes(path)
     with _in_a_sentence(where):
+        _try_out(path)
         _refuse_large(_unpacked(file, [group], [column]), most, where)
         for batch in file.iter_batches(AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
             most -= batch.nbytes
             _refuse_large(0, most, where)
             yield from batch.column(0)
+
+
+def _try_out(source: Path | bytes) -> None:
+    if isinstance(source, bytes):
+        with tempfile.TemporaryFile() as file:
+            file.write(source)
+            file.seek(0)
+            _refuse_damaged(file)
+    else:
+        status = source.stat()
+        _tried(source, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _tried(path: Path, *state: int) -> None:
+    with path.open("rb") as file:
+        _refuse_damaged(file)
+
+
+def _refuse_damaged(file: BinaryIO) -> None:
+    command = [sys.executable, "-c", _TRIAL]
+    done = subprocess.run(command, stdin=file, capture_output=True, timeout=_SECONDS, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ValueError(reason[-1] if reason else "what it says of its columns is damaged")
 
 
 def most_bytes(source: Path | bytes) -> int:
