@@ -14,12 +14,14 @@ from itertools import pairwise
 import numpy as np
 from scipy.linalg import eigh
 from sklearn.linear_model import RidgeCV
+from threadpoolctl import threadpool_limits
 
 from drexcache.cache import CachedRows
 
 PER_ROW = 0.4  # components per row, at most: with more, a head fits noise
 UNLIKE = 30.0  # an arm is standardised if the 10% and 90% quantiles of its columns' deviations differ by this factor
 LINE_PENALTIES = np.logspace(0, 6, 13)  # of the ridge, chosen by leave-one-out
+FEW_ROWS = 2000  # up to so many, the threads of a decomposition mostly wait for each other
 BASIS_ROWS = 8192  # rows to compute a basis from, at most
 
 
@@ -68,7 +70,8 @@ def find_basis(
         incomparable units.
     """
     picked = X[_some(rows)] if isinstance(X, np.ndarray) else X.read(_some(rows))
-    return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
+    with threadpool_limits(1 if len(picked) <= FEW_ROWS else None, user_api="blas"):
+        return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
 
 
 def ridge_line(X: np.ndarray | CachedRows, y: np.ndarray, rows: np.ndarray, columns: Sequence[slice]) -> np.ndarray:
@@ -79,7 +82,8 @@ def ridge_line(X: np.ndarray | CachedRows, y: np.ndarray, rows: np.ndarray, colu
     scale = np.zeros_like(mean)
     for cols in columns:  # a constant column, or one of no arm, has no say
         scale[cols] = np.where(deviation[cols] > 0, 1 / np.where(deviation[cols] > 0, deviation[cols], 1), 0)
-    ridge = RidgeCV(LINE_PENALTIES).fit((x - mean) * scale, y[some])
+    with threadpool_limits(1 if len(x) <= FEW_ROWS else None, user_api="blas"):
+        ridge = RidgeCV(LINE_PENALTIES).fit((x - mean) * scale, y[some])
     line = np.append(ridge.coef_ * scale, 0).astype(np.float32)
     line[-1] = ridge.intercept_ - mean @ line[:-1]
     return line

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, overload
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from drexcache.fusion import resolved_arms
 
@@ -83,7 +84,8 @@ class KernelFusionRegressor(RegressorMixin, BaseEstimator):
         order = check_random_state(self.random_state).permutation(len(X))
         few, t = np.sort(order[:EVIDENCE_ROWS]), (y - self.y_mean_) / self.y_scale_
         Z = self._scaled(X)
-        self._find_widths(Z[few], t[few])
+        with threadpool_limits(1, user_api="blas"):  # on so few rows more threads mostly wait for each other
+            self._find_widths(Z[few], t[few])
         self.basis_ = Z if len(X) <= self.rows else Z[np.sort(order[: self.rows])]
         self._solve(Z, t)
         return self
@@ -177,7 +179,8 @@ def _negative_evidence(log_values: np.ndarray, distances: np.ndarray, t: np.ndar
     K = CONSTANT + part
     K[np.diag_indices(n)] += noise
     L = cholesky(K, lower=True)
-    inverse = cho_solve((L, True), np.eye(n))
+    inverse, _ = lapack.dpotri(L, lower=True)  # a third of solving for the identity; only its lower triangle is set
+    inverse += np.tril(inverse, -1).T
     alpha = inverse @ t
     inner = np.outer(alpha, alpha) - inverse
     by_weight = part * inner
