@@ -197,5 +197,5 @@ def _is_compressed(metadata: Any) -> bool:
         (offset,) = struct.unpack_from("<H", data, table - back + 4 + 2 * slot) if size > 4 + 2 * slot else (0,)
         return table + offset if offset else 0
 
-    header = field(*struct.unpack_from("<I", data), 2)
+    header = field(struct.unpack_from("<I", data)[0], 2)
     return bool(field(header + struct.unpack_from("<I", data, header)[0], 3))

@@ -306,7 +306,8 @@ def _map(
     seen = [(row_of[image], at) for at, row in enumerate(images.rows) if (image := images.ids[row]) in row_of]
     rows, at = [row for row, _ in seen], images.at[[place for _, place in seen]]
     canvas, axes = _canvas(3.4, 3.3)
-    drawn = axes.scatter(*at.T, s=13, c=values[rows], cmap=colours, vmin=limits[0], vmax=limits[1], linewidths=0)
+    x, y = at.T
+    drawn = axes.scatter(x, y, s=13, c=values[rows], cmap=colours, vmin=limits[0], vmax=limits[1], linewidths=0)
     drawn.set_cmap(drawn.get_cmap().resampled(24))  # a bar of few steps, which are elements of the page
     bar = canvas.colorbar(drawn, ax=axes, location="bottom", fraction=0.05, pad=0.02, aspect=30, extend="neither")
     bar.outline.set_visible(False)
@@ -314,7 +315,7 @@ def _map(
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_title(f"{_short(images.dataset, 22)}: {what}", loc="left")
-    return canvas, Points(axes, at[:, 0], at[:, 1], result, rows)
+    return canvas, Points(axes, x, y, result, rows)
 
 
 def _strips(

@@ -91,7 +91,7 @@ def _places(unit: Floats) -> Floats:
 
 def nearest_numbers(maps: Sequence[ImageMap], numbers: dict[tuple[str, str], int]) -> dict[int, list[int]]:
     """The number of each image -> the numbers of those most like it."""
-    found = {}
+    found: dict[int, list[int]] = {}
     for one in maps:
         own = [numbers[one.dataset, image] for image in one.ids]
         found |= {own[row]: [own[at] for at in near] for row, near in enumerate(one.near.tolist())}
