@@ -135,7 +135,7 @@ def _train(
     matrices = [cache.matrix(columns, ratings) for cache in caches]
     matrices = [matrix.where(*split) if split else matrix for matrix in matrices]
     return train_model(
-        start.regressor, matrices[0], caches[0], columns, seed, others=matrices[1:], own=own,
+        start.regressor, matrices[0], caches[0], tuple(columns), seed, others=matrices[1:], own=own,
         settings=start.settings, log=log, intervals=intervals,
     )  # fmt: skip
 

@@ -20,7 +20,13 @@ from drexcache.scores import ScoreTable, number, train_to_test
 NAME = "drexcache-runs.jsonl"
 SHOWN_CELLS = 12  # cells of a run to show in its summary
 KINDS = {"scores": dict, "caches": dict, "files": str, "regressors": str}  # of the entries of a record's lists
-SCORE = {"regressor": str, "train": str, "test": str, "metric": str, "value": (int, float, type(None))}
+SCORE: dict[str, type | tuple[type, ...]] = {
+    "regressor": str,
+    "train": str,
+    "test": str,
+    "metric": str,
+    "value": (int, float, type(None)),
+}
 
 
 def append(out: str | Path, kind: str, **fields: Any) -> Path:

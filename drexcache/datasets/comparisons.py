@@ -232,7 +232,7 @@ def _refuse_pieces(source: str, first: Places, second: Places, ids: Sequence[str
     if count > 1:
         sizes = np.bincount(piece)
         groups = [
-            f"{some([ids[at] for at in np.flatnonzero(piece == which)])} ({several(int(sizes[which]), 'image')})"
+            f"{some([one for one, at in zip(ids, piece == which, strict=True) if at])} ({several(int(sizes[which]), 'image')})"
             for which in np.argsort(-sizes, kind="stable")[:4].tolist()
         ]
         more = f" | and {count - 4} more" if count > 4 else ""

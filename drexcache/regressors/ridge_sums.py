@@ -35,7 +35,7 @@ def eigenvectors(A: Array) -> tuple[Array, Array]:
     return values.clip(0), vectors
 
 
-def deviation(mean: np.ndarray, variance: np.ndarray, n: int) -> np.ndarray:
+def deviation(mean: np.ndarray, variance: np.ndarray, n: float) -> np.ndarray:
     """The standard deviation (d,) that `StandardScaler` divides by: 1 for columns that are constant up to rounding."""
     eps = np.finfo(np.float64).eps
     constant = variance <= n * eps * variance + (n * mean * eps) ** 2
