@@ -230,11 +230,9 @@ def _refuse_pieces(source: str, first: Places, second: Places, ids: Sequence[str
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(ids), len(ids)))
     count, piece = connected_components(graph, directed=False)
     if count > 1:
-        sizes = np.bincount(piece)
-        groups = [
-            f"{some([one for one, at in zip(ids, piece == which, strict=True) if at])} ({several(int(sizes[which]), 'image')})"
-            for which in np.argsort(-sizes, kind="stable")[:4].tolist()
-        ]
+        pieces = [[name for name, at in zip(ids, piece == which, strict=True) if at] for which in range(count)]
+        pieces = sorted(pieces, key=len, reverse=True)[:4]
+        groups = [f"{some(names)} ({several(len(names), 'image')})" for names in pieces]
         more = f" | and {count - 4} more" if count > 4 else ""
         raise DrexcacheError(
             f"{source}: the comparisons fall into {count} groups that are never compared with each other, so that "
