@@ -230,8 +230,8 @@ def _refuse_pieces(source: str, first: Places, second: Places, ids: Sequence[str
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(ids), len(ids)))
     count, piece = connected_components(graph, directed=False)
     if count > 1:
-        pieces = [[name for name, at in zip(ids, piece == which, strict=True) if at] for which in range(count)]
-        pieces = sorted(pieces, key=len, reverse=True)[:4]
+        largest = np.argsort(-np.bincount(piece), kind="stable")[:4]
+        pieces = [[name for name, at in zip(ids, piece == which, strict=True) if at] for which in largest]
         groups = [f"{some(names)} ({several(len(names), 'image')})" for names in pieces]
         more = f" | and {count - 4} more" if count > 4 else ""
         raise DrexcacheError(
