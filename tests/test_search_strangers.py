@@ -89,7 +89,7 @@ def journal_faults(sent: Path, folder: Path, seeds: Iterable[int]) -> dict[int, 
 
 
 def test_mutated_journals(sent: Path, tmp_path: Path) -> None:
-    seeds = [*range(80), 889, 1043]  # the last two: no block, a last line cut
+    seeds = [*range(80), 889, 1043, 21063]  # the last three: no block, a last line cut, a number beyond 64 bits
     assert journal_faults(sent, tmp_path / "found", seeds) == {}
 
 

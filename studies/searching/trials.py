@@ -106,7 +106,9 @@ def _fits(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+    """Whether it is a finite number that NumPy can hold."""
+    limit = 2**63 if isinstance(value, int) else sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < limit
 
 
 def claim(study: Study, distributions: dict[str, BaseDistribution], total: int) -> Trial | None:
