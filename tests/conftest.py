@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import pytest
 from PIL import Image
 
 from drexcache.recipes import Recipe, recipe_from_dict
+
+# A shell's background job, and all that it starts, ignores the Ctrl-C that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SAVOIAS = Path(__file__).parents[2] / "shared" / "savoias-dev"
 

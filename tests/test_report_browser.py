@@ -17,6 +17,8 @@ from playwright import sync_api
 
 from drexcache.studies.reporting.page import report
 
+SCROLLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"  # which hides the tip
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("needs Chromium on the PATH", allow_module_level=True)
@@ -201,24 +203,30 @@ def test_hovering_a_point_shows_its_picture_and_numbers(visit: Open, path: Path)
 def test_a_point_on_the_map_shows_the_images_most_like_it(visit: Open, tmp_path: Path, width: int) -> None:
     images = str(pictures(tmp_path / "made", names(80)))
     report([evaluated_cache(tmp_path)], tmp_path / "r.html", images=[images])
-    page = visit(tmp_path / "r.html", viewport={"width": width, "height": 844})
+    size = {"width": width, "height": 844}
+    page = visit(tmp_path / "r.html", viewport=size, reduced_motion="reduce")  # so that it scrolls at once
     figure = page.locator('[data-panel="map-made"] svg')
     figure.scroll_into_view_if_needed()
     figure.focus()
+    page.evaluate(SCROLLED)
     page.keyboard.press("Home")
     tip = page.locator("#tip")
     shown = tip.locator(".head").inner_text()
     order = [image for image, *_ in page.evaluate("data.images")]
     near = page.evaluate("data.near")[str(order.index(shown))]
-    seen = tip.locator(".alike img:visible").evaluate_all("images => images.map(one => one.alt)")
-    assert seen == [order[at] for at in near][: 3 if width == 390 else 6]
+    wanted = [order[at] for at in near][: 3 if width == 390 else 6]
+    alike = tip.locator(".alike img:visible")
+    alike.nth(len(wanted) - 1).wait_for()  # a picture has no size until it is decoded
+    assert alike.evaluate_all("images => images.map(one => one.alt)") == wanted
     for one in tip.locator(".words > p").all():
         box, whole = one.bounding_box(), tip.bounding_box()
         assert box["x"] + box["width"] <= whole["x"] + whole["width"] + 0.5
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     card = page.locator("#map .card", has_text="033.png").first
     assert card.locator("img").count() == 4  # itself, and three that are like it
-    assert page.locator("#map .alike", has_text="011.png").locator("img:visible").count() == 2
+    copies = page.locator("#map .alike", has_text="011.png").locator("img:visible")
+    copies.nth(1).wait_for()
+    assert copies.count() == 2
 
 
 def test_keys_reach_every_point(visit: Open, path: Path) -> None:
