@@ -63,10 +63,8 @@ def read_frame(source: Path | bytes, where: str, columns: Sequence[str] | None =
         schema, most = file.schema_arrow, most or most_bytes(source)
         names = [name for name in schema.names if columns is None or name in columns]
         _refuse_large(_unpacked(file, range(file.num_row_groups), names), most, where)
-        texts = [name for name in names if types.is_string(schema.field(name).type)]
-        texts += [name for name in names if types.is_large_string(schema.field(name).type)]
-        texts += [name for name in names if types.is_binary(schema.field(name).type)]
-        texts += [name for name in names if types.is_large_binary(schema.field(name).type)]
+        kinds = types.is_string, types.is_large_string, types.is_binary, types.is_large_binary
+        texts = [name for name in names if any(is_kind(schema.field(name).type) for is_kind in kinds)]
         for leaf in _leaves(file, names):
             if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in texts:
                 raise DrexcacheError(f"{where}: column {leaf.path} has texts inside lists or structs; leave it out")
