@@ -1,6 +1,7 @@
 """Which sizes, layers and poolings of the packaged backbones tell complexity: what recipe `complexity` was chosen by.
 
 python benchmarks/recipe_ablation.py SAVOIAS --work DIR > benchmarks/results/recipe-ablation.md
+python benchmarks/recipe_ablation.py SAVOIAS --work DIR --shapes > benchmarks/results/recipe-shapes.md
 
 Everything is extracted once, 17,000 columns an image; a line of a table is a choice of columns, scored inside each
 category (five folds, two divisions), from each category to each other, and from all others together to each. With
