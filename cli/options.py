@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,6 +53,8 @@ class Output(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path itself."""
         refuse_output(value)
+        if not self.file_okay and Path(value).exists() and not Path(value).is_dir():
+            self.fail(f"{value!r} is no folder", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -96,6 +96,28 @@ def naming(path: str | Path) -> Iterator[None]:
         raise DrexcacheError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def require_file(path: Path, what: str = "file") -> None:
+    """Raise DrexcacheError unless there is a regular file of that name."""
+    if not path.is_file():
+        found = "a folder, " if path.is_dir() else ""
+        raise DrexcacheError(f"{path}: {f'{found}not a regular file' if path.exists() else f'no such {what}'}")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read it; a pipe, socket or device raises OSError at once instead of blocking."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("not a regular file")
+    return file
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a whole regular file; OSError as in `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make the renames in this folder last through a power cut."""
     if sys.platform == "win32":  # where a folder cannot be opened

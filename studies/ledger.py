@@ -13,7 +13,7 @@ from typing import Any
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError, several
-from drexcache.files import lock
+from drexcache.files import lock, read_regular
 from drexcache.metrics import higher_is_better
 from drexcache.scores import ScoreTable, number, train_to_test
 
@@ -95,9 +95,9 @@ def read(folder: str | Path = ".") -> tuple[list[dict[str, Any]], list[str]]:
     notes: list[str] = []
     for path in sorted(folder.rglob(NAME)) if folder.is_dir() else [folder]:
         try:
-            lines = path.read_bytes().split(b"\n")
+            lines = read_regular(path).split(b"\n")
         except OSError as error:
-            raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
+            raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
         for at, line in enumerate(lines, 1):
             entry = _entry(line)
             if entry is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from drexcache.cache import FeatureCache, StoredBlock, export, open_cache
 from drexcache.errors import DrexcacheError, several
+from drexcache.files import require_file
 from drexcache.hub import LOGIN
 from drexcache.regressors import Model, load_model
 from drexcache.scores import ScoreTable
@@ -47,8 +48,7 @@ def pack(
     path = Path(file)
     table = ScoreTable.read_csv(scores) if scores else None
     extra = _with_predictions(Path(scores)) if scores else {}
-    if not path.is_file():
-        raise DrexcacheError(f"{path}: no such file")
+    require_file(path)
     with path.open("rb") as opened:
         head = opened.read(64)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):

@@ -197,6 +197,37 @@ def test_every_mistake_is_one_sentence(cache: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "compare PIPE", "report PIPE -o r.html", "report SCORES --curve PIPE -o r.html", "runs PIPE", "cache info PIPE",
+        "report SCORES --cache PIPE -o r.html", "evaluate PIPE -r ridge -o s.csv", "predict PIPE . -o p.csv",
+        "evaluate CACHE --from PIPE -o s.csv", "search CACHE -r ridge --split none --space PIPE -o found",
+        "export PIPE -o m.onnx", "cache import PIPE -o x.h5 --block b", "extract IMAGES --recipe classic -o PIPE",
+        "extract IMAGES --recipe classic -o /dev/full", "cache import a.npy -o /dev/full --block b",
+        "cache merge CACHE CACHE -o /dev/full",
+    ],
+)  # fmt: skip
+def test_pipes_and_devices_are_not_waited_for(
+    command: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    np.save("a.npy", np.ones((60, 2), "f4"))
+    save_scores(tmp_path / "s.csv", [run_of("ridge", "noise", "noise", names(20))])
+    given = {"PIPE": "pipe", "SCORES": "s.csv", "CACHE": str(cache), "IMAGES": str(cache.parent / "pictures")}
+    words = [given.get(word, word) for word in command.split()]
+    what = "/dev/full" if "/dev/full" in words else "pipe"
+    line = error(*words)
+    assert line.startswith(f"Error: {what}: ") and "not a regular file" in line
+
+
+def test_a_device_is_no_folder(cache: Path, tmp_path: Path) -> None:
+    save_scores(tmp_path / "s.csv", [run_of("ridge", "noise", "noise", names(20))])
+    for command in (("search", cache, "-r", "mean", "-o"), ("report", tmp_path / "s.csv", "--export"), ("demo", "-o")):
+        assert "'/dev/full' is no folder" in run(*command, "/dev/full", code=2).stderr
+
+
 def test_a_model_refuses_other_features(cache: Path, tmp_path: Path) -> None:
     run("train", cache, "-r", "ridge", "-o", tmp_path / "m.drex")
     images = cache.parent / "pictures"

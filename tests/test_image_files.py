@@ -110,14 +110,14 @@ def test_pipes_and_sockets_are_not_waited_for(tmp_path: Path) -> None:
             found = dict(zip(read_images(source).ids, read_images(source).files, strict=True))
             assert found["linked.png"].read() == b"a.jpg"
             for name in ("pipe.png", "null.png"):
-                with pytest.raises(OSError, match="no regular file"):
+                with pytest.raises(OSError, match="not a regular file"):
                     found[name].read()
             with pytest.raises(OSError):
                 found["s.png"].read()
     os.mkfifo(tmp_path / "z.zip")
-    assert refusal(tmp_path / "z.zip") == f"{tmp_path / 'z.zip'}: cannot be read (no regular file)"
+    assert refusal(tmp_path / "z.zip") == f"{tmp_path / 'z.zip'}: cannot be read (not a regular file)"
     os.mkfifo(root / "ratings.csv")
-    assert refusal(root) == f"{root / 'ratings.csv'}: cannot be read (no regular file)"
+    assert refusal(root) == f"{root / 'ratings.csv'}: cannot be read (not a regular file)"
 
 
 def test_zip_names_in_utf8_without_the_flag(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_a_zip_reads_as_a_folder(tmp_path: Path) -> None:
     assert [file.read() for file in table.files] == [b"B", b"A"]
 
 
+def test_every_extension_of_jpeg_is_an_image(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.init()
+    names = [f"a{ending}" for ending, kind in Image.registered_extensions().items() if kind == "JPEG"]
+    assert read_images(folder_of(tmp_path / "p", *names)).ids == tuple(sorted(names))
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no") == f"{tmp_path / 'no'}: no such folder or zip"
     file = tmp_path / "a.zip"

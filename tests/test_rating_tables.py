@@ -126,6 +126,28 @@ def test_a_split_under_any_name_is_known_by_its_words(tmp_path: Path) -> None:
     assert read_images(root, value_range=(1, 5), split_column="again").labels == {"split": ("train", "test", "test")}
 
 
+def test_a_second_column_of_splits_is_mentioned(tmp_path: Path) -> None:
+    rows = ["a.jpg,1,train,0", "b.jpg,2,test,1"]
+    root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", ratings="\n".join(["file,mos,split,is_test", *rows]))
+    table = read_images(root, value_range=(1, 5))
+    assert table.labels == {"split": ("train", "test")}
+    told = "splits from column 'split', though 'is_test' could be them, too: name one with --split-column"
+    assert table.notes[-1].endswith(told)
+    assert "is_test" not in " ".join(read_images(root, value_range=(1, 5), split_column="split").notes)
+    assert "is_test" not in " ".join(read_images(root, value_range=(1, 5), group_columns=["is_test"]).notes)
+
+
+def test_folders_that_could_be_splits_are_mentioned(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "p", "images/train/a.jpg", "images/Test/b.jpg", ratings="file,mos\na.jpg,1\nb.jpg,2\n")
+    table = read_images(root, value_range=(1, 5))
+    told = "the folders 'Test' and 'train' are not used as splits; a column of splits would be"
+    assert table.labels == {} and table.notes[-1].endswith(f"ratings.csv: {told}")
+    folder_of(root, ratings="file,mos,split\na.jpg,1,train\nb.jpg,2,test\n")
+    assert told not in " ".join(read_images(root, value_range=(1, 5)).notes)
+    other = folder_of(tmp_path / "o", "train/a.jpg", "bus/b.jpg", ratings="file,mos\na.jpg,1\nb.jpg,2\n")
+    assert "splits" not in " ".join(read_images(other, value_range=(1, 5)).notes)
+
+
 def test_decimal_commas(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg", ratings="file;rating\na.jpg;1,5\nb.jpg;2,5\nc.jpg;4\n")
     table = read_images(root, value_range=(1, 5))

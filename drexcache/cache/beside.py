@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import lock as lock_file
-from drexcache.files import refuse_output
+from drexcache.files import refuse_output, require_file
 
 
 @contextmanager
@@ -33,6 +33,8 @@ def writer_lock(path: Path) -> Iterator[None]:
     DrexcacheError : another process is writing (names it), or the folder cannot be written to.
     """
     refuse_output(path)
+    if path.exists():
+        require_file(path)
     real = path.resolve()
     note = Path(f"{real}.writer")
     lock: BaseFileLock | None = None

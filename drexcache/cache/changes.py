@@ -26,7 +26,7 @@ from drexcache.datasets import (
     sha256_of_ids,
 )
 from drexcache.errors import DrexcacheError, several
-from drexcache.files import write_file
+from drexcache.files import require_file, write_file
 from drexcache.progress import step_bar
 
 
@@ -40,6 +40,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> FeatureCache:
     caches = [open_cache(path) for path in shards]
     out = Path(out)
     if out.exists():
+        require_file(out)
         raise DrexcacheError(f"{out}: exists; merge writes a new file, choose another name or delete it first")
     first = caches[0]
     for other in caches[1:]:

@@ -28,6 +28,7 @@ from drexcache.datasets import (
     read_frame,
 )
 from drexcache.errors import DrexcacheError, counted, several
+from drexcache.files import require_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +79,7 @@ def read_features(
         found = Incoming("the array", source, None, {})
     else:
         path = Path(source)
-        if not path.is_file():
-            raise DrexcacheError(f"{path}: no such file of features")
+        require_file(path, "file of features")
         kind = path.suffix.lower()
         if kind == ".h5":
             found = _of_cache(path, array or block)

@@ -21,7 +21,7 @@ import numpy as np
 
 from drexcache.cache.parser import read_outline
 from drexcache.errors import DrexcacheError
-from drexcache.files import reserve, sync, write_at
+from drexcache.files import require_file, reserve, sync, write_at
 
 ALIGNMENT = 4096
 FREE_BYTES, MAX_SPARSENESS = 16 << 20, 64  # above this size, the length may be at most so many times the stored bytes
@@ -40,8 +40,7 @@ class Storage:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        if not path.is_file():
-            raise DrexcacheError(f"{path}: no such file")
+        require_file(path)
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         self._refuse_bombs()

@@ -104,18 +104,23 @@ def _odd_header(header: Sequence[str]) -> str:
 
 
 def with_split(table: TextTable, places: Positions) -> Positions:
-    """The places, with a split column that is known by its content: parts of a split, training and another."""
-    if "split" in places.labels:
-        return places
+    """The places, with a split column that is known by its content: parts of a split, training and another.
+
+    A column that has the name of a split comes first; others are then mentioned.
+    """
     rest = set(range(len(table.header))) - {places.image, *places.ratings, *places.labels.values()}
     parts = {at: set(map(split_part, set(split_texts(table.header[at], table.texts(at))))) for at in sorted(rest)}
     found = [at for at, own in parts.items() if {"train"} < own - {""} <= {"train", "validation", "test"}]
-    names = " and ".join(repr(table.header[at]) for at in found)
-    if len(found) == 1:
-        labels = {**places.labels, "split": found[0]}
-        return replace(places, labels=labels, guessed=[*places.guessed, f"splits from column {names}, by its words"])
-    several = [f"no splits, for {names} could all be them: name one with --split-column"] if found else []
-    return replace(places, guessed=[*places.guessed, *several])
+    if not found:
+        return places
+    labels, names = places.labels, " and ".join(repr(table.header[at]) for at in found)
+    if "split" in labels:
+        told = f"though {names} could be them, too: name one with --split-column"
+    elif len(found) == 1:
+        labels, told = {**labels, "split": found[0]}, f"splits from column {names}, by its words"
+    else:
+        told = f"no splits, for {names} could all be them: name one with --split-column"
+    return replace(places, labels=labels, guessed=[*places.guessed, told])
 
 
 def find_columns(header: list[str], columns: Columns) -> Positions:

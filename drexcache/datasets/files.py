@@ -16,22 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from drexcache.errors import DrexcacheError, nearest
-from drexcache.files import utf8_name
+from drexcache.files import open_regular, utf8_name
 
 IMAGE_EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".gif",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
     ".jxl",
-)
+)  # fmt: skip
 MAX_BYTES = 1 << 30  # size limit of an image file or a table
 MAX_RATIO, BYTES_AT_ANY_RATIO = 100, 1 << 26  # limits of a zip member: compression ratio, and size exempt from it
 # What a store reports about a file that changes when the file does (a time, tag or checksum); names vary by store.
@@ -82,7 +72,7 @@ class ImageFile:
             zip, damaged or encrypted; at a URL, any error of the store or the network.
         """
         if self.member is None:
-            with _opened(Path(self.location)) as file:
+            with open_regular(self.location) as file:
                 return _read_all(file)
         if is_url(self.location):
             _check_size(self.listed[0])
@@ -236,21 +226,12 @@ def _zip(path: Path) -> zipfile.ZipFile:
     state = (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
     handles: dict[Path, tuple[tuple[int, ...], zipfile.ZipFile]] = vars(_open_zips).setdefault("handles", {})
     if path not in handles or handles[path][0] != state:
-        _opened(path).close()  # refuses a pipe
+        open_regular(path).close()  # refuses a pipe
         try:  # macOS's Finder writes UTF-8 without the flag that says so; older programs write code page 437
             handles[path] = (state, zipfile.ZipFile(path, metadata_encoding="utf-8"))
         except UnicodeDecodeError:
             handles[path] = (state, zipfile.ZipFile(path))
     return handles[path][1]
-
-
-def _opened(path: Path) -> BinaryIO:
-    """Open a regular file; a pipe, socket or device raises OSError at once instead of blocking."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("no regular file")
-    return file
 
 
 def _read_all(file: BinaryIO) -> bytes:
@@ -290,7 +271,7 @@ def _files_at_url(url: str) -> Iterator[tuple[str, ImageFile]]:
 def _read_at_url(url: str, name: str) -> bytes:
     store, root = _store(url)
     if "file" in store.protocol:  # the local file system, where opening a pipe would block
-        with _opened(Path(root) / name) as file:
+        with open_regular(Path(root) / name) as file:
             return _read_all(file)
     try:
         data: bytes = store.cat_file(f"{root.rstrip('/')}/{name}")

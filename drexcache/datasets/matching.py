@@ -12,6 +12,7 @@ from drexcache.datasets.formats import Floats, holds_number, numbers, stray
 from drexcache.datasets.names import match_names
 from drexcache.datasets.raters import ceiling, centred, described, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
+from drexcache.datasets.splits import folders_of_splits
 from drexcache.errors import DrexcacheError, counted, some, with_guesses
 
 OUT_OF_RANGE = ("refuse", "clip", "drop", "widen")
@@ -142,6 +143,10 @@ def match_ratings(
     found = _with_reliability(found, ratings, rated, rows, table)
     labels = {name: tuple(column[at] if at >= 0 else "" for at in names.row) for name, column in ratings.labels.items()}
     notes = _notes(found, names.inexact, problems)
+    if "split" not in labels and (folders := folders_of_splits(ids)):
+        notes.append(
+            f"the folders {' and '.join(map(repr, folders))} are not used as splits; a column of splits would be"
+        )
     if said:
         notes.append(f"{said}; as asked: {_DONE[out_of_range]}")
     return Match(found, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))

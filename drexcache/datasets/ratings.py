@@ -74,7 +74,7 @@ def ratings_of(tables: Sequence[TextTable], columns: Columns) -> Ratings:
     if columns.error_raters is not None and columns.error is None:
         raise DrexcacheError(f"{source}: --raters counts the raters behind --error-column; give both")
     table, places, notes = choose(tables, lambda header: find_columns(header, columns))
-    places = with_split(table, places)
+    places = places if columns.split or "split" in columns.groups else with_split(table, places)
     if (columns.rater is not None) + (columns.error is not None) + (len(places.ratings) > 1) > 1:
         raise DrexcacheError(f"{source}: give one of --rater-column, --error-column and several rating columns")
     table = table.without_blank_rows()

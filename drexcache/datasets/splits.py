@@ -36,6 +36,17 @@ def split_texts(header: str, texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(words[text.casefold()] for text in texts) if known else tuple(texts)
 
 
+def folders_of_splits(ids: Sequence[str]) -> list[str]:
+    """The folders in the images' ids that are named like parts of a split, if one of them is for training.
+
+    >>> folders_of_splits(["photos/Train/a.jpg", "photos/test/b.jpg"]), folders_of_splits(["train/a.jpg", "bus/b.jpg"])
+    (['Train', 'test'], [])
+    """
+    folders = {folder for image in ids for folder in image.split("/")[:-1]}
+    parts = {folder: part for folder in sorted(folders) if (part := split_part(folder))}
+    return list(parts) if {"train"} < set(parts.values()) else []
+
+
 def has_value(column: Sequence[str], value: str) -> list[bool]:
     """For each text in a column, (n,), whether it is the value or names the same part of a split.
 

@@ -24,7 +24,7 @@ from drexcache.cache import (
     stored_block_attributes,
 )
 from drexcache.errors import DrexcacheError, several
-from drexcache.files import kind_of_file, write_file, write_files
+from drexcache.files import kind_of_file, require_file, write_file, write_files
 from drexcache.hub import local_file
 from drexcache.regressors.intervals import PREFIX, OutOfFold, check_level, outputs
 from drexcache.regressors.saving import estimator_arrays, estimator_of, numbers_per_row
@@ -271,8 +271,7 @@ def load_model(path: str | Path, *, trust: bool = False) -> Model:
         no drexcache model has, or with a head of the user's own and without ``trust``.
     """
     path = local_file(path)
-    if not path.is_file():
-        raise DrexcacheError(f"{path}: no such model file")
+    require_file(path, "model file")
     if (kind := kind_of_file(path)) not in ("a model", "binary"):
         raise DrexcacheError(f"{path}: not a drexcache model file, but {kind or 'empty'}; drexcache train makes models")
     try:

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from drexcache.errors import DrexcacheError
+from drexcache.files import read_regular
 from drexcache.regressors.import_path import is_import_path
 
 FORMAT = 1
@@ -93,7 +94,7 @@ def read_settings(path: str | Path, *, trust: bool = False) -> ChosenSettings:
         import path without ``trust``.
     """
     try:
-        found = msgspec.json.decode(Path(path).read_bytes(), type=_File)
+        found = msgspec.json.decode(read_regular(path), type=_File)
     except OSError as error:
         raise DrexcacheError(f"{path}: the settings could not be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is bad UTF-8

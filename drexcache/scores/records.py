@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from drexcache.errors import DrexcacheError
-from drexcache.files import kind_of_file, write_file
+from drexcache.files import kind_of_file, open_regular, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +57,12 @@ def read_records(
 def _read(path: str | Path, columns: Sequence[str]) -> tuple[list[str], dict[int, list[str]]]:
     """The header, and line number -> cells; a short line is filled up with empty cells."""
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
-        raise DrexcacheError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DrexcacheError(f"{path}: not a CSV file, but {kind_of_file(path)}") from error
     except csv.Error as error:

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError
+from drexcache.files import read_regular
 from drexcache.regressors import Choice, Range, is_import_path, make_regressor, search_space
 
 BLOCK = "block:"  # prefix of a block's parameter in a study: "block:dino" is True if the trial uses that block
@@ -127,8 +128,10 @@ def read_narrowed(path: str | Path, regressors: Sequence[str], *, trust: bool = 
         path without ``trust``.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        tables = tomllib.loads(read_regular(path).decode())
+    except OSError as error:
+        raise DrexcacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise DrexcacheError(
             f"{path}: not TOML, in which --space says what to search, such as [svr] and C = [1, 10] ({error})"
         ) from error
