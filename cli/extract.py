@@ -79,6 +79,7 @@ def command(
     drexcache extract savoias/Images/Scenes --recipe offline -o scenes.h5
     drexcache extract IC9600.zip --device cuda --precision bf16 -o ic9600.h5
     drexcache extract IC9600.zip --dry-run -o ic9600.h5
+    drexcache extract 'photos-{000000..000031}.tar' --ratings photos.csv --range 1 7 -o photos.h5
     drexcache extract s3://bucket/photos --ratings photos.csv --range 1 7 -o photos.h5
     drexcache extract /nfs/photos --engine ray --address head:6379 -o /nfs/photos.h5
     """

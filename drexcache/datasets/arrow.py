@@ -25,18 +25,9 @@ _reading = threading.local()  # in each thread: the batch read last
 
 @dataclass(frozen=True, slots=True)
 class RowOfBatch(Packed):
-    """The image in a row of an Arrow file. member : its id. listed : where its batch starts, and its row in it.
-
-    root : the folder of the dataset.
-    """
+    """The image in a row of an Arrow file. member : its id. listed : where its batch starts, and its row in it."""
 
     column: str = ""
-    root: str = ""
-
-    @property
-    def container(self) -> str:
-        """The folder of the dataset."""
-        return self.root
 
     def read(self) -> bytes:
         """The image's bytes; OSError as in `ImageFile.read`."""
@@ -113,7 +104,7 @@ def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
                 number = numbers[split] = numbers.get(split, -1) + 1
                 found = name_of("" if name is None else str(name), cell.as_py(), number)
                 found = f"{split}/{found}" if split else found
-                yield found, RowOfBatch(str(path), found, (start, row), state, column=picture, root=str(root))
+                yield found, RowOfBatch(str(path), found, (start, row), state, str(root), column=picture)
 
 
 def _parts(root: Path) -> list[tuple[Path, str]]:

@@ -246,8 +246,7 @@ def _tables_of_sheets(sheets: dict[str, list[list[str]]], source: str) -> list[T
         while rows and not any(rows[-1]):  # only at the end: elsewhere a row's number may identify the image
             rows.pop()
         width = max(map(len, rows), default=0)
-        if width * len(rows) > MAX_CELLS:
-            raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+        check_cells(width * len(rows), source)
         titles = _titles(rows, width)
         below = [row + [""] * (width - len(row)) for row in rows[len(titles) :]]
         notes = [] if source.lower().endswith(_WORKBOOKS) else ["a workbook, whatever its name says"]
@@ -286,8 +285,7 @@ def _title_notes(titles: Sequence[str]) -> list[str]:
 def _delimited(data: bytes, source: str) -> tuple[list[list[str]], list[str]]:
     """The rows of delimited text, read with the separator that fits all rows, and notes."""
     text, notes = decode(data, source)
-    if text.count("\n") + max(map(text.count, _SEPARATORS)) > MAX_CELLS:
-        raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+    check_cells(text.count("\n") + max(map(text.count, _SEPARATORS)), source)
     readings = [_Reading.of(text, mark, source) for mark in _SEPARATORS if mark in text]
     readings = readings or [_Reading.of(text, ",", source)]
     agreeing = [reading for reading in readings if len(reading.header) > 1 and not reading.odd_lines]
@@ -392,8 +390,7 @@ def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
 
     try:
         book = xlrd.open_workbook(file_contents=data, logfile=io.StringIO(), ragged_rows=True)
-        if sum(sheet.nrows * sheet.ncols for sheet in book.sheets()) > MAX_CELLS:
-            raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+        check_cells(sum(sheet.nrows * sheet.ncols for sheet in book.sheets()), source)
         return {
             sheet.name: [
                 [
@@ -415,9 +412,14 @@ def _xls(data: bytes, source: str) -> dict[str, list[list[str]]]:
 def frame_of_parquet(source: bytes | Path, where: str, columns: Sequence[str] | None = None) -> DataFrame:
     """A Parquet file's columns, or some of them, within the limits for tables; raises as `read_frame` does."""
     about = open_parquet(source, where).metadata
-    if about.num_rows * about.num_columns > MAX_CELLS:
-        raise DrexcacheError(f"{where}: more than {MAX_CELLS:,} cells; {_SMALLER}")
+    check_cells(about.num_rows * about.num_columns, where)
     return read_frame(source, where, columns, MAX_UNPACKED)
+
+
+def check_cells(count: int, source: str) -> None:
+    """Raise DrexcacheError if a table has more cells than that."""
+    if count > MAX_CELLS:
+        raise DrexcacheError(f"{source}: more than {MAX_CELLS:,} cells; {_SMALLER}")
 
 
 def _cell(value: object) -> str:

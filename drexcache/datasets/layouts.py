@@ -13,7 +13,7 @@ from drexcache.datasets.arrow import is_saved, saved_files, saved_table
 from drexcache.datasets.columns import RATING_COLUMNS, Columns, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, ImageFile, is_url, list_files, read_bytes
 from drexcache.datasets.formats import read_tables, tables_of_file
-from drexcache.datasets.packed import is_packed, packed_files, table_beside
+from drexcache.datasets.packed import packed_files, table_beside
 from drexcache.datasets.ratings import (
     Ratings,
     ratings_of,
@@ -21,6 +21,7 @@ from drexcache.datasets.ratings import (
     ratings_of_savoias,
     read_ratings,
 )
+from drexcache.datasets.shards import Part, is_shard, name_of_parts, parts_in, parts_named
 from drexcache.errors import DrexcacheError, counted, nearest, several
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Dataset:
     """The files of a folder, a zip or a URL. images : id -> file, those that are the layout's images.
 
     guesses : what was guessed or left out on the way. value_range : of the layout's ratings, if it prescribes one.
+    parts : the tars or Parquet tables that hold the files.
     """
 
     root: Path | str
@@ -52,10 +54,13 @@ class Dataset:
     images: Files
     value_range: tuple[float, float] | None
     guesses: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.root.rstrip("/").rpartition("/")[2] if isinstance(self.root, str) else self.root.name
+        if isinstance(self.root, str):
+            return self.root.rstrip("/").rpartition("/")[2]
+        return name_of_parts(self.root) if self.parts and not self.root.exists() else self.root.name
 
 
 def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
@@ -71,10 +76,7 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     if isinstance(root, Path) and ".." in root.parts:
         root = root.resolve()  # so that its last part is a name
     _refuse_hdf5(root)
-    if is_saved(root):
-        files = saved_files(Path(root))
-    else:
-        files = packed_files(Path(root)) if is_packed(root) else list_files(root)
+    files, parts = _files_and_parts(root)
     chosen = _guess(root, files) if layout == "auto" else layout
     images = _images(files, _ic9600_top(root, files) + "images/" if chosen == "ic9600" else "")
     others = _others(files, images)
@@ -84,7 +86,20 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     guesses = [f"{source}: read as layout {chosen}" + (" (guessed)" if layout == "auto" else "")]
     if others:
         guesses.append(f"{source}: left out files that are not among its images: {others}")
-    return Dataset(root, chosen, files, images, _RANGES.get(chosen), tuple(guesses))
+    return Dataset(root, chosen, files, images, _RANGES.get(chosen), tuple(guesses), tuple(parts))
+
+
+def _files_and_parts(root: Path | str) -> tuple[Files, list[Part]]:
+    """The files of a dataset, and the tars or Parquet tables that hold them, if there are any."""
+    if is_saved(root):
+        return saved_files(Path(root)), []
+    parts = parts_named(root)
+    files = {} if parts else list_files(root)
+    parts = parts or parts_in(root, files)
+    if not parts:
+        return files, []
+    inside = {str(part.path) for part in parts}
+    return packed_files(Path(root), parts, {n: file for n, file in files.items() if file.location not in inside}), parts
 
 
 def ratings_of_dataset(
@@ -104,8 +119,8 @@ def ratings_of_dataset(
         found = _savoias_ratings(dataset, given, columns)
     elif given is not None:
         found = read_ratings(given, columns)
-    elif isinstance(dataset.root, Path) and (frame := _table_of(dataset.root)) is not None:
-        found = _beside(dataset, frame, columns)
+    elif (frame := _table_with_images(dataset, columns)) is not None:
+        found = read_ratings(frame, columns)
     elif "ratings.csv" in dataset.files:
         data = read_bytes(dataset.files["ratings.csv"])
         found = ratings_of(tables_of_file(data, f"{dataset.name}/ratings.csv"), columns)
@@ -132,14 +147,17 @@ def _refuse_hdf5(root: Path | str) -> None:
         )
 
 
-def _table_of(root: Path) -> DataFrame | None:
-    return saved_table(root) if is_saved(root) else table_beside(root)
-
-
-def _beside(dataset: Dataset, frame: DataFrame, columns: Columns) -> Ratings | None:
-    """The ratings in a table of images, if it has a column that is known to hold some, or that was named."""
-    known = any(plain_name(name) in RATING_COLUMNS for name in frame.columns)
-    return read_ratings(frame, columns) if known or columns.given() else None
+def _table_with_images(dataset: Dataset, columns: Columns) -> DataFrame | None:
+    """What a table of images says of them, if a column is known to hold ratings, or was named."""
+    saved = is_saved(dataset.root)
+    frame = saved_table(Path(dataset.root)) if saved else table_beside(dataset.parts, dataset.images)
+    if frame is None or not (columns.given() or any(plain_name(name) in RATING_COLUMNS for name in frame.columns)):
+        return None
+    if "ratings.csv" in dataset.files:
+        raise DrexcacheError(
+            f"{dataset.root}: ratings in the tables of images and in ratings.csv; name it with --ratings, or remove it"
+        )
+    return frame
 
 
 def _guess(root: Path | str, files: Files) -> str:
@@ -161,8 +179,9 @@ def _images(files: Files, below: str) -> Files:
 def _others(files: Files, images: Files) -> str:
     """The other files that might be images, as ".heic 2, .raw 1"; "" if there are none."""
     listed = set(images.values())
-    suffixes = [PurePosixPath(name).suffix.lower() for name, file in files.items() if file not in listed]
-    counts = Counter(suffix or "without extension" for suffix in suffixes if suffix not in _NO_IMAGES)
+    others = [PurePosixPath(name) for name, file in files.items() if file not in listed]
+    left_out = [name.suffix.lower() for name in others if name.suffix.lower() not in _NO_IMAGES or is_shard(name.name)]
+    counts = Counter(suffix or "without extension" for suffix in left_out)
     return ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common())
 
 

@@ -1,23 +1,24 @@
-"""Images inside of one file: a tar, such as WebDataset's shards, or a Parquet table with a column of images."""
+"""Images inside of other files: tars, such as WebDataset's shards, or Parquet tables with a column of images."""
 
 from __future__ import annotations
 
-import re
 import tarfile
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import groupby, islice, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drexcache.datasets.columns import IMAGE_COLUMNS, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, MAX_BYTES, ImageFile, is_hidden
-from drexcache.datasets.formats import frame_of_parquet
+from drexcache.datasets.formats import check_cells, frame_of_parquet
 from drexcache.datasets.parquet import images_of, open_parquet
+from drexcache.datasets.shards import Part, is_parquet
 from drexcache.errors import DrexcacheError, counted
 from drexcache.files import utf8_name
+from drexcache.progress import step_bar
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -42,9 +43,16 @@ class Packed(ImageFile):
     """An image in the container at ``location``. state : of the container when its images were listed.
 
     The images of a container that was replaced afterwards may be in other places, so they are not read.
+    root : the dataset that the container is part of.
     """
 
     state: int = 0
+    root: str = ""
+
+    @property
+    def container(self) -> str:
+        """The dataset, which is the container itself or has several."""
+        return self.root
 
     def stat(self) -> tuple[int, int]:
         """The image's size or row, and a number that changes whenever the container does."""
@@ -109,44 +117,26 @@ def state_of(path: Path) -> int:
     return hash((status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size))
 
 
-def is_packed(root: object) -> bool:
-    """Whether this is a tar or a Parquet file, by its first bytes or, for a packed or an old tar, by its name.
-
-    >>> is_packed(Path("photos")), is_packed("s3://bucket/photos.tar")
-    (False, False)
-    """
-    if not isinstance(root, Path) or not root.is_file():
-        return False
-    with suppress(OSError):  # listing its files says why it cannot be read
-        head, name = _head(root), root.name.lower()
-        is_tar = head[257:262] == b"ustar" or re.search(r"\.tar(\.\w+)?$|\.tgz$", name) is not None
-        return _is_parquet(root) or (is_tar and not head.startswith(b"PK"))
-    return False
-
-
-def _is_parquet(root: Path) -> bool:
-    return _head(root).startswith(b"PAR1")
-
-
-def _head(root: Path) -> bytes:
-    with root.open("rb") as file:
-        return file.read(512)
-
-
-def packed_files(root: Path) -> dict[str, ImageFile]:
-    """The files in a tar, or the images of a Parquet table: name -> file, sorted by the bytes of the names.
+def packed_files(root: Path, parts: Sequence[Part], beside: Mapping[str, ImageFile]) -> dict[str, ImageFile]:
+    """The files in tars, or the images of Parquet tables: name -> file, sorted by the bytes of the names.
 
     A tar's names are those that it would be unpacked to. A row's name is its id, its image's path, or its number.
+    beside : the other files of the folder that they are in.
 
     Raises
     ------
     DrexcacheError : compressed or not readable, no column of images, or a name twice.
     """
-    files: dict[str, ImageFile] = {}
-    twice = []
-    for name, one in _rows(root) if _is_parquet(root) else _members(root):
-        twice += [name] if name in files else []
-        files[utf8_name(name, root)] = one
+    files, twice = dict(beside), []
+    rows: dict[str, int] = {}  # folder of the ids -> rows so far: numbers go on from table to table
+    with step_bar("list the images", "file") as show:
+        for at, part in enumerate(parts):
+            show(at, len(parts), part.path.name)
+            for name, one in _rows(root, part, rows) if is_parquet(part.path) else _members(root, part):
+                if name in files:
+                    places = dict.fromkeys(Path(file.location).name for file in (files[name], one))
+                    twice.append(f"{name} in {' and '.join(places)}" if len(places) > 1 else name)
+                files[utf8_name(name, part.path)] = one
     if twice:
         raise DrexcacheError(f"{root}: images under one name: {counted(twice)}")
     return dict(sorted(files.items()))
@@ -161,10 +151,10 @@ class _Header(tarfile.TarInfo):
         return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
-    state, files = state_of(root), dict[str, tuple[int, int]]()
+def _members(root: Path, part: Part) -> Iterator[tuple[str, ImageFile]]:
+    path, state, files = str(part.path), state_of(part.path), dict[str, tuple[int, int]]()
     try:
-        with tarfile.open(root, "r:", tarinfo=_Header) as archive:
+        with tarfile.open(path, "r:", tarinfo=_Header) as archive:
             for member in archive:
                 name = member.name.replace("\\", "/").removeprefix("./").lstrip("/")
                 if member.isdir() or any(is_hidden(part) for part in name.split("/")):
@@ -173,29 +163,33 @@ def _members(root: Path) -> Iterator[tuple[str, ImageFile]]:
                 listed = (member.offset_data, member.size if regular else -1)
                 # the same file under a second name points to the first one
                 files[member.name] = files.get(member.linkname, listed) if member.islnk() else listed
-                yield name, MemberOfTar(str(root), member.name, files[member.name], state)
+                yield part.below + name, MemberOfTar(path, member.name, files[member.name], state, str(root))
     except DrexcacheError:
         raise
     except Exception as error:  # a broken header makes tarfile raise errors of many kinds
         raise DrexcacheError(
-            f"{root}: a compressed or broken tar ({error}); unpack it, or pack it without gzip"
+            f"{path}: a compressed or broken tar ({error}); unpack it, or pack it without gzip"
         ) from error
 
 
-def _rows(root: Path) -> Iterator[tuple[str, ImageFile]]:
-    """Each row's name and image; the images themselves are read only where the names lack something."""
-    state, table = state_of(root), open_parquet(root, str(root))
-    picture, named = picture_and_name(table.schema_arrow, root)
-    names = None if named is None else iter(_texts(frame_of_parquet(root, str(root), [named])[named]))
-    number = 0
+def _rows(root: Path, part: Part, numbers: dict[str, int]) -> Iterator[tuple[str, ImageFile]]:
+    """Each row's name and image; the images themselves are read only where the names lack something.
+
+    numbers : folder of the ids -> how many rows it has so far.
+    """
+    path, state, table = str(part.path), state_of(part.path), open_parquet(part.path, str(part.path))
+    picture, named = picture_and_name(table.schema_arrow, part.path)
+    names = None if named is None else iter(_texts(frame_of_parquet(part.path, path, [named])[named]))
+    number = numbers.get(part.below, 0)
     for group in range(table.num_row_groups):
         mine = None if names is None else list(islice(names, table.metadata.row_group(group).num_rows))
         whole = mine is not None and all(name.lower().endswith(IMAGE_EXTENSIONS) for name in mine)
-        cells = repeat(None) if whole else images_of(root, group, picture)
+        cells = repeat(None) if whole else images_of(part.path, group, picture)
         for row, (name, cell) in enumerate(zip(repeat("") if mine is None else mine, cells, strict=False)):
-            found = name_of(name, None if cell is None else cell.as_py(), number)
-            yield found, RowOfTable(str(root), found, (group, row), state, column=picture)
+            found = part.below + name_of(name, None if cell is None else cell.as_py(), number)
+            yield found, RowOfTable(path, found, (group, row), state, str(root), column=picture)
             number += 1
+    numbers[part.below] = number
 
 
 def _texts(column: Series) -> list[str]:
@@ -225,14 +219,37 @@ def name_of(name: str, value: Any, number: int) -> str:
     return found
 
 
-def table_beside(root: Path) -> DataFrame | None:
-    """What a Parquet table says of its images in its other columns, under the names that they have here; else None."""
-    if not is_packed(root) or not _is_parquet(root):
+def table_beside(parts: Sequence[Part], files: Mapping[str, ImageFile]) -> DataFrame | None:
+    """What Parquet tables say of their images in the other columns, under the names that they have here; else None.
+
+    Raises
+    ------
+    DrexcacheError : not readable, or more cells than a table may have.
+    """
+    import pandas as pd
+
+    if not parts or not is_parquet(parts[0].path):
         return None
-    known, names = open_parquet(root, str(root)).schema_arrow.names, [name for name, _ in _rows(root)]
+    rows = sorted((str(file.location), file.listed, name) for name, file in files.items())
+    names = {path: [name for *_, name in mine] for path, mine in groupby(rows, key=itemgetter(0))}
+    frames: list[DataFrame] = []
+    for part in parts:
+        frame = _other_columns(part, names.get(str(part.path), []))
+        frames.append(frame.assign(split=part.split) if part.split and "split" not in frame else frame)
+        check_cells(sum(frame.size for frame in frames), str(part.path))
+    try:
+        return pd.concat(frames, ignore_index=True)
+    except Exception as error:  # such as two columns of one name
+        where = f"{parts[0].path} and the other tables"
+        raise DrexcacheError(f"{where}: columns that do not go together ({' '.join(str(error).split())})") from error
+
+
+def _other_columns(part: Part, names: Sequence[str]) -> DataFrame:
+    path = str(part.path)
+    known = open_parquet(part.path, path).schema_arrow.names
     others = [name for name in known if plain_name(name) not in (*PICTURES, *IMAGE_COLUMNS)]
-    frame = frame_of_parquet(root, str(root), others)
+    frame = frame_of_parquet(part.path, path, others)
     if len(frame) != len(names):
-        raise DrexcacheError(f"{root}: not a readable Parquet file ({len(frame)} rows, {len(names)} images)")
-    frame.insert(0, "image", names, allow_duplicates=True)
+        raise DrexcacheError(f"{path}: not a readable Parquet file ({len(frame)} rows, {len(names)} images)")
+    frame.insert(0, "image", list(names), allow_duplicates=True)
     return frame

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -101,7 +101,7 @@ def _try_out(source: Path | bytes) -> None:
         _tried(source, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _tried(path: Path, *state: int) -> None:
     with path.open("rb") as file:
         _refuse_damaged(file)
