@@ -14,13 +14,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Compiled twice if the compiler can: for processors with AVX2 and FMA, and for all others. */
-#ifdef FOR_EACH_PROCESSOR /* given by the build */
-#elif defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 12)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+#include "../drexcache/for_each_processor.h"
 
 typedef float pixel __attribute__((vector_size(16), aligned(4), may_alias)); /* red, green, blue and one to spare */
 

@@ -16,13 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Compiled twice if the compiler can: for processors with AVX2 and FMA, and for all others. */
-#ifdef FOR_EACH_PROCESSOR /* given by the build */
-#elif defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 12)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+#include "../../for_each_processor.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(32), aligned(4), may_alias)); /* 8 floats at any address */
