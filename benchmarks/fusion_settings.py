@@ -29,7 +29,7 @@ FUSION = PRESETS["fusion"]
 SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are compared with
     "fusion": FUSION,
     "ridge": {},
-    "no ridge in it (linear=0)": {**FUSION, "linear": 0.0},
+    "no linear part (linear=0)": {**FUSION, "linear": 0.0},
     "more of it (linear=.7)": {**FUSION, "linear": 0.7},
     "all arms always (arm_dropout=0)": {**FUSION, "arm_dropout": 0.0},
     "small biases first (offset=0)": {**FUSION, "offset": 0.0},
@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are comp
     "standardised columns": {**FUSION, "standardize": True},
     "batches of 32, half the steps": {**FUSION, "batch_size": 32, "min_steps": 600, "lr": 3e-4},
     "one seed": {**FUSION, "seeds": 1},
-    "three seeds": {**FUSION, "seeds": 3},
+    "five seeds": {**FUSION, "seeds": 5},
 }
 RESAMPLES = 2000
 Predicted = list[np.ndarray]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from drexcache.cache import FeatureMatrix
 from drexcache.fusion import PRESETS, AttentionFusionRegressor
-from drexcache.fusion.basis import LINE_PENALTIES, find_basis, principal_axes
+from drexcache.fusion.basis import LINE_PENALTIES, PLS_DIRECTIONS, PLS_SHARE, find_basis, principal_axes
 from drexcache.fusion.plan import Design, HeadSettings, make_plan
 from drexcache.regressors import contributions, make_regressor
 from drexcache.studies import evaluate
@@ -74,8 +75,10 @@ def test_a_head_trained_in_a_basis_is_written_back_for_the_raw_features() -> Non
     found = outside.fit(raw, y)
     np.testing.assert_allclose(found.predict(raw), expected.predict(Z), atol=1e-5)
     ridge = make_pipeline(StandardScaler(), RidgeCV(LINE_PENALTIES)).fit(raw, y)
+    pls = PLSRegression(PLS_DIRECTIONS).fit(raw, y)  # it standardises
+    line = (1 - PLS_SHARE) * ridge.predict(raw) + PLS_SHARE * pls.predict(raw)
     found = clone(outside).set_params(linear=0.25).fit(raw, y)
-    mixed = 0.75 * expected.predict(Z) + 0.25 * ridge.predict(raw)
+    mixed = 0.75 * expected.predict(Z) + 0.25 * line
     np.testing.assert_allclose(found.predict(raw), mixed, atol=1e-4)
     arrays, state = found.get_state()
     again = AttentionFusionRegressor.from_state(arrays, state)

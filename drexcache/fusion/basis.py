@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.sparse.linalg import lsqr
 from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
 
@@ -21,6 +22,7 @@ from drexcache.cache import CachedRows
 PER_ROW = 0.4  # components per row, at most: with more, a head fits noise
 UNLIKE = 30.0  # an arm is standardised if the 10% and 90% quantiles of its columns' deviations differ by this factor
 LINE_PENALTIES = np.logspace(0, 6, 13)  # of the ridge, chosen by leave-one-out
+PLS_SHARE, PLS_DIRECTIONS = 1 / 3, 4
 FEW_ROWS = 2000  # up to so many, the threads of a decomposition mostly wait for each other
 BASIS_ROWS = 8192  # rows to compute a basis from, at most
 
@@ -74,18 +76,23 @@ def find_basis(
         return Basis(tuple(_arm_basis(picked, cols, components, standardize) for cols in columns))
 
 
-def ridge_line(X: np.ndarray | CachedRows, y: np.ndarray, rows: np.ndarray, columns: Sequence[slice]) -> np.ndarray:
-    """A ridge of y (n,) on the arms' standardised columns of X (n, d): coefficients (d + 1,), intercept last."""
+def linear_part(X: np.ndarray | CachedRows, y: np.ndarray, rows: np.ndarray, columns: Sequence[slice]) -> np.ndarray:
+    """Coefficients (d + 1,), intercept last, of y (n,) on the arms' standardised columns of X (n, d).
+
+    A ridge, and for a `PLS_SHARE` of the prediction partial least squares: the mean of both beats either.
+    """
     some = _some(rows)
     x = (X[some] if isinstance(X, np.ndarray) else X.read(some)).astype(np.float64)
     mean, deviation = x.mean(0), _deviation(x)
     scale = np.zeros_like(mean)
     for cols in columns:  # a constant column, or one of no arm, has no say
         scale[cols] = np.where(deviation[cols] > 0, 1 / np.where(deviation[cols] > 0, deviation[cols], 1), 0)
+    z = (x - mean) * scale
     with threadpool_limits(1 if len(x) <= FEW_ROWS else None, user_api="blas"):
-        ridge = RidgeCV(LINE_PENALTIES).fit((x - mean) * scale, y[some])
-    line = np.append(ridge.coef_ * scale, 0).astype(np.float32)
-    line[-1] = ridge.intercept_ - mean @ line[:-1]
+        ridge = RidgeCV(LINE_PENALTIES).fit(z, y[some]).coef_
+        pls = lsqr(z, y[some] - y[some].mean(), iter_lim=PLS_DIRECTIONS)[0]  # its k-th step is PLS of k directions
+    line = np.append(((1 - PLS_SHARE) * ridge + PLS_SHARE * pls) * scale, 0).astype(np.float32)
+    line[-1] = y[some].mean() - mean @ line[:-1]
     return line
 
 

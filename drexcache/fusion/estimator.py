@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.basis import find_basis, ridge_line
+from drexcache.fusion.basis import find_basis, linear_part
 from drexcache.fusion.checks import (
     Arms,
     check_settings,
@@ -34,8 +34,8 @@ from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: exactly the paper's, and those for hundreds of images (benchmarks/results/accuracy.md)
 _FUSION = {
-    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.44, "lr": 2e-4,
-    "min_steps": 1200, "ema_horizon": 0.1, "seeds": 5,
+    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 2e-4,
+    "min_steps": 1200, "ema_horizon": 0.1, "seeds": 8,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 FORWARD_ROWS = 2048
@@ -136,8 +136,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         incomparable units is standardised first.
     offset : if not 0, standard deviation of the arms' initial biases; next to a large bias, the layer norm hardly
         changes small projections.
-    linear : weight of a ridge on the standardised columns in the prediction, the rest being the head's; needs
-        ``components``.
+    linear : weight of a linear regressor (a ridge and PLS on the standardised columns) in the prediction, the rest
+        being the head's; needs ``components``.
     arm_dropout : probability that a randomly chosen arm is left out of a row in training; needs ``components``.
     loss : "huber", the only choice.
     early_stopping : if not 0, a head stops after this many epochs without a lower validation loss and keeps its best
@@ -152,7 +152,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
     ----------
     arms_ : the arms' names. n_features_in_ : columns of X.
     parameters_ : name -> (seeds, *shape) float32, see `drexcache.fusion.head.parameter_shapes`.
-    line_ : (d + 1,) the ridge's coefficients and intercept, None without ``linear``.
+    line_ : (d + 1,) the linear regressor's coefficients and intercept, None without ``linear``.
     mean_, scale_ : (d,) of the training rows, None unless standardize. seeds_ : each head's seed.
     log_ : a dict per epoch with epoch, loss (mean over steps and seeds) and lr; with early stopping also
         validation_loss and validation_r.
@@ -373,7 +373,7 @@ def _fit_in_basis(
     _set_learnt(model, trained)
     model.parameters_ = basis.unfolded(model.parameters_)
     if model.linear:
-        model.line_ = ridge_line(X, y, picked, model.columns_)
+        model.line_ = linear_part(X, y, picked, model.columns_)
 
 
 def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:

@@ -22,7 +22,7 @@ from torch import nn
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.basis import ArmBasis, Basis, find_basis, ridge_line
+from drexcache.fusion.basis import ArmBasis, Basis, find_basis, linear_part
 from drexcache.fusion.checks import (
     Arms,
     check_settings,
@@ -45,8 +45,8 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
     The module's forward takes the arms, name -> (batch, width) tensor, and returns scores (batch,) or (batch, 1), or a
     pair of scores and attention weights (batch, n_arms). Everything else is the recipe's: each arm in the basis of its
     principal components, standardised ratings, Huber loss, AdamW, a one-cycle schedule, clipped gradients, the moving
-    average (EMA) of the weights, a share of the prediction from a ridge, the mean of five seeds. The seeds are trained
-    as one, by ``torch.func``, where the module can be vectorised; a warning says where it cannot.
+    average (EMA) of the weights, half of the prediction from a linear regressor, the mean of eight seeds. The seeds are
+    trained as one, by ``torch.func``, where the module can be vectorised; a warning says where it cannot.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         arms: Arms | None = None,
         *,
         components: int | None = 64,
-        linear: float = 0.44,
+        linear: float = 0.5,
         arm_dropout: float = 0.3,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
@@ -317,7 +317,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         pieces = (X,) if isinstance(X, np.ndarray) else (piece for piece, _ in X.pieces(rows, size=WINDOW))
         Z = np.concatenate([self._inputs(piece) for piece in pieces])
         if self.basis_ and self.linear:
-            self.line_ = ridge_line(X, y, rows, self.columns_)
+            self.line_ = linear_part(X, y, rows, self.columns_)
         device = torch.device(resolve_device(self.device))
         inputs = torch.from_numpy(Z).to(device)
         data = TrainingData(

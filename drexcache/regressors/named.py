@@ -184,7 +184,7 @@ _REGRESSORS: dict[str, _Named] = {
         {**_FUSION_SPACE, "ema": Range(0.9, 0.9999)},
     ),
     "fusion": _Named(
-        "the same head made fit for hundreds of images: in each arm's principal components, the mean of five seeds",
+        "the same head made fit for hundreds of images: in each arm's principal components, the mean of eight seeds",
         lambda: AttentionFusionRegressor(**PRESETS["fusion"]),
         {**_FUSION_SPACE, "ema_horizon": Range(0.01, 0.5, log=True), "standardize": Choice((False, True))},
     ),
