@@ -45,7 +45,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
     The module's forward takes the arms, name -> (batch, width) tensor, and returns scores (batch,) or (batch, 1), or a
     pair of scores and attention weights (batch, n_arms). Everything else is the recipe's: each arm in the basis of its
     principal components, standardised ratings, Huber loss, AdamW, a one-cycle schedule, clipped gradients, the moving
-    average (EMA) of the weights, half of the prediction from a linear regressor, the mean of eight seeds. The seeds are
+    average (EMA) of the weights, half of the prediction from a linear regressor, the mean of several seeds. They are
     trained as one, by ``torch.func``, where the module can be vectorised; a warning says where it cannot.
 
     Parameters
