@@ -50,13 +50,11 @@ def command(
     drexcache predict scenes.drex holiday/ -o predictions.csv
     drexcache predict scenes.drex archive/ --cache archive.h5 --interval 0.9 -o predictions.csv
     """
+    from drexcache.features import predict
     from drexcache.regressors import load_model
 
     make_room_for(out, [model, images, cache])
-    # before torch is there, whose modules skops would look through, for a second
     loaded = load_model(model, trust=trust)
-    from drexcache.features import predict
-
     prediction, failures = predict(
         loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, interval=interval, cache=cache, say=say
     )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from drexcache.bootstrap import Floats, image_loss, resample_weights, resampled, standard_error
 from drexcache.errors import DrexcacheError
@@ -34,7 +33,7 @@ def pearson(rated: ArrayLike, predicted: ArrayLike) -> float | None:
 
 def spearman(rated: ArrayLike, predicted: ArrayLike) -> float | None:
     """Spearman's rho (SRCC), signed: Pearson's r of the ranks, where ties share their mean rank."""
-    from scipy import stats  # takes ten times as long to import as the rest
+    from scipy import stats  # SciPy takes longer to import than all the rest
 
     return _correlation(lambda a, b: stats.spearmanr(a, b).statistic, rated, predicted)
 
@@ -119,6 +118,8 @@ def interval(
     >>> round(low, 3), round(high, 3)
     (0.086, 0.993)
     """
+    from scipy import special
+
     rated, predicted = checked(rated, predicted)
     value = METRICS[metric](rated, predicted)
     if value is None:
@@ -149,6 +150,8 @@ def fisher_interval(metric: str, r: float, n: int, level: float = 0.95) -> tuple
     >>> [round(limit, 4) for limit in fisher_interval("pearson", 0.958, 2880)]
     [0.9549, 0.9609]
     """
+    from scipy import special
+
     spare = n - (4 if metric == "kendall" else 3)
     if spare <= 0:
         return -1.0, 1.0

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from drexcache.fusion.estimator import PRESETS, AttentionFusionRegressor, fit_many
-from drexcache.fusion.head import fuse, project
+from drexcache.fusion.head import fuse, parameter_shapes, project
 
 ARMS = {"dino": slice(0, 12), "resnet": slice(12, 40)}
 
@@ -99,6 +99,19 @@ def test_attention_sums_to_one_and_is_what_the_forward_pass_used() -> None:
     expected = fuse(p, project(p, x, [slice(30, 40), slice(0, 12), slice(12, 20)])).weights
     np.testing.assert_allclose(weights, expected[0].numpy(), atol=1e-6)
     assert AttentionFusionRegressor(width=8, epochs=1).fit(X, y).attention(X).tolist() == [[1.0]] * 120
+
+
+@pytest.mark.parametrize("fixed_average", [False, True])
+def test_numpy_and_torch_give_the_same_forward_pass(fixed_average: bool) -> None:
+    rng, arms = np.random.default_rng(0), [slice(0, 12), slice(12, 40)]
+    p = {name: rng.normal(size=(3, *shape)) for name, shape in parameter_shapes([12, 28], 24).items()}
+    x = 5 * rng.normal(size=(3, 50, 40))
+    ours = fuse(p, project(p, x, arms), fixed_average=fixed_average)
+    q = {name: torch.from_numpy(value) for name, value in p.items()}
+    theirs = fuse(q, project(q, torch.from_numpy(x), arms), fixed_average=fixed_average)
+    for found, expected in zip(ours, theirs, strict=True):
+        assert isinstance(found, np.ndarray) and isinstance(expected, torch.Tensor)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12, atol=1e-12)
 
 
 def test_standardize_ignores_the_scale_of_features() -> None:

@@ -9,11 +9,16 @@ import sys
 import time
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from small_scores import names, run_of, save_scores
+
+from drexcache import open_cache, read_images
+from drexcache.features import extract
+from drexcache.recipes import Recipe
+from drexcache.regressors import train_model
 
 ROOT = Path(__file__).parents[1]
 HOMES = {"drexcache": "drexcache", "features": "drexcache.features", "studies": "drexcache.studies"}
@@ -274,10 +279,37 @@ LIGHT = {
 
 @pytest.mark.parametrize("command", LIGHT, ids=lambda command: " ".join(command[:2]))
 def test_light_commands_load_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
-    forbidden = LIGHT[command]
     if SCORES in command:
         runs = [run_of(name, "a", "a", names(30)) for name in ("ridge", "svr")]
-        command = tuple(str(save_scores(tmp_path / SCORES, runs)) if word == SCORES else word for word in command)
+        saved = str(save_scores(tmp_path / SCORES, runs))
+        assert loaded_by([saved if word == SCORES else word for word in command], LIGHT[command], tmp_path) == "set()"
+    else:
+        assert loaded_by(command, LIGHT[command], tmp_path) == "set()"
+
+
+@pytest.mark.parametrize("regressor", ["fusion", "ridge", "boosting"])
+def test_predict_loads_no_torch_where_openvino_has_the_backbones(
+    regressor: str, pictures: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    extract(read_images(pictures), tiny, tmp_path / "c.h5", engine_cpu="openvino", say=lambda line: None)
+    cache = open_cache(tmp_path / "c.h5")
+    train_model(regressor, cache.matrix(), cache, tuple(cache.blocks), seed=0).save(tmp_path / "m.drex")
+    command = [
+        "predict",
+        str(tmp_path / "m.drex"),
+        str(pictures / "003.png"),
+        "-o",
+        "p.csv",
+        "--engine-cpu",
+        "openvino",
+    ]
+    assert loaded_by(command, TORCH_OR_OPTUNA | {"skops"}, tmp_path) == "set()"
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith("003.png,")
+
+
+def loaded_by(command: Sequence[str], forbidden: set[str], folder: Path) -> str:
+    """Which of the forbidden modules a command loads, as the text of a set."""
     code = (
         "import sys, time; start = time.perf_counter(); import drexcache, drexcache.cli as c\n"
         f"try: c.main({list(command)!r}, standalone_mode=False)\n"
@@ -286,11 +318,11 @@ def test_light_commands_load_nothing_heavy(command: tuple[str, ...], tmp_path: P
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
     )
     inside, loaded = done.stdout.rpartition("\n|")[2].strip().split("|")
     print(f"{' '.join(command[:2])}: {float(inside):.2f} s, the process {time.perf_counter() - started:.2f} s")
-    assert loaded == "set()"
+    return loaded
 
 
 def test_packaging_names_every_package() -> None:

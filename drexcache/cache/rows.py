@@ -72,8 +72,6 @@ class CachedRows:
 
     def _read(self, places: np.ndarray, out: np.ndarray) -> None:
         """Fill out (m, d) with nearby rows of the cache, with one read per block, however many taps."""
-        import torch  # loaded by the time rows are read, but not yet when a model is
-
         span, wanted = slice(int(places[0]), int(places[-1]) + 1), places - places[0]
         stored: dict[str, np.ndarray] = {}
         for name, columns in self.blocks.items():
@@ -82,7 +80,12 @@ class CachedRows:
                 stored[block] = self.cache.features(block, span)
             values = stored[block] if len(wanted) == span.stop - span.start else stored[block][wanted]
             values = values[:, self.cache.blocks[block].taps[tap]] if tap else values
-            torch.from_numpy(out[:, columns]).copy_(torch.from_numpy(values))  # float16: 8 times as fast as NumPy
+            if values.dtype == np.float16:
+                import torch  # converts 8 times as fast; a prediction of images reads float32, and need not wait for it
+
+                torch.from_numpy(out[:, columns]).copy_(torch.from_numpy(values))
+            else:
+                out[:, columns] = values
             if not np.isfinite(out[:, columns]).all():
                 ids = [self.cache.ids[place] for place in places.tolist()]
                 refuse_unusable_features(out[:, columns], ids, name, str(self.cache.path))

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 Arms = Mapping[str, slice | Sequence[int]]
 
+APART = 10_000  # distance between one estimator's seeds, so that random_state 42 and 43 share none
 AT_LEAST_1 = ("width", "epochs", "batch_size", "seeds", "components")
 COUNTS = dict.fromkeys(AT_LEAST_1, 1) | {"min_steps": 0, "early_stopping": 0}
 RANGES: dict[str, tuple[float, float]] = {
@@ -83,3 +85,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, int | float | np.number) or not low <= value <= high:
             raise ValueError(f"{name} must be a number from {low:g} to {high:g}, found {value!r}")
+
+
+def seeds_of(model: Any) -> list[int]:
+    """A model's seeds: random_state and others `APART` from it; if random_state is not a number, the first is drawn."""
+    first = model.random_state
+    if not isinstance(first, int | np.integer):
+        first = check_random_state(first).randint(2**31 - 1)
+    return [int(first) + APART * i for i in range(model.seeds)]

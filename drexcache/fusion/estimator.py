@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.basis import find_basis, linear_part
-from drexcache.fusion.checks import (
-    Arms,
-    check_settings,
-    checked_rows,
-    require_finite,
-    resolved_arms,
-)  # fmt: skip
+from drexcache.fusion.checks import Arms, check_settings, require_finite, resolved_arms, seeds_of
 from drexcache.fusion.head import fuse, parameter_shapes, project
-from drexcache.fusion.plan import WINDOW, Design, HeadSettings
-from drexcache.fusion.stacks import train_heads
-from drexcache.fusion.stopping import inner_split
-from drexcache.fusion.training import LogRow, TrainedHead
 
 # name -> settings: exactly the paper's, and those for hundreds of images (benchmarks/results/accuracy.md)
 _FUSION = {
@@ -39,7 +24,6 @@ _FUSION = {
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 FORWARD_ROWS = 2048
-APART = 10_000  # distance between one estimator's seeds, so that random_state 42 and 43 share none
 
 
 def fit_many(
@@ -72,6 +56,8 @@ def fit_many(
         raise ValueError(f"{len(models)} estimators but {len(all_rows)} sets of rows")
     if not models:
         return []
+    from drexcache.fusion.fitting import fit_together
+
     X, y = _checked(models[0], X, y)
     fit_together(models, X, y, all_rows, stack=stack)
     return models
@@ -82,32 +68,6 @@ def _checked(model: AttentionFusionRegressor, X: np.ndarray, y: np.ndarray) -> t
     X, y = validate_data(model, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True)
     require_finite("X", X)
     return X, y.astype(np.float64)
-
-
-def fit_together(
-    models: Sequence[AttentionFusionRegressor],
-    X: np.ndarray | CachedRows,
-    y: np.ndarray,
-    rows: Sequence[np.ndarray | None],
-    *,
-    stack: int | None = None,
-) -> None:
-    """Train every seed of every model, stacking those of one design, and set the fitted attributes."""
-    groups: dict[Design, list[tuple[AttentionFusionRegressor, list[HeadSettings]]]] = {}
-    for model, given in zip(models, rows, strict=True):
-        design, own_rows = _design(model, X.shape[1], isinstance(X, CachedRows)), checked_rows(given, y)
-        if model.components:
-            _fit_in_basis(model, design, X, y, own_rows)
-        else:
-            groups.setdefault(design, []).append((model, _head_settings(model, own_rows, len(y))))
-    if not groups:
-        return
-    heads = [(design, [head for _, own in members for head in own]) for design, members in groups.items()]
-    show = any(model.verbose for model in models)
-    trained = train_heads(X, y, heads, verbose=show, stack=stack)
-    for members, learnt in zip(groups.values(), map(iter, trained), strict=True):
-        for model, own in members:
-            _set_learnt(model, [next(learnt) for _ in own])
 
 
 class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
@@ -233,6 +193,10 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ValueError : NaN or infinite values (names the rows), a constant y, fewer than 2 rows, arms that do not fit X,
             a setting out of range, or training that diverges.
         """
+        from drexcache.fusion.fitting import (
+            fit_together,
+        )  # with it comes torch, which predicting on a CPU does not need
+
         X, y = _checked(self, X, y)
         fit_together([self], X, y, [None])
         return self
@@ -246,6 +210,8 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         ------
         ValueError : as `fit`.
         """
+        from drexcache.fusion.fitting import fit_together
+
         fit_together([self], rows, rows.y, [None])
         return self
 
@@ -269,28 +235,25 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         """Attention weights (n, n_arms) for X (n, d), in the order of ``arms_``, mean over seeds; rows sum to 1."""
         return self.each_seed(X)[1].mean(0)
 
-    @torch.inference_mode()
     def each_seed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores (seeds, n) and attention weights (seeds, n, n_arms) for X (n, d), in a single pass.
 
-        Computed in float64, so that a row's result does not depend on the other rows.
+        Computed in float64, so that a row's result does not depend on the other rows; on a CPU by NumPy.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
         require_finite("X", X)
         device = resolve_device(self.device, float64=True)
-        p = {name: torch.from_numpy(value).to(device).double() for name, value in self.parameters_.items()}
+        p = {name: _doubled(value, device) for name, value in self.parameters_.items()}
         scores, weights = [], []
         for start in range(0, len(X), FORWARD_ROWS):
-            x = torch.tensor(X[start : start + FORWARD_ROWS], dtype=torch.float64, device=device)
-            line = 0.0 if self.line_ is None else x @ torch.tensor(self.line_[:-1]).to(x) + float(self.line_[-1])
+            x = _doubled(X[start : start + FORWARD_ROWS], device)
+            line = 0.0 if self.line_ is None else x @ _doubled(self.line_[:-1], device) + float(self.line_[-1])
             if self.mean_ is not None:
-                x = (x - torch.from_numpy(self.mean_).to(x)) / torch.from_numpy(self.scale_).to(x)
-            out = fuse(
-                p, project(p, x.expand(len(self.seeds_), *x.shape), self.columns_), fixed_average=self.fixed_average
-            )
-            scores.append(((1 - self.linear) * out.scores + self.linear * line).cpu().numpy())
-            weights.append(out.weights.cpu().numpy())
+                x = (x - _doubled(self.mean_, device)) / _doubled(self.scale_, device)
+            out = fuse(p, project(p, x[None], self.columns_), fixed_average=self.fixed_average)
+            scores.append(_in_memory((1 - self.linear) * out.scores + self.linear * line))
+            weights.append(_in_memory(out.weights))
         return np.concatenate(scores, 1), np.concatenate(weights, 1)
 
     def write_log(self, path: str | Path | BinaryIO) -> None:
@@ -347,7 +310,7 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
                 raise ValueError(f"array {name!r} of a fusion head: expected {wanted}, found {found}")
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"array {name!r} of a fusion head holds NaN or infinite numbers")
-        self.seeds_ = _seeds_of(self)  # the arrays have just been checked to be for this many
+        self.seeds_ = seeds_of(self)  # the arrays have just been checked to be for this many
         self.parameters_ = {name: arrays[name] for name in shapes}
         self.mean_, self.scale_, self.line_ = arrays.get("mean"), arrays.get("scale"), arrays.get("line")
         return self
@@ -358,76 +321,14 @@ class AttentionFusionRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _fit_in_basis(
-    model: AttentionFusionRegressor, design: Design, X: np.ndarray | CachedRows, y: np.ndarray,
-    rows: np.ndarray | None,
-) -> None:  # fmt: skip
-    """Train one model in the basis of its own rows, with all components in memory, and set the fitted attributes."""
-    picked = np.arange(len(y)) if rows is None else rows
-    basis = find_basis(X, picked, model.columns_, model.components or X.shape[1], standardize=model.standardize)
-    pieces = (X[picked],) if isinstance(X, np.ndarray) else (piece for piece, _ in X.pieces(picked, size=WINDOW))
-    Z = np.concatenate([basis(piece) for piece in pieces])
-    inside = replace(design, arms=tuple((cols.start, cols.stop) for cols in basis.columns), local_shuffle=False)
-    heads = [replace(head, standardize=False) for head in _head_settings(model, None, len(picked))]
-    (trained,) = train_heads(Z, y[picked], [(inside, heads)], verbose=model.verbose)
-    _set_learnt(model, trained)
-    model.parameters_ = basis.unfolded(model.parameters_)
-    if model.linear:
-        model.line_ = linear_part(X, y, picked, model.columns_)
+def _doubled(array: np.ndarray, device: str) -> Any:
+    """In double precision: NumPy's array on a CPU, torch's tensor on another device."""
+    if device == "cpu":
+        return array.astype(np.float64)
+    import torch
+
+    return torch.tensor(array, dtype=torch.float64, device=device)
 
 
-def _design(model: AttentionFusionRegressor, d: int, local_shuffle: bool) -> Design:
-    """Check the settings against d columns, and return the model's design, which heads in one stack must share."""
-    check_settings(model.get_params())
-    model.n_features_in_ = d
-    model.arms_, model.columns_ = resolved_arms(model.arms, d)
-    return Design(
-        arms=tuple((cols.start, cols.stop) for cols in model.columns_),
-        width=model.width,
-        batch_size=model.batch_size,
-        fixed_average=model.fixed_average,
-        device=str(resolve_device(model.device)),
-        local_shuffle=local_shuffle,
-    )
-
-
-def _head_settings(model: AttentionFusionRegressor, rows: np.ndarray | None, n: int) -> list[HeadSettings]:
-    """The settings of each seed's head, trained on ``rows`` of n (None: all)."""
-    model.seeds_ = _seeds_of(model)
-    validation = None
-    if model.early_stopping:
-        rows, validation = inner_split(n, rows, model.validation_fraction, model.seeds_[0])
-    steps_per_epoch = math.ceil((n if rows is None else len(rows)) / model.batch_size)
-    same = ("lr", "weight_decay", "dropout", "clip", "ema", "ema_horizon", "standardize", "offset", "arm_dropout")
-    settings = HeadSettings(
-        **{name: getattr(model, name) for name in same},
-        epochs=max(model.epochs, math.ceil(model.min_steps / steps_per_epoch)),
-        rows=rows,
-        validation=validation,
-        patience=model.early_stopping,
-    )
-    return [replace(settings, seed=seed) for seed in model.seeds_]
-
-
-def _set_learnt(model: AttentionFusionRegressor, heads: Sequence[TrainedHead]) -> None:
-    """Set the fitted attributes from the seeds' heads."""
-    model.parameters_ = {name: np.stack([head.parameters[name] for head in heads]) for name in heads[0].parameters}
-    model.mean_, model.scale_ = heads[0].scaling or (None, None)  # all seeds see the same rows
-    model.line_ = None
-    epochs = itertools.zip_longest(*[head.log for head in heads])  # a head may have stopped early
-    model.log_ = [_mean_row(i, [row for row in rows if row]) for i, rows in enumerate(epochs, start=1)]
-
-
-def _seeds_of(model: AttentionFusionRegressor) -> list[int]:
-    """The seeds: random_state and others `APART` from it; if random_state is not a number, the first is drawn."""
-    first = model.random_state
-    if not isinstance(first, int | np.integer):
-        first = check_random_state(first).randint(2**31 - 1)
-    return [int(first) + APART * i for i in range(model.seeds)]
-
-
-def _mean_row(epoch: int, rows: Sequence[LogRow]) -> LogRow:
-    """An epoch's log row averaged over seeds; None for numbers that no seed has."""
-    known = {key: [value for row in rows if (value := row[key]) is not None] for key in rows[0]}
-    means: LogRow = {key: float(np.mean(found)) if found else None for key, found in known.items()}
-    return means | {"epoch": epoch}
+def _in_memory(found: Any) -> np.ndarray:
+    return found if isinstance(found, np.ndarray) else found.cpu().numpy()

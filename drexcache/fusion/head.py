@@ -1,15 +1,25 @@
-"""The attention-fusion head: its parameters in one flat buffer, and its forward pass for K heads at once."""
+"""The attention-fusion head: its parameters in one flat buffer, and its forward pass for K heads at once.
+
+The forward pass takes torch's tensors and NumPy's arrays alike: predicting with NumPy does not wait for torch, which
+takes more than a second to import.
+"""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
+from scipy import special
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Array = Tensor | np.ndarray
 
 ATTENTION_WIDTH = 128
 NORM_EPS = 1e-5  # torch.nn.LayerNorm's default
@@ -52,6 +62,8 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator, offse
     offset : if not 0, the arms' biases are instead normal with this standard deviation. With a large bias the layer
     norm hardly depends on the image, so the small projection of an image near the mean is not amplified to noise.
     """
+    import torch
+
     shapes = parameter_shapes(dims, width)
     flat = torch.empty(1, sum(math.prod(shape) for shape in shapes.values()))
     p = {name: view[0] for name, view in parameter_views(flat, shapes).items()}
@@ -74,44 +86,71 @@ def init_head(dims: Sequence[int], width: int, generator: torch.Generator, offse
 class Scored(NamedTuple):
     """The output of K heads for B rows."""
 
-    scores: Tensor  # (K, B)
-    weights: Tensor  # (K, B, n_arms): attention, each row sums to 1
+    scores: Any  # (K, B)
+    weights: Any  # (K, B, n_arms): attention, each row sums to 1
 
 
-def project(p: Mapping[str, Tensor], x: Tensor, arms: Sequence[slice]) -> Tensor:
+def project(p: Mapping[str, Array], x: Array, arms: Sequence[slice]) -> Any:
     """Project each arm's features to a common width, without bias: x (K, B, d) -> (K, B, n_arms, width)."""
-    return torch.stack([torch.bmm(x[..., cols], p[f"arm.{i}.weight"]) for i, cols in enumerate(arms)], dim=2)
+    return _library(x).stack([x[..., cols] @ p[f"arm.{i}.weight"] for i, cols in enumerate(arms)], 2)
 
 
 def fuse(
-    p: Mapping[str, Tensor], projected: Tensor, masks: Tensor | None = None, *, fixed_average: bool = False
+    p: Mapping[str, Array], projected: Array, masks: Tensor | None = None, *, fixed_average: bool = False
 ) -> Scored:
     """Fuse projected arms by attention and score them (DReX, arXiv 2511.16991).
 
-    projected : (K, B, n_arms, width), from `project`.
+    projected : (K, B, n_arms, width), from `project`; the result is of its kind, tensors or NumPy arrays.
     masks : (K, B, 128 + 64 + 32) dropout factors, 0 or 1 / (1 - rate); None for prediction.
     fixed_average : give every arm the same weight.
     """
-    width = projected.shape[-1:]
-    normed = functional.layer_norm(projected + p["arm.bias"][:, None], width, eps=NORM_EPS)
-    arms = gelu(torch.addcmul(p["arm.norm.bias"][:, None], normed, p["arm.norm.weight"][:, None]))
+    library = _library(projected)
+    arms = gelu(_normed(projected + p["arm.bias"][:, None], p["arm.norm.weight"], p["arm.norm.bias"]))
     # (K, B, n_arms * width) -> (K, B, 128) -> (K, B, n_arms)
-    hidden = torch.tanh(_linear(p, "attention.0", arms.flatten(2)))
+    hidden = library.tanh(_linear(p, "attention.0", arms.reshape(*arms.shape[:2], -1)))
     logits = _linear(p, "attention.1", hidden) / p["temperature"][:, None, None]
-    weights = torch.softmax(torch.zeros_like(logits) if fixed_average else logits, dim=-1)
+    weights = _softmax(library.zeros_like(logits) if fixed_average else logits)
     # sum_i w_i a_i + alpha sum_i a_i = sum_i (w_i + alpha) a_i
     fused = ((weights + p["alpha"][:, None, None])[..., None] * arms).sum(2)  # (K, B, width)
-    z = functional.layer_norm(fused, width, eps=NORM_EPS)
+    z = _normed(fused)
     for i in range(len(HIDDEN)):
         z = gelu(_linear(p, f"head.{i}", z))  # (K, B, 384 -> 128 -> 64 -> 32)
         z = z if masks is None else z * masks.split(HIDDEN, dim=-1)[i]
-    return Scored(_linear(p, f"head.{len(HIDDEN)}", z).squeeze(-1), weights)
+    return Scored(_linear(p, f"head.{len(HIDDEN)}", z)[..., 0], weights)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """GELU by torch's own loop: the transposed view avoids oneDNN's, which takes 20 us longer to start."""
-    return functional.gelu(x.transpose(-1, -2)).transpose(-1, -2)
+# --- what torch and NumPy compute each in their own way -------------------------------------------------------------
 
 
-def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return torch.baddbmm(p[f"{name}.bias"][:, None], x, p[f"{name}.weight"])
+def _library(x: Array) -> Any:
+    return np if isinstance(x, np.ndarray) else importlib.import_module("torch")
+
+
+def _normed(x: Array, weight: Any = None, bias: Any = None) -> Any:
+    """Layer norm of x (K, B, ..., width), then scaled by weight and bias (K, ..., width)."""
+    if isinstance(x, np.ndarray):
+        x = x - x.mean(-1, keepdims=True)
+        x /= np.sqrt((x * x).mean(-1, keepdims=True) + NORM_EPS)
+        return x if weight is None else x * weight[:, None] + bias[:, None]
+    import torch
+
+    x = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+    return x if weight is None else torch.addcmul(bias[:, None], x, weight[:, None])
+
+
+def gelu(x: Array) -> Any:
+    """GELU; by torch's own loop: the transposed view avoids oneDNN's, which takes 20 us longer to start."""
+    if isinstance(x, np.ndarray):
+        return x * special.ndtr(x)
+    import torch
+
+    return torch.nn.functional.gelu(x.transpose(-1, -2)).transpose(-1, -2)
+
+
+def _softmax(x: Array) -> Any:
+    return special.softmax(x, axis=-1) if isinstance(x, np.ndarray) else x.softmax(-1)
+
+
+def _linear(p: Mapping[str, Array], name: str, x: Array) -> Any:
+    weight, bias = p[f"{name}.weight"], p[f"{name}.bias"][:, None]
+    return x @ weight + bias if isinstance(x, np.ndarray) else bias.baddbmm(x, weight)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -29,8 +28,9 @@ from drexcache.fusion.checks import (
     checked_rows,
     require_finite,
     resolved_arms,
+    seeds_of,
 )  # fmt: skip
-from drexcache.fusion.estimator import APART, FORWARD_ROWS, AttentionFusionRegressor
+from drexcache.fusion.estimator import FORWARD_ROWS, AttentionFusionRegressor
 from drexcache.fusion.head import parameter_views
 from drexcache.fusion.own import MakeModule, OwnHeads, train_modules
 from drexcache.fusion.plan import WINDOW, Design, HeadSettings
@@ -275,7 +275,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         self.n_features_in_, self.log_ = int(settings["n_features_in"]), settings["log"]
         self.target_ = [float(value) for value in settings["target"]]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_ = _seeds_of(self)
+        self.seeds_ = seeds_of(self)
         self.basis_ = _stored_basis(arrays, self.columns_) if self.components else None
         self.mean_, self.scale_, self.line_ = arrays.get("mean"), arrays.get("scale"), arrays.get("line")
         with _numbers_of_its_own(torch.device("cpu")):
@@ -309,7 +309,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         checked_rows(None, y)
         self.n_features_in_ = X.shape[1]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
-        self.seeds_, self.target_ = _seeds_of(self), [float(y.mean()), float(y.std())]
+        self.seeds_, self.target_ = seeds_of(self), [float(y.mean()), float(y.std())]
         self.basis_ = self.mean_ = self.scale_ = self.line_ = None
         rows = np.arange(len(y))
         if self.components:
@@ -412,10 +412,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _seeds_of(model: TorchHeadRegressor) -> list[int]:
-    first = model.random_state
-    if not isinstance(first, int | np.integer):
-        first = check_random_state(first).randint(2**31 - 1)
-    return [int(first) + APART * i for i in range(model.seeds)]

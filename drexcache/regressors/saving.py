@@ -1,7 +1,8 @@
 """Saving an estimator as bytes without pickle, and loading it without executing anything or reading out of bounds.
 
-The format is skops's: a zip of schema.json and NumPy arrays. Before skops builds anything, the schema is checked: it
-may name only types that our own regressors consist of, and every array must be as large as it claims.
+The format is skops's, a zip of schema.json and NumPy arrays. skops writes it, but it is read here: skops would first
+import all of scikit-learn and torch, to list what it trusts. Here only the types that our own regressors consist of are
+built, and every array must be as large as it claims.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import json
 import math
 import warnings
 import zipfile
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.tree._tree import NODE_DTYPE
+from sklearn.tree._tree import NODE_DTYPE, Tree
 
 from drexcache.errors import DrexcacheError
 from drexcache.regressors.fitted import PARTS, SHAPES, arrays_of, check_fitted, unlisted, without_search_trees
 from drexcache.regressors.import_path import module_at
 
 OLD_RIDGE = b'"__module__": "drexcache.ridge"'
-PROTOCOL = 2  # of skops; earlier ones build objects differently
+PROTOCOL = 2  # of skops; earlier ones describe objects differently
 SCHEMA_BYTES = 2**24  # enough for some 2,000 trees
 REFERENCES = 4  # all arrays together may take so many times the file's size: a stack refers to its members twice
 
@@ -90,15 +92,11 @@ def load_estimator(data: bytes) -> Any:
     DrexcacheError : other bytes, types that no drexcache model has, arrays of another size than they claim, an
         estimator of another scikit-learn version, or one with values that fitting never gives.
     """
-    import skops.io  # half a second, and two where torch is loaded before: fusion models do without
-
     try:
         data = _with_todays_names(data)
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _check_archive(archive, len(data))
-        with warnings.catch_warnings():
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)  # another scikit-learn wrote it
-            estimator = skops.io.loads(data, trusted=sorted({name for names in KINDS.values() for name in names}))
+            estimator = _Builder(archive, len(data)).built()
         check_fitted(estimator)
     except DrexcacheError:
         raise
@@ -107,7 +105,7 @@ def load_estimator(data: bytes) -> Any:
             f"was written with scikit-learn {str(warning.original_sklearn_version)[:20]}, and this is "
             f"{warning.current_sklearn_version}; install that one, or train the model again"
         ) from warning
-    except Exception as error:  # zipfile, JSON, NumPy and skops raise whatever the damage leads to
+    except Exception as error:  # zipfile, JSON and NumPy raise whatever the damage leads to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DrexcacheError(f"the regressor inside cannot be read here ({reason})") from error
     return estimator
@@ -173,68 +171,89 @@ def _with_todays_names(data: bytes) -> bytes:
     return fresh.getvalue()
 
 
-def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Check that nothing is compressed, and that the schema names only types in `KINDS` and existing arrays."""
-    members = {member.filename: member for member in archive.infolist()}
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-        raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
-    if members["schema.json"].file_size > SCHEMA_BYTES:
-        raise DrexcacheError(f"holds a schema of more than {SCHEMA_BYTES} bytes; refused")
-    schema = json.loads(archive.read("schema.json"))
-    if schema["protocol"] != PROTOCOL:
-        raise DrexcacheError(f"was written by protocol {schema['protocol']} of skops; expected {PROTOCOL}")
-    left = REFERENCES * size
-    nodes = [schema]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict) and "__loader__" in node:
-            left -= _check_node(node, archive, members)
-            if left < 0:
-                raise DrexcacheError("names the same arrays too often; refused")
-        if isinstance(node, dict | list):
-            nodes += node.values() if isinstance(node, dict) else node
+class _Builder:
+    """Builds the object that an archive of ``size`` bytes holds, from types in `KINDS` alone."""
 
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self._archive, self._left = archive, REFERENCES * size
+        self._members = {member.filename: member for member in archive.infolist()}
+        self._made: dict[Any, Any] = {}  # by the number that an object has in the schema
+        if any(member.compress_type != zipfile.ZIP_STORED for member in self._members.values()):
+            raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
 
-def _check_node(node: dict[str, Any], archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> int:
-    """Check one node of the schema; returns the size of its array in bytes."""
-    name, kind = f"{node['__module__']}.{node['__class__']}", node["__loader__"]
-    if name not in KINDS.get(kind, ()):
-        raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
-    if kind == "NdArrayNode":
+    def built(self) -> Any:
+        """The object that the schema describes."""
+        if self._members["schema.json"].file_size > SCHEMA_BYTES:
+            raise DrexcacheError(f"holds a schema of more than {SCHEMA_BYTES} bytes; refused")
+        schema = json.loads(self._archive.read("schema.json"))
+        if schema["protocol"] != PROTOCOL:
+            raise DrexcacheError(f"was written by protocol {schema['protocol']} of skops; expected {PROTOCOL}")
+        return self._object(schema)
+
+    def _object(self, node: dict[str, Any]) -> Any:
+        number = node.get("__id__")
+        if number not in self._made:
+            name = f"{node['__module__']}.{node['__class__']}"
+            if name not in KINDS.get(node["__loader__"], ()):
+                raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
+            made = self._new(node, resolve_name(name))
+            if number is None:
+                return made
+            self._made[number] = made
+        return self._made[number]
+
+    def _new(self, node: dict[str, Any], kind: Any) -> Any:
+        """What a node describes, of a kind that is known to be harmless."""
+        content, made = node.get("content"), kind
+        match node["__loader__"]:
+            case "JsonNode":
+                made = json.loads(content)
+            case "ListNode" | "TupleNode":
+                made = kind(map(self._object, content))
+            case "DictNode":
+                self._object(node["key_types"])  # nothing but strings
+                made = kind(**{key: self._object(value) for key, value in content.items()})
+            case "SliceNode":
+                made = slice(content["start"], content["stop"], content["step"])
+            case "NdArrayNode":
+                made = self._array(node) if kind is np.ndarray else kind(self._array(node))
+            case "TreeNode":
+                made = _tree(self._object(node["__reduce__"]["args"]), self._object(content))
+            case "ObjectNode":
+                made, attributes = kind.__new__(kind), self._object(content)
+                if attributes is not None:
+                    (made.__setstate__ if hasattr(made, "__setstate__") else made.__dict__.update)(attributes)
+            case "LossNode":
+                made = kind()
+            case "RandomStateNode" | "RandomGeneratorNode":  # no prediction needs the state that it was in
+                made = np.random.RandomState(0) if kind is np.random.RandomState else np.random.default_rng(0)
+        return made
+
+    def _array(self, node: dict[str, Any]) -> np.ndarray:
+        """The array of numbers in a file, if it is as large as it claims and there is room for it."""
         if node["type"] != "numpy":
             raise DrexcacheError("holds an array of objects, which a drexcache model never has; refused")
-        return _check_array(archive, members[node["file"]])
-    arguments = node.get("__reduce__", {}).get("args", {}).get("content", [])
-    if kind == "LossNode" and arguments:
-        raise DrexcacheError("holds a loss with arguments, which a drexcache model never has; refused")
-    if kind == "TreeNode":
-        _check_tree(node["content"]["content"], arguments, archive)
-    return 0
+        member = self._members[node["file"]]
+        with self._archive.open(member) as file:
+            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(file)
+            claimed, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+            if min(shape, default=0) < 0 or dtype.hasobject or claimed != there:
+                raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
+            self._left -= member.file_size
+            if self._left < 0:
+                raise DrexcacheError("names the same arrays too often; refused")
+            file.seek(0)
+            return npy.read_array(file, allow_pickle=False)
 
 
-def _check_tree(content: dict[str, Any], arguments: list[dict[str, Any]], archive: zipfile.ZipFile) -> None:
-    """Check that a tree's constructor, which checks nothing, gets arrays of the right type and one output."""
-    _, classes, outputs = arguments
-    with archive.open(classes["file"]) as file:
-        one = json.loads(outputs["content"]) == 1 and npy.read_array(file).tolist() == [1]
-    shape, dtype, _ = _header(archive, content["nodes"]["file"])
-    *values, _ = _header(archive, content["values"]["file"])
-    if not one or len(shape) != 1 or dtype != NODE_DTYPE or values != [(*shape, 1, 1), np.float64]:
+def _tree(arguments: tuple[Any, ...], state: dict[str, Any]) -> Tree:
+    """A tree. Its constructor checks nothing, so it gets only arrays of the right type, for one output."""
+    columns, classes, outputs = arguments
+    nodes, values = state["nodes"], state["values"]
+    fits = (nodes.ndim, nodes.dtype, values.shape, values.dtype) == (1, NODE_DTYPE, (*nodes.shape, 1, 1), np.float64)
+    if not fits or outputs != 1 or classes.tolist() != [1]:
         raise DrexcacheError("holds a tree that gives anything but one number; refused")
-
-
-def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Check that an array of numbers is as large as it claims; returns its size in bytes."""
-    shape, dtype, start = _header(archive, member.filename)
-    left = member.file_size - start
-    if min(shape, default=0) < 0 or dtype.hasobject or math.prod(shape) * dtype.itemsize != left:
-        raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
-    return member.file_size
-
-
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """The shape and type in an array's header, and the offset at which its numbers begin."""
-    with archive.open(name) as file:
-        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-        return shape, dtype, file.tell()
+    tree = Tree(columns, np.ones(1, np.intp), 1)
+    tree.__setstate__(state)
+    return tree
