@@ -174,12 +174,11 @@ class Kept:
     weights_sha256: str
     weights_source: str
     graph: bytes  # OpenVINO's XML
-    constants: memoryview
+    constants: np.ndarray
 
     def model(self) -> Any:
         """The OpenVINO model."""
-        constants = library().Tensor(np.frombuffer(self.constants, np.uint8).copy())  # aligned
-        return core().read_model(self.graph, constants)
+        return core().read_model(self.graph, library().Tensor(self.constants))  # which copies them
 
 
 def kept_path(block: Block, weights_file: str) -> Path:
@@ -214,12 +213,13 @@ def write_kept(path: Path, model: Any, backbone: Backbone) -> None:
 def read_kept(path: Path) -> Kept | None:
     """Read what `write_kept` wrote; None if the file is missing or damaged."""
     try:
-        data = path.read_bytes()
-        start = data.index(b"\n") + 1
-        about, rest = json.loads(data[:start]), memoryview(data)[start:]
-        if hashlib.sha256(rest).hexdigest() != about["sha256"]:
+        with path.open("rb") as file:
+            about = json.loads(file.readline())
+            graph, constants = file.read(about["graph_bytes"]), np.fromfile(file, np.uint8)
+        found = hashlib.sha256(graph)
+        found.update(constants)
+        if found.hexdigest() != about["sha256"]:
             return None
-        graph, constants = bytes(rest[: about["graph_bytes"]]), rest[about["graph_bytes"] :]
         return Kept(tuple(about["dims"]), about["weights_sha256"], about["weights_source"], graph, constants)
     except (OSError, ValueError, KeyError, TypeError):
         return None

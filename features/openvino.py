@@ -81,8 +81,8 @@ class OpenVinoBackbone:
         how = "read from the disk" if self._kept else "converted"
         self.say(f"block {name}: OpenVINO {version('openvino')}, {how} in {time.monotonic() - started:.1f} s")
         self._kept = self._torch = None
-        suffix = f".{self.block.precision}-{self.batch}-{threads()}.json"
-        self._tuner = Tuner(ways(images, self.batch), self.batch, self._path.with_suffix(suffix))
+        way = self._path.with_suffix(f".{self.block.precision}-{self.batch}-{threads()}.json")
+        self._tuner = Tuner(ways(images, self.batch), self.batch, way, remember=images >= self.batch)
 
     def prepare(self, rgb: Image.Image) -> np.ndarray:
         """The image's pixels (3, H, W) as the block wants them, uint8 or float on [0, 1]."""
@@ -146,13 +146,14 @@ class Tuner:
     """Times the ways in turn on the first real batches; once the fastest is known, ``ways`` holds only that one.
 
     path : the file that stores the fastest way; if it exists, nothing is timed.
+    remember : whether to read it. The fastest way for many images would fill up a single one to several.
     """
 
-    def __init__(self, candidates: Sequence[Way], batch: int, path: Path) -> None:
+    def __init__(self, candidates: Sequence[Way], batch: int, path: Path, *, remember: bool = True) -> None:
         self.ways, self._batch, self._path = list(candidates), batch, path
         self._seconds: dict[Way, list[float]] = {way: [] for way in self.ways}
         with suppress(OSError, ValueError, TypeError):  # nothing stored yet
-            self.ways = [Way(**json.loads(path.read_text()))]
+            self.ways = [Way(**json.loads(path.read_text()))] if remember else self.ways
 
     def next_way(self) -> Way:
         """The way to run the next batch."""

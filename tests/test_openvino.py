@@ -14,7 +14,7 @@ from PIL import Image
 from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.features import converted, extract, loading
 from drexcache.features.backbone import Backbone
-from drexcache.features.converted import Way, kept_path, read_kept, why_not
+from drexcache.features.converted import Way, kept_path, read_kept, threads, why_not
 from drexcache.features.loading import load_backbone, load_extractors
 from drexcache.features.openvino import OpenVinoBackbone, Tuner, ways
 from drexcache.recipes import Block, Recipe, recipe_from_dict
@@ -240,8 +240,26 @@ def test_the_fastest_way_is_found_and_remembered(tmp_path: Path) -> None:
     assert notes == [False] * 5 + [True, False] and tuner.next_way() == candidates[1]
     assert tuner.verdict() == ("runs images 4 at a time, 500 ms each (other ways 1000, 800 ms)")
     assert Tuner(candidates, 4, tmp_path / "way.json").next_way() == candidates[1]
+    assert Tuner(candidates[:1], 4, tmp_path / "way.json", remember=False).next_way() == candidates[0]
     (tmp_path / "way.json").write_text('{"images": 4')
     assert Tuner(candidates, 4, tmp_path / "way.json").ways == candidates
+
+
+def test_a_single_image_is_computed_alone_whatever_is_fastest_for_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes: list[int] = []
+    run = converted.Runner.__call__
+    monkeypatch.setattr(converted.Runner, "__call__", lambda self, x: sizes.append(self._images) or run(self, x))
+    block, pixels = tiny_recipe().blocks[1], np.zeros((3, 32, 32), np.uint8)
+    on_openvino(block)([pixels])
+    kept_path(block, "random seed 0").with_suffix(f".fp32-4-{threads()}.json").write_text(
+        '{"images": 3, "hint": "THROUGHPUT"}'
+    )
+    on_openvino(block)([pixels])
+    on_openvino(block)([pixels] * 4)
+    assert sizes[-2:] == [1, 3]
 
 
 def test_few_images_are_not_spent_on_timing() -> None:
