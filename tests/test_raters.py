@@ -62,6 +62,12 @@ def test_strict_raters_do_not_lower_what_they_rated(tmp_path: Path) -> None:
     assert found == pytest.approx([2.75] * 30)
 
 
+def test_centred_ratings_stay_in_the_widened_range(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "a.jpg", "b.jpg", ratings="file,r1,r2\na,1,1\nb,9,9\n")
+    options = {"value_range": (1, 5), "out_of_range": "widen", "centre_raters": True}
+    assert values(read_images(root, rating_column="r?", **options)) == [1.0, 9.0]
+
+
 def test_centring_needs_single_raters(tmp_path: Path) -> None:
     root = folder_of(tmp_path, "a.jpg", "b.jpg", ratings="file,mos\na.jpg,1\nb.jpg,2\n")
     assert "--centre-raters needs the ratings of single raters" in refusal(root, value_range=(1, 5), centre_raters=True)

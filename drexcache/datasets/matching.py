@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from drexcache.datasets.formats import Floats, holds_number, numbers, stray
-from drexcache.datasets.names import match_names
+from drexcache.datasets.names import NameMatch, match_names
 from drexcache.datasets.raters import ceiling, centred, described, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
 from drexcache.datasets.splits import folders_of_splits
@@ -105,31 +105,18 @@ def match_ratings(
     rows = names.row[rated]
     # (images, raters), or a single column of mean ratings
     table = (numbers(ratings.scores, ratings.decimal)[:, None] if ratings.by_rater is None else ratings.by_rater)[rows]
-    problems = {
-        "ratings without an image": names.without,
-        "ratings that fit several images": names.ambiguous,
-        "images without a rating": [ids[at] for at in np.flatnonzero(names.row < 0).tolist()],
-        "ratings that are no finite number": [
-            f"{ratings.names[row]} = {ratings.scores[row]!r}"
-            for row in rows[np.isnan(table).all(axis=1)].tolist()
-            if not holds_number(ratings.scores[row])  # these are among the ratings' own problems
-        ],
-    }
-    low, high = value_range or (-math.inf, math.inf)
-    outside = np.argwhere((table < low) | (table > high)).tolist()
-    said = counted([f"{ratings.names[rows[at]]} = {table[at, rater]:g}" for at, rater in outside])
-    said = f"ratings outside the declared range {low:g}..{high:g}: {said}" if outside else ""
+    problems = _unmatched(ids, ratings, names, rows[np.isnan(table).all(axis=1)])
+    outside = _outside(value_range, table, [ratings.names[row] for row in rows.tolist()]) if value_range else ""
     _refuse(
-        ratings, problems, names.twice, said if out_of_range == "refuse" else "", images=len(ids),
+        ratings, problems, names.twice, outside if out_of_range == "refuse" else "", images=len(ids),
         allow_unmatched=allow_unmatched,
     )  # fmt: skip
-    if outside and out_of_range == "widen":
-        value_range = min(low, float(np.nanmin(table))), max(high, float(np.nanmax(table)))
-    table = np.where((table < low) | (table > high), np.nan, table) if out_of_range == "drop" else table
-    table = np.clip(table, low, high) if out_of_range == "clip" else table
-    if centre_raters and ratings.by_rater is None:
-        raise DrexcacheError(f"{ratings.source}: --centre-raters needs the ratings of single raters")
-    table = np.clip(centred(table), low, high) if centre_raters else table
+    if value_range and outside:
+        table, value_range = _brought_inside(table, value_range, out_of_range)
+    if centre_raters:
+        if ratings.by_rater is None:
+            raise DrexcacheError(f"{ratings.source}: --centre-raters needs the ratings of single raters")
+        table = np.clip(centred(table), *(value_range or (-math.inf, math.inf)))
     values = np.full(len(ids), np.nan)
     values[rated] = _means(table)
     if np.isnan(values).all():
@@ -147,8 +134,8 @@ def match_ratings(
         notes.append(
             f"the folders {' and '.join(map(repr, folders))} are not used as splits; a column of splits would be"
         )
-    if said:
-        notes.append(f"{said}; as asked: {_DONE[out_of_range]}")
+    if outside:
+        notes.append(f"{outside}; as asked: {_DONE[out_of_range]}")
     return Match(found, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
 
 
@@ -166,6 +153,40 @@ def _check_options(value_range: tuple[float, float] | None, higher_is: str, out_
             raise DrexcacheError(
                 f"the range of the ratings is {low:g}..{high:g}; expected two numbers, the lower first"
             )
+
+
+def _unmatched(ids: Sequence[str], ratings: Ratings, names: NameMatch, unrated: np.ndarray) -> dict[str, list[str]]:
+    """What --allow-unmatched permits -> the names concerned. unrated : rows of the ratings without a number."""
+    return {
+        "ratings without an image": names.without,
+        "ratings that fit several images": names.ambiguous,
+        "images without a rating": [ids[at] for at in np.flatnonzero(names.row < 0).tolist()],
+        "ratings that are no finite number": [
+            f"{ratings.names[row]} = {ratings.scores[row]!r}"
+            for row in unrated.tolist()
+            if not holds_number(ratings.scores[row])  # these are among the ratings' own problems
+        ],
+    }
+
+
+def _outside(value_range: tuple[float, float], table: Floats, names: Sequence[str]) -> str:
+    """A phrase on the ratings, (images, raters), that are outside the range; "" if there are none."""
+    low, high = value_range
+    outside = np.argwhere((table < low) | (table > high)).tolist()
+    listed = counted([f"{names[at]} = {table[at, rater]:g}" for at, rater in outside])
+    return f"ratings outside the declared range {low:g}..{high:g}: {listed}" if outside else ""
+
+
+def _brought_inside(
+    table: Floats, value_range: tuple[float, float], out_of_range: str
+) -> tuple[Floats, tuple[float, float]]:
+    """The ratings and their range, after those outside it are clipped or dropped, or it is widened to hold them."""
+    low, high = value_range
+    if out_of_range == "widen":
+        return table, (min(low, float(np.nanmin(table))), max(high, float(np.nanmax(table))))
+    if out_of_range == "clip":
+        return np.clip(table, low, high), value_range
+    return np.where((table < low) | (table > high), np.nan, table), value_range
 
 
 def _means(table: Floats) -> Floats:
