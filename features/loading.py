@@ -31,23 +31,11 @@ def _stderr(line: str) -> None:
 
 
 def extract(
-    table: ImageTable,
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    weights: str | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    store: str = "float32",
-    compile: str = "auto",
-    engine_cpu: str = "auto",
-    prune: bool = False,
-    also: Sequence[str | Path] = (),
-    rehash: bool = False,
-    backbones: Mapping[str, Extractor] | None = None,
-    say: Callable[[str], None] = _stderr,
-) -> Summary:
+    table: ImageTable, recipe: Recipe, out: str | Path, *, weights: str | None = None, device: str = "auto",
+    batch_size: int | None = None, workers: int | None = None, store: str = "float32", compile: str = "auto",
+    engine_cpu: str = "auto", prune: bool = False, also: Sequence[str | Path] = (), rehash: bool = False,
+    backbones: Mapping[str, Extractor] | None = None, say: Callable[[str], None] = _stderr,
+) -> Summary:  # fmt: skip
     """Fill the cache ``out`` with the recipe's features of every image in the table.
 
     Rows that the cache, or an interrupted run, already has are kept: only missing or changed images and missing blocks
@@ -93,17 +81,9 @@ def extract(
         )
 
     return fill_cache(
-        table,
-        load,
-        Path(out),
-        batch_size=batch_size,
-        workers=workers,
-        store=store,
-        prune=prune,
-        also=also,
-        rehash=rehash,
-        say=say,
-    )
+        table, load, Path(out), batch_size=batch_size, workers=workers, store=store, prune=prune, also=also,
+        rehash=rehash, say=say,
+    )  # fmt: skip
 
 
 def check_reach(blocks: Sequence[Block], source: str) -> None:

@@ -59,42 +59,36 @@ def import_features(
     out = Path(out)
     check_name(block, "block")
     found = read_features(features, block, ids=ids, array=array, id_column=id_column, columns=columns)
-    given = [one for one in (images, ratings, reading.get("value_range"), reading.get("dataset")) if one is not None]
     cache = open_cache(out) if out.exists() else None
-    if cache is not None and given:
-        raise DrexcacheError(
-            f"{out}: exists, and its own images and ratings count; give neither (drexcache cache rate adds ratings)"
-        )
-    known = None if cache is None else (cache.contents, cache.ids, (), ())
-    contents, order, files, notes = known or _new_contents(found, out, images, ratings, reading)
+    contents, order, files, notes = _contents(cache, found, out, images, ratings, reading)
     for line in (*notes, *found.notes):
         say(line)
-    rows = (
-        _in_order(found, contents.ids, order, say)
-        if same_order
-        else _by_id(found, contents.ids, out, _done(cache, block, replace_block), allow_unmatched, say)
-    )
+    old = None if cache is None or replace_block else cache.blocks.get(block)
+    if same_order:
+        rows = _in_order(found, contents.ids, order, say)
+    else:
+        done = None if cache is None or old is None else cache.status(block) == DONE
+        rows = _by_id(found, contents.ids, out, done, allow_unmatched, say)
     places = np.flatnonzero(rows >= 0)
     X = found.X[rows[places]]
     stored = _stored(block, found, note, X, [contents.ids[at] for at in places.tolist()])
-    old = None if cache is None or replace_block else cache.blocks.get(block)
     if cache is not None and old is not None:
         stored = _joined(cache, old, stored, places, X)
-    hashes, stats = _hashed(files, cache, len(contents.ids))
+    known, stats = _hashed(files, len(contents.ids)) if cache is None else (cache.hashes(), cache.stats())
+    hashes = known.copy()
     if found.hashes is not None:
-        _take_hashes(found, rows, places, hashes, cache.hashes() if cache else hashes, contents.ids)
-    kept = {name: one for name, one in contents.blocks.items() if name != block or old is not None}
-    blocks = dict(sorted({**kept, block: stored}.items()))
+        hashes[places] = found.hashes[rows[places]]
+        _refuse_other_files(found.source, contents.ids, hashes, known)
 
     def fill(writer: CacheWriter) -> None:
         if cache is None:
-            every = np.arange(len(contents.ids))
-            writer.put_files(every, hashes, stats, [""] * len(every))
+            writer.put_files(np.arange(len(hashes)), hashes, stats, [""] * len(hashes))
         step = max(1, (8 << 20) // (4 * X.shape[1]))
         for start in range(0, len(places), step):
             writer.put(block, places[start : start + step], X[start : start + step])
 
-    rewrite(out, replace(contents, blocks=blocks), [] if cache is None else [cache], fill)
+    contents = replace(contents, blocks=dict(sorted({**contents.blocks, block: stored}.items())))
+    rewrite(out, contents, [] if cache is None else [cache], fill)
     if stored.definition.backbone == IMPORTED and not note:
         say(
             f"block {block}: without --note these features count as a kind of their own; say with --note what computed "
@@ -103,30 +97,30 @@ def import_features(
     return open_cache(out)
 
 
-def _done(cache: FeatureCache | None, block: str, replaced: bool) -> np.ndarray | None:
-    """Whether each image already has features in the block, bool (n,); None if there is no such block."""
-    if cache is None or replaced or block not in cache.blocks:
-        return None
-    return cache.status(block) == DONE
-
-
-def _new_contents(
-    found: Incoming, out: Path, images: str | Path | None, ratings: Any, reading: dict[str, Any]
-) -> tuple[Contents, Sequence[str], tuple[ImageFile, ...], tuple[str, ...]]:
-    """A new cache's contents, the order of images for ``same_order``, the images' files, and notes."""
+def _contents(
+    cache: FeatureCache | None, found: Incoming, out: Path, images: str | Path | None, ratings: Any,
+    reading: dict[str, Any],
+) -> tuple[Contents, Sequence[str], Sequence[ImageFile], Sequence[str]]:  # fmt: skip
+    """The contents of the cache or else of a new one, the images' order for ``same_order``, new files, and notes."""
+    if cache is not None:
+        if any(given is not None for given in (images, ratings, reading.get("value_range"), reading.get("dataset"))):
+            raise DrexcacheError(
+                f"{out}: exists, and its own images and ratings count; give neither (drexcache cache rate adds ratings)"
+            )
+        return cache.contents, cache.ids, (), ()
     if images is not None:
         table = read_images(images, ratings, **reading)
         order: Sequence[str] = table.ids
     elif ratings is not None:
         table, order = _table_of_ratings(out, ratings, reading)
+    elif found.ids is not None:
+        order = ids = tuple(sorted(found.ids, key=str.encode))
+        table = ImageTable(reading.get("dataset") or out.stem, ids, (), {}, {}, ())
     else:
-        if found.ids is None:
-            raise DrexcacheError(
-                f"{found.source}: holds no ids, and no images are given; give ids with --ids FILE, or images "
-                "and --same-order"
-            )
-        ids = tuple(sorted(found.ids, key=str.encode))
-        table, order = ImageTable(reading.get("dataset") or out.stem, ids, (), {}, {}, ()), ids
+        raise DrexcacheError(
+            f"{found.source}: holds no ids, and no images are given; give ids with --ids FILE, or images and "
+            "--same-order"
+        )
     contents = Contents(table.dataset, table.ids, table.targets, table.labels, {}, images=table.root)
     return contents, order, table.files, table.notes
 
@@ -239,23 +233,17 @@ def _joined(cache: FeatureCache, old: StoredBlock, new: StoredBlock, places: np.
     return replace(old, provenance=tuple(entries))
 
 
-def _take_hashes(
-    found: Incoming, rows: np.ndarray, places: np.ndarray, hashes: np.ndarray, known: np.ndarray, ids: Sequence[str]
-) -> None:
-    """Fill in hashes (n, 32) from the cache that the features come from; they must agree with the known ones."""
-    theirs, mine = found.hashes[rows[places]] if found.hashes is not None else known[:0], known[places]
-    other = (theirs != mine).any(axis=1) & theirs.any(axis=1) & mine.any(axis=1)
-    if other.any():
-        first = [ids[at] for at in places[other].tolist()]
-        raise DrexcacheError(f"{found.source}: holds features of other files of these names: {counted(first)}")
-    hashes[places] = theirs
+def _refuse_other_files(source: str, ids: Sequence[str], theirs: np.ndarray, ours: np.ndarray) -> None:
+    """Raise DrexcacheError where both hashes (n, 32) of an image's file are known and differ."""
+    differ = (theirs != ours).any(axis=1) & theirs.any(axis=1) & ours.any(axis=1)
+    if differ.any():
+        names = [ids[at] for at in np.flatnonzero(differ).tolist()]
+        raise DrexcacheError(f"{source}: holds features of other files of these names: {counted(names)}")
 
 
-def _hashed(files: Sequence[ImageFile], cache: FeatureCache | None, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """SHA-256 (n, 32) and state (n, 2) of a new cache's image files; zeros if there are none."""
+def _hashed(files: Sequence[ImageFile], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """SHA-256 (n, 32) and state (n, 2) of the image files; zeros if there are none."""
     hashes, stats = np.zeros((n, 32), "u1"), np.zeros((n, 2), "<i8")
-    if cache is not None or not files:
-        return hashes, stats
 
     def read(file: ImageFile) -> tuple[bytes, tuple[int, int]]:
         try:

@@ -68,16 +68,9 @@ class Match:
 
 
 def match_ratings(
-    ids: Sequence[str],
-    ratings: Ratings,
-    *,
-    target: str = "rating",
-    value_range: tuple[float, float] | None = None,
-    higher_is: str = "more",
-    allow_unmatched: bool = False,
-    out_of_range: str = "refuse",
-    centre_raters: bool = False,
-) -> Match:
+    ids: Sequence[str], ratings: Ratings, *, target: str = "rating", value_range: tuple[float, float] | None = None,
+    higher_is: str = "more", allow_unmatched: bool = False, out_of_range: str = "refuse", centre_raters: bool = False,
+) -> Match:  # fmt: skip
     """Match ratings to n images and put them into the images' order.
 
     A name that is not an id may still match exactly one, by the rules in docs/any-folder.md: ignoring case, the

@@ -88,25 +88,13 @@ def sha256_of_ids(values: Sequence[str]) -> str:
 
 
 def read_images(
-    source: str | PathLike[str],
-    ratings: str | PathLike[str] | DataFrame | Literal[False] | None = None,
-    *,
-    layout: str = "auto",
-    dataset: str | None = None,
-    image_column: str | None = None,
-    rating_column: str | None = None,
-    split_column: str | None = None,
-    group_columns: Sequence[str] = (),
-    rater_column: str | None = None,
-    error_column: str | None = None,
-    raters: int | None = None,
-    value_range: tuple[float, float] | None = None,
-    higher_is: str = "more",
-    target: str = "rating",
-    allow_unmatched: bool = False,
-    out_of_range: str = "refuse",
-    centre_raters: bool = False,
-) -> ImageTable:
+    source: str | PathLike[str], ratings: str | PathLike[str] | DataFrame | Literal[False] | None = None, *,
+    layout: str = "auto", dataset: str | None = None, image_column: str | None = None,
+    rating_column: str | None = None, split_column: str | None = None, group_columns: Sequence[str] = (),
+    rater_column: str | None = None, error_column: str | None = None, raters: int | None = None,
+    value_range: tuple[float, float] | None = None, higher_is: str = "more", target: str = "rating",
+    allow_unmatched: bool = False, out_of_range: str = "refuse", centre_raters: bool = False,
+) -> ImageTable:  # fmt: skip
     """List the images of a folder, a zip or a URL and match their ratings; no image is opened.
 
     Parameters
