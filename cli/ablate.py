@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from drexcache.cli import make_room_for, say
+from drexcache.cli import make_room_for
 from drexcache.cli.options import (
     Output,
     block_option,
-    command_line,
     folds_option,
     format_option,
     json_option,
@@ -51,7 +50,7 @@ def command(
     drexcache ablate scenes.h5 -r fusion -o ablation.csv
     """
     from drexcache.cache import open_cache
-    from drexcache.cli.output import show, show_json
+    from drexcache.cli.output import record, show_results
     from drexcache.studies import ledger
     from drexcache.studies.comparison import ablate
     from drexcache.studies.evaluation import predictions_beside, write_pair
@@ -64,12 +63,8 @@ def command(
             matrix, regressors, folds=folds, repeats=repeats, seeds=seeds, split=split, level=level, progress=progress
         )
     beside = write_pair(out, found.scores, found.predictions)
-    if as_json:
-        show_json(found.scores.to_pandas())
-    else:
-        show(found.tables(metric), found.scores.notes, form)
-    record = ledger.append(
-        out, "ablate", command=command_line(), caches=ledger.caches_of({cache: matrix}), regressors=list(regressors),
-        scores=ledger.scores_of(found.scores), files=[out, str(beside)],
+    show_results(found.scores, found.tables(metric), found.scores.notes, form=form, as_json=as_json)
+    record(
+        f"scores in {out}, per-image predictions in {beside}", out, "ablate", {cache: matrix},
+        regressors=list(regressors), scores=ledger.scores_of(found.scores), files=[out, str(beside)],
     )  # fmt: skip
-    say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")

@@ -32,7 +32,7 @@ def command(
     from pathlib import Path
 
     from drexcache.cli import make_room_for
-    from drexcache.cli.output import show, show_json
+    from drexcache.cli.output import show_results
     from drexcache.errors import DrexcacheError
     from drexcache.studies import compare
     from drexcache.studies.comparison import join
@@ -47,7 +47,4 @@ def command(
     comparison = compare(join(files), metric, against=against, kind=kind, match=match)
     if out:
         comparison.to_csv(out)
-    if as_json:
-        show_json(comparison.to_pandas())
-    else:
-        show(comparison.tables(), comparison.caveats(), form)
+    show_results(comparison, comparison.tables(), comparison.caveats(), form=form, as_json=as_json)

@@ -12,7 +12,6 @@ from drexcache.cli import make_room_for, say
 from drexcache.cli.options import (
     Output,
     block_option,
-    command_line,
     folds_option,
     format_option,
     json_option,
@@ -86,16 +85,10 @@ def command(
     drexcache evaluate scenes.h5 --target complexity --target beauty -r ridge -o scores.csv
     drexcache evaluate patterns.h5:complexity art.h5:beauty -r ridge --group-folds generator -o scores.csv
     """
+    from drexcache.cli.output import record, show_results
     from drexcache.regressors import read_settings
-    from drexcache.scores import score_tables
     from drexcache.studies import ledger, tracking
-    from drexcache.studies.evaluation import (
-        attention_table,
-        contributions_table,
-        correlation_table,
-        predictions_beside,
-        write_pair,
-    )
+    from drexcache.studies.evaluation import predictions_beside, write_pair
 
     if tracker:
         tracking.require(tracker)
@@ -119,17 +112,12 @@ def command(
         chosen=chosen,
     )  # fmt: skip
     beside = write_pair(out, table, predictions)
-    tables = [*score_tables(table, metric), *attention_table(predictions), *contributions_table(predictions)]
-    _print(table, [*tables, *([correlation_table(every)] if len(every) > 1 else [])], form, as_json)
-    files = {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}
-    run = {
-        "command": command_line(), "caches": ledger.caches_of(files), "regressors": [*regressors, *chosen],
-        "scores": ledger.scores_of(table), "files": [out, str(beside)],
-    }  # fmt: skip
-    record = ledger.append(out, "evaluate", **run)
-    say(f"scores in {out}, per-image predictions in {beside}, recorded in {record}")
-    if tracker:
-        say(tracking.track(tracker, "evaluate", run))
+    show_results(table, _tables(table, predictions, every, metric), table.notes, form=form, as_json=as_json)
+    record(
+        f"scores in {out}, per-image predictions in {beside}", out, "evaluate",
+        {_file_and_target(path)[0]: matrix for path, matrix in mixed.items()}, tracker=tracker,
+        regressors=[*regressors, *chosen], scores=ledger.scores_of(table), files=[out, str(beside)],
+    )  # fmt: skip
 
 
 def _check_together(
@@ -158,14 +146,15 @@ def _scored(
         return score(every if len(every) > 1 else next(iter(every.values())), regressors, progress=progress, **options)
 
 
-def _print(table: ScoreTable, tables: Sequence[Table], form: str, as_json: bool) -> None:
-    """Print the tables, or every score as JSON."""
-    from drexcache.cli.output import show, show_json
+def _tables(
+    table: ScoreTable, predictions: Predictions, every: dict[str, list[FeatureMatrix]], metric: str
+) -> list[Table]:
+    """The tables to print: scores, attention, contributions and, of several targets, their correlations."""
+    from drexcache.scores import score_tables
+    from drexcache.studies.evaluation import attention_table, contributions_table, correlation_table
 
-    if as_json:
-        show_json(table.to_pandas())
-    else:
-        show(tables, table.notes, form)
+    tables = [*score_tables(table, metric), *attention_table(predictions), *contributions_table(predictions)]
+    return [*tables, correlation_table(every)] if len(every) > 1 else tables
 
 
 def _matrix(path: str, blocks: tuple[str, ...], target: str | None) -> FeatureMatrix:

@@ -1,4 +1,4 @@
-"""How results are printed: tables that fit a terminal, with the best marked; plain markdown when piped; JSON."""
+"""How results are printed and recorded: tables that fit a terminal, plain markdown when piped, JSON; the ledger."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from drexcache.cli import say
+from drexcache.cli.options import command_line
 from drexcache.scores import Entry, Table, render
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from drexcache.cache import FeatureMatrix
+
 NARROW = 8  # characters below which no column is made
+
+
+class Results(Protocol):
+    """What a command has found."""
+
+    def to_pandas(self) -> pd.DataFrame: ...
+
+
+def show_results(
+    found: Results, tables: Sequence[Table], notes: Sequence[str], *, form: str = "markdown", as_json: bool
+) -> None:
+    """Print the tables and notes that stand for the results or, as JSON, a list of objects with every digit."""
+    if not as_json:
+        show(tables, notes, form)
+        return
+    frame = found.to_pandas()
+    known = frame.astype(object).where(frame.notna(), None)  # what is undefined is null
+    click.echo(json.dumps(known.to_dict("records"), indent=2, ensure_ascii=False))
 
 
 def show(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "markdown") -> None:
@@ -33,10 +55,19 @@ def show(tables: Sequence[Table], notes: Sequence[str] = (), form: str = "markdo
         click.echo(textwrap.fill(f"- {note}", width, subsequent_indent="  "))
 
 
-def show_json(frame: pd.DataFrame) -> None:
-    """Print a list of objects, one for each line of the frame, with every digit; what is undefined is null."""
-    known = frame.astype(object).where(frame.notna(), None)
-    click.echo(json.dumps(known.to_dict("records"), indent=2, ensure_ascii=False))
+def record(
+    written: str, out: str, kind: str, matrices: Mapping[str, FeatureMatrix], *, tracker: str | None = None, **run: Any
+) -> None:
+    """Add a run to the ledger beside its output, and to the tracker, and say so after what was written.
+
+    kind : the command. matrices : cache file -> its features. run : the other fields of its entry in the ledger.
+    """
+    from drexcache.studies import ledger, tracking
+
+    run = {"command": command_line(), "caches": ledger.caches_of(matrices), **run}
+    say(f"{written}, recorded in {ledger.append(out, kind, **run)}")
+    if tracker:
+        say(tracking.track(tracker, kind, run))
 
 
 def fitted(table: Table, width: int) -> str:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from drexcache.recipes import Recipe
 
 
 @click.command("recipes")
@@ -17,33 +22,38 @@ def command(name: str | None, as_json: bool) -> None:
     drexcache recipes
     drexcache recipes drex
     """
-    from tabulate import tabulate
-
     from drexcache.recipes import recipe, recipe_names
 
-    if name is None:
-        found = [recipe(each) for each in recipe_names()]
-        if as_json:
-            click.echo(json.dumps([r.to_json() for r in found], indent=2))
-        else:
-            rows = [(r.name, ", ".join(b.name for b in r.blocks), r.dim or "?", r.weights, r.about) for r in found]
-            click.echo(
-                tabulate(
-                    rows,
-                    headers=["recipe", "blocks", "dim", "weights", "about"],
-                    maxcolwidths=[None] * 4 + [60],
-                )
-            )
-        return
-    chosen = recipe(name)
+    found = [recipe(one) for one in recipe_names()] if name is None else recipe(name)
     if as_json:
-        click.echo(json.dumps(chosen.to_json(), indent=2))
-        return
+        known = [one.to_json() for one in found] if isinstance(found, list) else found.to_json()
+        click.echo(json.dumps(known, indent=2))
+    elif isinstance(found, list):
+        _list(found)
+    else:
+        _show(found)
+
+
+def _list(recipes: Sequence[Recipe]) -> None:
+    """Print a table of recipes."""
+    from tabulate import tabulate
+
+    rows = [
+        (one.name, ", ".join(b.name for b in one.blocks), one.dim or "?", one.weights, one.about) for one in recipes
+    ]
+    headers = ["recipe", "blocks", "dim", "weights", "about"]
+    click.echo(tabulate(rows, headers=headers, maxcolwidths=[None] * 4 + [60]))
+
+
+def _show(recipe: Recipe) -> None:
+    """Print all that a recipe says of its blocks."""
+    from tabulate import tabulate
+
     click.echo(
-        f"{chosen.name}: {chosen.about}\nsource: {chosen.source}\n"
-        f"weights from: {chosen.weights}\ndimension: {chosen.dim or '?'}"
+        f"{recipe.name}: {recipe.about}\nsource: {recipe.source}\n"
+        f"weights from: {recipe.weights}\ndimension: {recipe.dim or '?'}"
     )
-    for block in chosen.blocks:
+    for block in recipe.blocks:
         click.echo(f"\nblock {block.name}: {block.backbone}" + (f".{block.tag}" if block.tag else ""))
         if not block.is_classic:
             mean, std = (values or "the model's own" for values in (block.mean, block.std))

@@ -23,19 +23,13 @@ from drexcache.progress import step_bar
 @click.argument("cache", type=click.Path())
 @regressors_option
 @click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=Output(file_okay=False),
+    "-o", "--out", required=True, type=Output(file_okay=False),
     help="Folder of the search; an existing one is continued",
-)
+)  # fmt: skip
 @click.option(
-    "--total-trials",
-    default=50,
-    show_default=True,
-    type=click.IntRange(1),
+    "--total-trials", default=50, show_default=True, type=click.IntRange(1),
     help="Total number of trials, including earlier ones",
-)
+)  # fmt: skip
 @block_option
 @target_option
 @click.option("--split", metavar="LABEL", help="Use only the images that this column calls train ('none': all images)")
@@ -70,8 +64,8 @@ def command(
     drexcache search ic9600.h5 -r fusion --split split -o search --block dino --block resnet/layer4
     """
     from drexcache.cache import open_cache
-    from drexcache.cli.output import show, show_json
-    from drexcache.studies import ledger, tracking
+    from drexcache.cli.output import record, show_results
+    from drexcache.studies import tracking
     from drexcache.studies.searching import read_narrowed, search, training_rows, without_password
 
     if tracker:
@@ -83,10 +77,7 @@ def command(
             matrix, regressors, out, total_trials=total_trials, folds=folds, repeats=repeats, holdout=holdout,
             metric=metric, seed=seed, storage=storage, study=study, narrowed=narrowed, progress=progress,
         )  # fmt: skip
-    if as_json:
-        show_json(found.to_pandas())
-    else:
-        show(found.tables(), found.caveats())
+    show_results(found, found.tables(), found.caveats(), as_json=as_json)
     if found.interrupted:
         say(f"interrupted: {found.finished} of {several(total_trials, 'trial')} done; run the same command to go on")
         raise SystemExit(128 + found.interrupted)
@@ -95,14 +86,9 @@ def command(
         return
     if found.finished < total_trials:
         say(f"{several(found.finished, 'trial')} instead of {total_trials}: there are no more settings to try")
-    command_typed = command_line()
-    if storage:
-        command_typed = command_typed.replace(storage, without_password(storage))
-    run = {
-        "command": command_typed, "caches": ledger.caches_of({cache: matrix}), "regressors": list(regressors),
-        "settings": found.best, "scores": found.scores(), "files": [f"{out}/best.json", f"{out}/trials.csv"],
-    }  # fmt: skip
-    record = ledger.append(out, "search", **run)
-    say(f"best settings in {out}/best.json, all trials in {out}/trials.csv; recorded in {record}")
-    if tracker:
-        say(tracking.track(tracker, "search", run))
+    typed = command_line().replace(storage, without_password(storage)) if storage else command_line()
+    record(
+        f"best settings in {out}/best.json, all trials in {out}/trials.csv", out, "search", {cache: matrix},
+        tracker=tracker, command=typed, regressors=list(regressors), settings=found.best, scores=found.scores(),
+        files=[f"{out}/best.json", f"{out}/trials.csv"],
+    )  # fmt: skip

@@ -19,14 +19,9 @@ from drexcache.cli.options import block_option, json_option, target_option
 @target_option
 @json_option
 def command(
-    cache: str,
-    image: str | None,
-    count: int,
-    regressor: str,
-    blocks: tuple[str, ...],
-    target: str | None,
+    cache: str, image: str | None, count: int, regressor: str, blocks: tuple[str, ...], target: str | None,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """List the images most like IMAGE; without IMAGE, ratings that deserve a second look, and copies.
 
     A rating is listed where similar images agree on another one, and a regressor that has not seen it expects another,
