@@ -225,47 +225,37 @@ def _result(runs: Sequence[Run], metric: str, mean: pd.Series) -> Result:
     first = runs[0]
     common = set(first.ids).intersection(*(run.ids for run in runs))
     ids = [image for image in first.ids if image in common]
-    orders = []
-    for run in runs:
-        place = {image: row for row, image in enumerate(run.ids)}
-        orders.append([place[image] for image in ids])
+    orders = [_rows_of(ids, run) for run in runs]
     predicted = np.stack([run.predicted[order] for run, order in zip(runs, orders, strict=True)])  # (runs, n)
-    arms = _common([run.attention for run in runs])
-    averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in arms}  # (n,) per run
-    attention = {
-        arm: np.mean(
-            [
-                (run.attention[arm] - average + run.attention[arm].mean())[order]
-                for run, average, order in zip(runs, averages[arm], orders, strict=True)
-            ],
-            axis=0,
-        )
-        for arm in arms
+    weights = {arm: [run.attention[arm] for run in runs] for arm in _common([run.attention for run in runs])}
+    averages = {arm: [_fold_averages(run, arm) for run in runs] for arm in weights}  # (n,) per run
+    shifted = {
+        arm: [one - average + one.mean() for one, average in zip(own, averages[arm], strict=True)]
+        for arm, own in weights.items()
     }
     added = {arm: [run.contributions[arm] for run in runs] for arm in _common([run.contributions for run in runs])}
     value, low, high, ceiling = mean[["value", "low", "high", "ceiling"]].astype(object).where(mean.notna(), None)
     return Result(
-        regressor=first.regressor,
-        kind=first.kind,
-        train=first.train,
-        test=first.test,
-        ids=ids,
-        rated=first.rated[orders[0]],
-        predicted=predicted.mean(axis=0),
+        regressor=first.regressor, kind=first.kind, train=first.train, test=first.test, ids=ids,
+        rated=first.rated[orders[0]], predicted=predicted.mean(axis=0),
         spread=predicted.std(axis=0, ddof=1) if len(runs) > 1 else None,
         group=[first.group[row] for row in orders[0]] if first.group else [],
-        attention=attention,
+        attention={arm: _mean(own, orders) for arm, own in shifted.items()},
         fold_averages={arm: (float(np.min(own)), float(np.max(own))) for arm, own in averages.items()},
-        metric=metric,
-        value=value,
-        low=low,
-        high=high,
-        ceiling=ceiling,
-        contributions={
-            arm: np.mean([one[order] for one, order in zip(own, orders, strict=True)], axis=0)
-            for arm, own in added.items()
-        },
-    )
+        metric=metric, value=value, low=low, high=high, ceiling=ceiling,
+        contributions={arm: _mean(own, orders) for arm, own in added.items()},
+    )  # fmt: skip
+
+
+def _rows_of(ids: Sequence[str], run: Run) -> list[int]:
+    """The run's rows of these images."""
+    place = {image: row for row, image in enumerate(run.ids)}
+    return [place[image] for image in ids]
+
+
+def _mean(values: Sequence[Floats], orders: Sequence[Sequence[int]]) -> Floats:
+    """The mean over the runs of each one's values in its order: (n,)."""
+    return np.asarray(np.mean([one[order] for one, order in zip(values, orders, strict=True)], axis=0))
 
 
 def _common(by_arm: Sequence[Mapping[str, Floats]]) -> list[str]:

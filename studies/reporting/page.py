@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -64,26 +64,21 @@ def report(
     DrexcacheError : matplotlib or Jinja2 is not installed, scores that cannot be read or do not belong to their
         predictions, different images without `match`, fewer than 10 images, or images or caches that do not fit.
     """
-    scores, caches, studies = (
-        listed(given, what, (str, PathLike))
-        for given, what in ((scores, "scores"), (caches, "caches"), (studies, "studies"))
-    )
-    images, export_figures = listed(images, "images"), listed(export_figures, "export_figures")
-    evidence = read_evidence(scores, metric)
+    evidence = read_evidence(listed(scores, "scores", (str, PathLike)), metric)
     comparison = _compared(evidence, metric, match)
-    searches = [read_search(folder) for folder in studies]
-    origin = provenance(evidence, caches, command)
+    searches = [read_search(folder) for folder in listed(studies, "studies", (str, PathLike))]
+    origin = provenance(evidence, listed(caches, "caches", (str, PathLike)), command)
     evidence = evidence.on(origin.scales)
+    images = listed(images, "images")
     pictures, missing = _pictures(images, evidence, origin) if with_thumbnails else ({}, ["no pictures, as asked"])
     maps, unmapped = image_maps(leaders(evidence), origin)
     left_out = [*missing, *origin.notes, *unmapped]
     tables = [score_table(evidence.means, metric), group_table(evidence.means, metric), comparison_table(comparison)]
     tables = [table for table in tables if table.table.body]
-    summary, figures = (
-        summarise(evidence, comparison),
-        draw_figures(evidence, searches, [one for path in curves for one in read_curves(path)], maps),
-    )
-    saved = [] if export is None else _exported(figures, export_figures, evidence, summary.leader)
+    summary = summarise(evidence, comparison)
+    figures = draw_figures(evidence, searches, [one for path in curves for one in read_curves(path)], maps)
+    chosen = listed(export_figures, "export_figures")
+    saved = [] if export is None else _exported(figures, chosen, evidence, summary.leader)
     steps = len(figures) + len(saved)
     notes = [*evidence.scores.notes, *comparison.notes, *constant_attention(evidence.predictions), *left_out]
     drawn = {figure.name: inline_svg(figure) for figure in _watched(figures, progress, steps)}
@@ -98,15 +93,25 @@ def report(
     )  # fmt: skip
     contents: dict[str | Path, Content] = {out: page}
     if export is not None:
-        folder = Path(export)
-        contents[folder / "figures" / "figures.txt"] = "".join(f"{one.name}: {one.alt}\n" for one in saved)
-        for figure in _watched(saved, progress, steps, len(figures)):
-            contents |= figure_files(figure, folder / "figures")
-        for table in tables:
-            contents |= table_files(table.table, folder / "tables")
-        contents |= text_files(score_tables(evidence.scores, metric), folder / "tables" / "paper")
+        watched, paper = _watched(saved, progress, steps, len(figures)), score_tables(evidence.scores, metric)
+        contents |= _for_papers(Path(export), watched, [one.table for one in tables], paper)
     write_files(contents)
     return left_out
+
+
+def _for_papers(
+    folder: Path, figures: Iterable[Figure], tables: Sequence[Table], paper: Sequence[Table]
+) -> dict[str | Path, Content]:
+    """The exported files and what they hold: figures, the page's tables, and the scores as in a paper."""
+    contents: dict[str | Path, Content] = {}
+    said = ""
+    for figure in figures:
+        contents |= figure_files(figure, folder / "figures")
+        said += f"{figure.name}: {figure.alt}\n"
+    for table in tables:
+        contents |= table_files(table, folder / "tables")
+    contents |= text_files(paper, folder / "tables" / "paper")
+    return contents | {folder / "figures" / "figures.txt": said}
 
 
 def _watched(figures: Sequence[Figure], progress: Progress | None, steps: int, done: int = 0) -> Iterator[Figure]:

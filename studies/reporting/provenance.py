@@ -65,39 +65,48 @@ def provenance(evidence: Evidence, caches: Sequence[str | Path], command: str) -
     runs = [run for run in found.values() if run]
     notes = [f"{path}: no record of the run that wrote it ({ledger.NAME})" for path, run in found.items() if not run]
     opened = {cache.dataset: cache for cache in (_given(path, images) for path in caches)}
-    evaluated: dict[str, list[str]] = {}
+    notes += _open_named(opened, runs, images)
+    commands = [line for cache in opened.values() for line in extract_commands(cache)]
+    commands += [str(run["command"]) for run in runs if run.get("command")]
+    entries = [entry for run in reversed(runs) for entry in reversed(run.get("caches", []))]  # the first counts
+    return Provenance(
+        files=[_file(one) for path in scores for one in (path, predictions_beside(path))], runs=runs,
+        blocks=_blocks(list(opened.values())), hashes=_hashes(opened),
+        versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        commands=list(dict.fromkeys([*commands, command])),
+        scales={name: scale for name, cache in opened.items() if (scale := _scale(cache, evidence))},
+        notes=list(dict.fromkeys(notes)), caches=opened,
+        evaluated={entry.get("dataset"): list(entry.get("fingerprints", {})) for entry in entries},
+    )  # fmt: skip
+
+
+def _open_named(
+    opened: dict[str, FeatureCache], runs: Sequence[Mapping[str, Any]], images: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Open the caches that the runs name and the user has not given; returns notes on what is changed or missing."""
+    notes = []
     for run in runs:
         for entry in run.get("caches", []):
             name = entry.get("dataset")
-            evaluated.setdefault(name, list(entry.get("fingerprints", {})))
             if name in opened:
                 notes += _differences(opened[name], entry)
             elif name in images:
                 cache, note = _of_ledger(entry, Path(run["ledger"]).parent)
                 opened |= {name: cache} if cache else {}
                 notes += [note] if note else []
-    missing = [name for name in images if name not in opened]
-    if missing:
+    if missing := [name for name in images if name not in opened]:
         notes.append(f"no recipe and fingerprints of {', '.join(missing)}; give their caches: --cache FILE")
-    commands = [line for cache in opened.values() for line in extract_commands(cache)]
-    commands += [str(run["command"]) for run in runs if run.get("command")]
-    return Provenance(
-        files=[_file(one) for path in scores for one in (path, predictions_beside(path))],
-        runs=runs,
-        blocks=_blocks(list(opened.values())),
-        hashes={
-            (name, image): row.tobytes().hex()
-            for name, cache in opened.items()
-            for image, row in zip(cache.ids, cache.hashes(), strict=True)
-            if row.any()
-        },
-        versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        commands=list(dict.fromkeys([*commands, command])),
-        scales={name: scale for name, cache in opened.items() if (scale := _scale(cache, evidence))},
-        notes=list(dict.fromkeys(notes)),
-        caches=opened,
-        evaluated=evaluated,
-    )
+    return notes
+
+
+def _hashes(caches: Mapping[str, FeatureCache]) -> dict[Key, str]:
+    """(dataset, image) -> SHA-256 of its file, where it is known."""
+    return {
+        (name, image): row.tobytes().hex()
+        for name, cache in caches.items()
+        for image, row in zip(cache.ids, cache.hashes(), strict=True)
+        if row.any()
+    }
 
 
 def _file(path: Path) -> tuple[str, str, str]:
