@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from small_datasets import folder_of, refusal, values, workbook, zip_of
 
 from drexcache.datasets import Columns, match_ratings, read_images, read_ratings
-from drexcache.datasets.formats import READ, decimal_sign, numbers
+from drexcache.datasets.formats import READ
 from drexcache.datasets.names import match_names
+from drexcache.datasets.numerals import decimal_sign, numbers
 from drexcache.datasets.ratings import Ratings
 from drexcache.errors import DrexcacheError
 

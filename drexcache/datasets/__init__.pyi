@@ -16,12 +16,12 @@ from .files import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .files import MAX_RATIO as MAX_RATIO
 from .files import ImageFile as ImageFile
 from .files import is_url as is_url
-from .formats import decimal_sign as decimal_sign
-from .formats import numbers as numbers
 from .kinds import UnreadableImage as UnreadableImage
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .names import match_names as match_names
+from .numerals import decimal_sign as decimal_sign
+from .numerals import numbers as numbers
 from .parquet import read_frame as read_frame
 from .raters import ceiling as ceiling
 from .ratings import read_ratings as read_ratings

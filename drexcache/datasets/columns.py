@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from drexcache.datasets.formats import TextTable, numbers
+from drexcache.datasets.formats import TextTable
+from drexcache.datasets.numerals import numbers
 from drexcache.datasets.splits import split_part, split_texts
 from drexcache.errors import DrexcacheError, counted, nearest, with_guesses
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drexcache.datasets.columns import plain_name
-from drexcache.datasets.formats import Floats, TextTable, decimal_sign, numbers, read_tables
+from drexcache.datasets.formats import TextTable, read_tables
 from drexcache.datasets.matching import Match, Target
 from drexcache.datasets.names import NameMatch, match_names
+from drexcache.datasets.numerals import Floats, decimal_sign, numbers
 from drexcache.datasets.raters import ceiling
 from drexcache.datasets.table import ImageTable
 from drexcache.errors import DrexcacheError, counted, several, some

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drexcache.datasets.formats import Floats, holds_number, numbers, stray
 from drexcache.datasets.names import NameMatch, match_names
+from drexcache.datasets.numerals import Floats, holds_number, numbers, stray
 from drexcache.datasets.raters import ceiling, centred, described, from_errors, split_half
 from drexcache.datasets.ratings import Ratings
 from drexcache.datasets.splits import folders_of_splits

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from drexcache.datasets.formats import Floats
+from drexcache.datasets.numerals import Floats
 from drexcache.errors import several
 from drexcache.metrics import MIN_IMAGES
 

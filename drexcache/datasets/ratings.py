@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drexcache.datasets.columns import NO_COLUMNS, Columns, choose, find_column, find_columns, with_split
-from drexcache.datasets.formats import Floats, TextTable, decimal_sign, decode, numbers, read_tables, wrong_numbers
+from drexcache.datasets.formats import TextTable, decode, read_tables
+from drexcache.datasets.numerals import Floats, decimal_sign, numbers, wrong_numbers
 from drexcache.datasets.splits import split_texts
 from drexcache.errors import DrexcacheError, counted
 
