@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,65 +12,35 @@ import numpy as np
 from scipy import stats
 
 from drexcache.bootstrap import Floats
-from drexcache.errors import DrexcacheError, several
 from drexcache.metrics import higher_is_better
 from drexcache.scores import NAMES, number
 from drexcache.studies.comparison import CurveTable
+from drexcache.studies.reporting.drawing import (
+    DASHED,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    SERIES,
+    SYMBOLS,
+    Figure,
+    Points,
+    is_light,
+    new_canvas,
+    short,
+    style,
+)
 from drexcache.studies.reporting.evidence import Evidence, Result, Scale
 from drexcache.studies.reporting.maps import ImageMap
 from drexcache.studies.reporting.searches import Search
+from drexcache.studies.reporting.trends import history, importances, learning_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-SYMBOLS = {"pearson": "r", "spearman": "ρ", "kendall": "τ", "rmse": "RMSE", "mae": "MAE", "rmae": "RMAE"}
-# The light theme; on the page these become CSS variables, see drexcache.studies.reporting.svg.
-PAPER, INK, MUTED, GRID = "#ffffff", "#1c2128", "#646d78", "#dfe3e8"
-# Okabe & Ito (2008), distinguishable for colour-blind readers; without yellow, which is hard to see on white.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 ON_LIGHT, ON_DARK = "#000000", "#fefefe"  # text on a coloured cell, the same in every theme
-MAX_GROUPS, MAX_SETTINGS = 20, 12
-DASHED: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
-STYLE: Any = {  # matplotlib types every key by name
-    "axes.edgecolor": MUTED, "axes.facecolor": PAPER, "axes.labelcolor": MUTED, "axes.labelsize": 9,
-    "axes.linewidth": 0.6, "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK,
-    "axes.titlesize": 10, "axes.titleweight": "bold", "figure.facecolor": PAPER, "font.size": 9, "grid.color": GRID,
-    "grid.linewidth": 0.6, "savefig.facecolor": PAPER, "text.color": INK, "text.parse_math": False,
-    "xtick.color": MUTED, "xtick.labelsize": 8, "xtick.major.size": 0, "ytick.color": MUTED, "ytick.labelsize": 8,
-    "ytick.major.size": 0,
-}  # fmt: skip
-
-
-@dataclass
-class Points:
-    """Points that stand for images: their position in the axes, and the rows of the result that they show."""
-
-    axes: Axes
-    x: Floats
-    y: Floats
-    result: Result
-    rows: Sequence[int]
-
-
-@dataclass
-class Figure:
-    """A drawn figure. alt : what it shows, in words.
-
-    kind : "matrix", "scatter", "residuals", "attention", "contributions", "map" (of ratings), "errors" (a map of
-    them), "search" or "curve". owner : the regressor, the dataset of a map of ratings, or the search's folder.
-    home : whether it shows one of the owner's `Evidence.home` results.
-    name : the file name without extension, and the id on the page.
-    """
-
-    kind: str
-    owner: str
-    alt: str
-    canvas: Canvas
-    points: list[Points] = field(default_factory=list)
-    wide: bool = False
-    home: bool = True
-    name: str = ""
+MAX_GROUPS = 20
 
 
 def draw_figures(
@@ -126,31 +95,13 @@ def _name(figure: Figure, result: Result | None, taken: set[str]) -> str:
     return name
 
 
-@contextmanager
-def style(**more: Any) -> Iterator[None]:
-    """A context with the report's style, whatever the user's own matplotlib settings; for drawing and saving.
-
-    Raises
-    ------
-    DrexcacheError : matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise DrexcacheError("figures need matplotlib: pip install 'drexcache[report]'") from error
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | more)
-        yield
-
-
 def scatter(result: Result) -> Figure:
     """Predicted against rated, with the identity line, and the calibration line with its 95% intervals.
 
     The calibration line is the mean rating of images with a given prediction (least squares of rated on
     predicted); the narrow band is the interval of that mean, the wide one holds 95% of the images.
     """
-    canvas, axes = _canvas(3.1, 3.25, at=(0.145, 0.125, 0.835, 0.755))
+    canvas, axes = new_canvas(3.1, 3.25, at=(0.145, 0.125, 0.835, 0.755))
     axes.grid(True)
     least, most = result.scale.limits
     axes.plot([least, most], [least, most], **DASHED)
@@ -167,7 +118,7 @@ def scatter(result: Result) -> Figure:
     margins = 0.03 * (most - least), 0.03 * (high - low)
     axes.set(xlim=(least - margins[0], most + margins[0]), ylim=(low - margins[1], high + margins[1]))
     axes.set(xlabel="rated" if result.scale != Scale() else "rated, on 0 to 1", ylabel="predicted")
-    axes.set_title(_short(result.title, 34), loc="left", pad=17)
+    axes.set_title(short(result.title, 34), loc="left", pad=17)
     metric, known = SYMBOLS[result.metric], result.value is not None
     said = f"{metric} = {result.score}, n = {len(result.ids)}" if known else f"{metric} {result.score}"
     axes.annotate(said, (0, 1), (0, 5), "axes fraction", textcoords="offset points", fontsize=8, color=MUTED)
@@ -184,7 +135,7 @@ def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, flo
 
     row_of = {id(one): "all others" if one.kind == "leave-one-out" else one.train for one in results}
     trains, tests = list(dict.fromkeys(row_of.values())), list(dict.fromkeys(one.test for one in results))
-    canvas, axes = _canvas(1.0 + 0.85 * len(tests), 0.95 + 0.58 * len(trains))
+    canvas, axes = new_canvas(1.0 + 0.85 * len(tests), 0.95 + 0.58 * len(trains))
     metric = results[0].metric
     colours = colormaps["cividis" if higher_is_better(metric) else "cividis_r"]
     for one in results:
@@ -192,13 +143,13 @@ def heat_map(regressor: str, results: Sequence[Result], limits: tuple[float, flo
         colour = None if share is None else colours(share)
         _heat_cell(axes, tests.index(one.test), trains.index(row_of[id(one)]), one, colour)
     axes.set(xlim=(-0.5, len(tests) - 0.5), ylim=(len(trains) - 0.5, -0.5), ylabel="trained on")
-    axes.set_xticks(range(len(tests)), [_short(test, 14) for test in tests])
-    axes.set_yticks(range(len(trains)), [_short(train, 14) for train in trains])
+    axes.set_xticks(range(len(tests)), [short(test, 14) for test in tests])
+    axes.set_yticks(range(len(trains)), [short(train, 14) for train in trains])
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("tested on")
     axes.spines[:].set_visible(False)
-    canvas.suptitle(_short(regressor, 40), x=0.02, ha="left", fontsize=10, fontweight="bold")
+    canvas.suptitle(short(regressor, 40), x=0.02, ha="left", fontsize=10, fontweight="bold")
     alt = f"{regressor}: {NAMES[metric]} of every train set (rows) on every test set (columns)"
     return Figure("matrix", regressor, alt, canvas, wide=len(tests) > 4)
 
@@ -207,7 +158,7 @@ def _heat_cell(axes: Axes, x: int, y: int, one: Result, colour: tuple[float, ...
     """Draw one cell: value and interval on its colour, or "undefined" on grey."""
     from matplotlib.patches import Rectangle
 
-    on_cell = INK if colour is None else ON_LIGHT if _is_light(colour) else ON_DARK
+    on_cell = INK if colour is None else ON_LIGHT if is_light(colour) else ON_DARK
     axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=colour or GRID, linewidth=0))
     centred: Any = {"ha": "center", "va": "center", "color": on_cell}
     if one.value is None:
@@ -227,15 +178,15 @@ def residuals(result: Result) -> Figure:
     chosen = names[np.argsort(-counts, kind="stable")][:MAX_GROUPS].tolist()
     rows = {one or "(none)": np.flatnonzero(group == one) for one in chosen}
     left = len(names) - len(chosen)
-    title = f"{_short(result.title, 30)}: predicted − rated" + (f" ({left} smaller groups left out)" if left else "")
-    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(rows))
+    title = f"{short(result.title, 30)}: predicted − rated" + (f" ({left} smaller groups left out)" if left else "")
+    canvas, axes = new_canvas(3.4, 0.85 + 0.62 * len(rows))
     axes.axvline(0, **DASHED)
     values = {one: result.residual[index] for one, index in rows.items()}
     summaries = []
     for own in values.values():
         reach = 1.96 * float(own.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else 0.0
         summaries.append((float(own.mean()) - reach, float(own.mean()), float(own.mean()) + reach))
-    labels = [f"{_short(one, 16)}\nn = {len(own)}" for one, own in values.items()]
+    labels = [f"{short(one, 16)}\nn = {len(own)}" for one, own in values.items()]
     points = _strips(axes, values, summaries, [SERIES[0]] * len(rows), result, rows, labels)
     axes.set_title(title, loc="left")
     alt = f"{result.regressor}, {result.title}: residuals by group"
@@ -248,16 +199,16 @@ def attention(result: Result) -> Figure:
     Every fold's model has a different average weight by chance. The points are shifted to the common average, so that
     they show only differences between images.
     """
-    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.attention))
+    canvas, axes = new_canvas(3.4, 0.85 + 0.62 * len(result.attention))
     quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.attention.values()]
     colours = [SERIES[place % len(SERIES)] for place in range(len(result.attention))]
     rows = dict.fromkeys(result.attention, np.arange(len(result.ids)))
     labels = []
     for arm, (low, high) in result.fold_averages.items():
-        labels.append(_short(arm, 16) + (f"\nfolds {low:.2f} to {high:.2f}" if high > low else ""))
+        labels.append(short(arm, 16) + (f"\nfolds {low:.2f} to {high:.2f}" if high > low else ""))
     points = _strips(axes, result.attention, quartiles, colours, result, rows, labels)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_title(f"{_short(result.title, 34)}: attention", loc="left")
+    axes.set_title(f"{short(result.title, 34)}: attention", loc="left")
     medians = ", ".join(f"{arm} median {own[1]:.2f}" for arm, own in zip(result.attention, quartiles, strict=True))
     alt = f"{result.regressor}, {result.title}: attention weight of each arm, {medians}"
     return Figure("attention", result.regressor, alt, canvas, points)
@@ -265,15 +216,15 @@ def attention(result: Result) -> Figure:
 
 def contributions(result: Result) -> Figure:
     """How far each arm moves each prediction away from that of the mean image, with median and quartiles."""
-    canvas, axes = _canvas(3.4, 0.85 + 0.62 * len(result.contributions))
+    canvas, axes = new_canvas(3.4, 0.85 + 0.62 * len(result.contributions))
     axes.axvline(0, **DASHED)
     quartiles = [np.quantile(own, (0.25, 0.5, 0.75)).tolist() for own in result.contributions.values()]
     colours = [SERIES[place % len(SERIES)] for place in range(len(result.contributions))]
     sizes = {arm: number(float(np.abs(own).mean()), result.scale.digits) for arm, own in result.contributions.items()}
-    labels = [f"{_short(arm, 16)}\nmean ±{size}" for arm, size in sizes.items()]
+    labels = [f"{short(arm, 16)}\nmean ±{size}" for arm, size in sizes.items()]
     rows = dict.fromkeys(result.contributions, np.arange(len(result.ids)))
     points = _strips(axes, result.contributions, quartiles, colours, result, rows, labels)
-    axes.set_title(f"{_short(result.title, 30)}: contributions", loc="left")
+    axes.set_title(f"{short(result.title, 30)}: contributions", loc="left")
     means = ", ".join(f"{arm} {size}" for arm, size in sizes.items())
     alt = f"{result.regressor}, {result.title}: how far each arm moves a prediction, on average {means}"
     return Figure("contributions", result.regressor, alt, canvas, points)
@@ -305,7 +256,7 @@ def _map(
     row_of = {image: row for row, image in enumerate(result.ids)}
     seen = [(row_of[image], at) for at, row in enumerate(images.rows) if (image := images.ids[row]) in row_of]
     rows, at = [row for row, _ in seen], images.at[[place for _, place in seen]]
-    canvas, axes = _canvas(3.4, 3.3)
+    canvas, axes = new_canvas(3.4, 3.3)
     x, y = at.T
     drawn = axes.scatter(x, y, s=13, c=values[rows], cmap=colours, vmin=limits[0], vmax=limits[1], linewidths=0)
     drawn.set_cmap(drawn.get_cmap().resampled(24))  # a bar of few steps, which are elements of the page
@@ -314,7 +265,7 @@ def _map(
     bar.set_label(what)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{_short(images.dataset, 22)}: {what}", loc="left")
+    axes.set_title(f"{short(images.dataset, 22)}: {what}", loc="left")
     return canvas, Points(axes, x, y, result, rows)
 
 
@@ -335,62 +286,6 @@ def _strips(
     axes.set(ylim=(len(values) - 0.45, -0.55))
     axes.spines["left"].set_visible(False)
     return points
-
-
-def history(search: Search, regressor: str) -> Figure:
-    """The score of every trial of a search, and the best so far."""
-    from matplotlib.ticker import MaxNLocator
-
-    numbers, scores = (np.array(column) for column in zip(*search.trials[regressor], strict=True))
-    best = (np.maximum if higher_is_better(search.metric) else np.minimum).accumulate(scores)
-    canvas, axes = _canvas(3.4, 2.5)
-    axes.grid(True, axis="y")
-    axes.scatter(numbers, scores, s=12, color=SERIES[0], alpha=0.6, linewidths=0)
-    axes.step(numbers, best, where="post", color=SERIES[1], linewidth=1.6)
-    low, high = np.quantile(scores, (0.05, 0.95))  # a few hopeless trials would squeeze all others into a line
-    worst, top = (low, scores.max()) if higher_is_better(search.metric) else (scores.min(), high)
-    margin = 0.08 * (top - worst) or 0.01
-    axes.set(ylim=(worst - margin, top + margin), xlabel="trial", ylabel=SYMBOLS[search.metric])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"{_short(regressor, 30)}: best {best[-1]:.3f}", loc="left")
-    alt = f"{regressor}: {NAMES[search.metric]} of {several(len(scores), 'trial')}, best {best[-1]:.3f}"
-    return Figure("search", f"{search.folder}", alt, canvas)
-
-
-def importances(search: Search, regressor: str) -> Figure:
-    """The share of the variance of a search's scores that each setting explains, largest first."""
-    shares = sorted(search.importance[regressor].items(), key=lambda item: -item[1])[:MAX_SETTINGS]
-    canvas, axes = _canvas(3.4, 0.7 + 0.28 * len(shares))
-    values = [share for _, share in shares]
-    axes.barh(range(len(shares)), values, height=0.62, color=SERIES[0])
-    for line, share in enumerate(values):
-        axes.text(share + 0.01, line, f"{100 * share:.0f}%", va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(shares)), [_short(setting, 28) for setting, _ in shares])
-    axes.set(ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.15 * max(values) or 1), xticks=[])
-    axes.spines[:].set_visible(False)
-    axes.set_title(f"{_short(regressor, 24)}: what mattered", loc="left")
-    told = ", ".join(f"{setting} {100 * share:.0f}%" for setting, share in shares)
-    return Figure("search", f"{search.folder}", f"{regressor}: share of the scores' variance: {told}", canvas)
-
-
-def learning_curve(curve: CurveTable) -> Figure:
-    """Scores after training on more images or ratings, and the fitted law with its band, dashed where it goes on."""
-    measured, fitted = curve.measured, curve.fitted
-    what = {"images": "rated images to train on", "ratings": "ratings of each image to train on"}[curve.of]
-    canvas, axes = _canvas(3.4, 2.5)
-    axes.grid(True, axis="y")
-    errors = [measured["value"] - measured["low"], measured["high"] - measured["value"]]
-    axes.errorbar(measured["size"], measured["value"], yerr=errors, fmt="o", markersize=4, color=SERIES[0], linewidth=1)
-    if len(fitted):
-        last = measured["size"].iloc[-1]
-        axes.fill_between(fitted["size"], fitted["low"], fitted["high"], color=SERIES[0], alpha=0.15, linewidth=0)
-        for part, line in ((fitted[fitted["size"] <= last], "-"), (fitted[fitted["size"] >= last], "--")):
-            axes.plot(part["size"], part["value"], line, color=SERIES[1], linewidth=1.4)
-    axes.set(xscale="log", xlabel=what, ylabel="r")
-    axes.set_title(f"{_short(curve.regressor, 20)}, {_short(curve.dataset, 14)}", loc="left")
-    (least, r), (most, best) = measured[["size", "value"]].iloc[[0, -1]].to_numpy()
-    alt = f"{curve.regressor} on {curve.dataset}: r {r:.3f} to {best:.3f} with {least:.0f} to {most:.0f} {what}"
-    return Figure("curve", curve.regressor, alt, canvas)
 
 
 @dataclass(frozen=True)
@@ -443,31 +338,3 @@ def spread_out(values: Floats) -> Floats:
     at = np.linspace(values.min(), values.max(), 200)
     density = np.interp(values, at, stats.gaussian_kde(values)(at))
     return np.asarray(even * density / density.max(), dtype=np.float64)
-
-
-def _canvas(width: float, height: float, at: tuple[float, float, float, float] | None = None) -> tuple[Canvas, Axes]:
-    """A figure and its axes, made without pyplot's global state; sizes in inches of 72 dots, as in SVG.
-
-    at : left, bottom, width and height of the axes, as fractions; by default fitted around the labels, which takes
-    twice as long to draw.
-    """
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(width, height), dpi=72, layout=None if at else "constrained")
-    return canvas, canvas.add_axes(at) if at else canvas.subplots()
-
-
-def _short(text: str, limit: int) -> str:
-    """The text cut to ``limit`` characters, with unprintable ones replaced.
-
-    >>> _short("a very long name of a dataset", 12)
-    'a very long…'
-    """
-    text = "".join(character if character.isprintable() else "�" for character in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _is_light(colour: Sequence[float]) -> bool:
-    """Whether black is easier to read than white on this colour (W3C relative luminance above 0.18)."""
-    linear = [((part + 0.055) / 1.055) ** 2.4 if part > 0.04 else part / 12.92 for part in colour[:3]]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) > 0.18

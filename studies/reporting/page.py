@@ -22,8 +22,9 @@ from drexcache.metrics import higher_is_better
 from drexcache.scores import Table, number, score_tables
 from drexcache.studies.comparison import Comparison, compare, read_curves
 from drexcache.studies.evaluation import attention_table, constant_attention, contributions_table
+from drexcache.studies.reporting.drawing import SYMBOLS, Figure
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result, read_evidence
-from drexcache.studies.reporting.figures import SYMBOLS, Figure, draw_figures
+from drexcache.studies.reporting.figures import draw_figures
 from drexcache.studies.reporting.maps import ImageMap, image_maps, nearest_numbers
 from drexcache.studies.reporting.pictures import Key, find_images, thumbnails
 from drexcache.studies.reporting.provenance import BLOCK_HEADERS, Provenance, provenance

@@ -10,8 +10,8 @@ from drexcache.errors import several
 from drexcache.metrics import higher_is_better
 from drexcache.scores import number
 from drexcache.studies.comparison import ALPHA, Comparison, Pair
+from drexcache.studies.reporting.drawing import SYMBOLS
 from drexcache.studies.reporting.evidence import INSIDE, Evidence, Result
-from drexcache.studies.reporting.figures import SYMBOLS
 
 MOST_NAMED = 3  # regressors in a sentence; the tables list all
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from drexcache.files import Content
-from drexcache.studies.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, Figure, style
+from drexcache.studies.reporting.drawing import GRID, INK, MUTED, PAPER, SERIES, Figure, style
 
 THEMED = {PAPER: "paper", INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
