@@ -5,8 +5,6 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -20,6 +18,8 @@ def html_of(heading: str, frame: pd.DataFrame, rows: int, *, index: bool = True)
     >>> html_of("<b>", pd.DataFrame({"a<": ["&"]}), 1, index=False).splitlines()[0]
     '<p>&lt;b&gt;</p>'
     """
+    from tabulate import tabulate
+
     table = tabulate(frame, headers="keys", tablefmt="html", showindex=index)
     more = f"<p>… and {rows - len(frame):,} more</p>" if rows > len(frame) else ""
     return f"<p>{escape(heading)}</p>\n{table}\n{more}"
