@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -37,22 +38,21 @@ def info(cache: str, as_json: bool) -> None:
     \b
     drexcache cache info scenes.h5
     """
-    from tabulate import tabulate
-
     from drexcache.cache import open_cache
+    from drexcache.cli.output import fitted
+    from drexcache.scores import Table
 
     found = open_cache(cache).info()
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"{cache}: dataset {found['dataset']}, {several(found['images'], 'image')}, {size_text(found['bytes'])}")
+    fields = ("backbone", "dim", "dtype", "done", "failed", "missing", "weights")
     rows = [
-        (name, block["backbone"], block["dim"], block["dtype"], block["done"], block["failed"], block["missing"],
-         block["weights"], block["fingerprint"][:12])
+        [name, *(str(block[field]) for field in fields), block["fingerprint"][:12]]
         for name, block in found["blocks"].items()
-    ]  # fmt: skip
-    headers = ["block", "backbone", "dim", "dtype", "done", "failed", "missing", "weights", "fingerprint"]
-    click.echo(tabulate(rows, headers=headers))
+    ]
+    click.echo(fitted(Table("", ["block", *fields, "fingerprint"], rows), width=sys.maxsize))
     for name, target in found["targets"].items():
         declared = "" if target["declared"] else " (only observed: declare it with --range)"
         known = target["reliability"]

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from typing import TYPE_CHECKING
 
 from drexcache.errors import DrexcacheError
 from drexcache.files import lock as lock_file
 from drexcache.files import refuse_output, require_file
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextmanager
@@ -32,6 +34,8 @@ def writer_lock(path: Path) -> Iterator[None]:
     ------
     DrexcacheError : another process is writing (names it), or the folder cannot be written to.
     """
+    from filelock import FileLock, SoftFileLock, Timeout
+
     refuse_output(path)
     if path.exists():
         require_file(path)

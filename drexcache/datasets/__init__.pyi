@@ -20,6 +20,7 @@ from .kinds import UnreadableImage as UnreadableImage
 from .matching import Target as Target
 from .matching import match_ratings as match_ratings
 from .names import match_names as match_names
+from .names import sha256_of_ids as sha256_of_ids
 from .numerals import decimal_sign as decimal_sign
 from .numerals import numbers as numbers
 from .parquet import read_frame as read_frame
@@ -30,4 +31,3 @@ from .splits import has_value as has_value
 from .splits import split_part as split_part
 from .table import ImageTable as ImageTable
 from .table import read_images as read_images
-from .table import sha256_of_ids as sha256_of_ids

@@ -1,7 +1,8 @@
-"""Matching names in a table to images, by the rules in docs/any-folder.md."""
+"""Names of images: matching those in a table to images, by the rules in docs/any-folder.md; a hash of many."""
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,3 +126,11 @@ def _folder_above(names: Sequence[str], known: set[str]) -> str:
         if any(_stem(name[len(folder) :]) in known for name in names):
             return folder
     return ""
+
+
+def sha256_of_ids(values: Sequence[str]) -> str:
+    """SHA-256 (hex) over the values in UTF-8, each followed by a zero byte."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.encode() + b"\0")
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -13,6 +12,7 @@ from drexcache.datasets.columns import Columns
 from drexcache.datasets.files import ImageFile, is_url
 from drexcache.datasets.layouts import find_dataset, ratings_of_dataset
 from drexcache.datasets.matching import Target, match_ratings
+from drexcache.datasets.names import sha256_of_ids
 from drexcache.errors import DrexcacheError, listed, several, with_guesses
 from drexcache.files import utf8_name
 
@@ -77,14 +77,6 @@ class ImageTable:
             shard_of=f"{index}/{count}",
             table_sha256=sha256_of_ids(self.ids),
         )
-
-
-def sha256_of_ids(values: Sequence[str]) -> str:
-    """SHA-256 (hex) over the values in UTF-8, each followed by a zero byte."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(value.encode() + b"\0")
-    return digest.hexdigest()
 
 
 def read_images(

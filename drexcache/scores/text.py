@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -180,25 +178,30 @@ def true_minus(entry: Entry) -> Entry:
 def _markdown(table: Table) -> str:
     lines = (table.headers, *table.body)
     headers, *body = [[_one_line(entry).replace("|", "\\|") for entry in line] for line in lines]
-    text = tabulate(body, headers=headers, tablefmt="github", disable_numparse=True)
+    text = _drawn(headers, body, "github")
     return f"{table.title}\n\n{text}" if table.title else text
 
 
 def _html(table: Table) -> str:
     """The table with its title; every text is escaped."""
     body = [[_one_line(entry) for entry in line] for line in table.body]
-    text = tabulate(body, headers=list(table.headers), tablefmt="html", disable_numparse=True)
+    text = _drawn(table.headers, body, "html")
     return f"<p>{escape(table.title.replace('**', ''))}</p>\n{text}"
 
 
 def _latex(table: Table) -> str:
     lines = (table.headers, *table.body)
     headers, *body = [[_one_line(one if isinstance(one, str) else true_minus(one)) for one in line] for line in lines]
-    text = tabulate(body, headers=headers, tablefmt="latex_booktabs", disable_numparse=True)
-    text = text.translate(_MATH)  # tabulate has already escaped the rest
+    text = _drawn(headers, body, "latex_booktabs").translate(_MATH)  # the rest has been escaped
     caption = table.title.replace("**", "").translate(_ESCAPES).translate(_MATH)
     return "\n".join(["\\begin{table}", *([f"\\caption{{{caption}}}"] if caption else []), text, "\\end{table}"])
 
 
 def _one_line(entry: Entry | str) -> str:
     return str(entry).replace("\n", " ")
+
+
+def _drawn(headers: Sequence[str], body: Sequence[Sequence[str]], form: str) -> str:
+    from tabulate import tabulate
+
+    return tabulate(body, headers=list(headers), tablefmt=form, disable_numparse=True)
