@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +12,9 @@ from drexcache.cli import make_room_for, say
 from drexcache.cli.options import Output, block_option, folds_option, json_option, regressors_option, target_option
 from drexcache.errors import several
 from drexcache.progress import step_bar
+
+if TYPE_CHECKING:
+    from drexcache.studies.comparison import Curve
 
 
 @click.command("curve")
@@ -41,11 +46,9 @@ def command(
     drexcache curve scenes.h5 -r ridge -r fusion -o curve.csv --aim 0.9
     drexcache curve scenes.h5 -r ridge --ratings raters.csv --rating-column "rater_*" -o ratings-curve.csv
     """
-    import numpy as np
-
     from drexcache.cache import open_cache
     from drexcache.datasets import Columns
-    from drexcache.studies.comparison import COUNTED, curve, save_curves, with_raters
+    from drexcache.studies.comparison import curve, save_curves, with_raters
 
     columns = Columns(image=image_column, rating=rating_column, rater=rater_column)
     if ratings is None and columns.given():
@@ -62,16 +65,27 @@ def command(
             progress=progress,
         )  # fmt: skip
     save_curves(found, out)
+    _print(found, aim, as_json)
+    say(f"curve in {out}")
+
+
+def _print(curves: Sequence[Curve], aim: float | None, as_json: bool) -> None:
+    """Print the scores at each size and the outlook, as lines or as JSON."""
+    import numpy as np
+
+    from drexcache.studies.comparison import COUNTED
+
     if as_json:
         fields = ("sizes", "value", "low", "high")
-        points = [{name: np.asarray(getattr(one, name)).tolist() for name in fields} for one in found]
-        named = [
-            {"regressor": one.regressor, "of": one.of, **own, "outlook": one.outlook(aim)}
-            for one, own in zip(found, points, strict=True)
+        objects = [
+            {"regressor": one.regressor, "of": one.of}
+            | {name: np.asarray(getattr(one, name)).tolist() for name in fields}
+            | {"outlook": one.outlook(aim)}
+            for one in curves
         ]
-        click.echo(json.dumps(named, indent=2, ensure_ascii=False))
-    for one in () if as_json else found:
+        click.echo(json.dumps(objects, indent=2, ensure_ascii=False))
+        return
+    for one in curves:
         for size, value, low, high in zip(one.sizes, one.value, one.low, one.high, strict=True):
             click.echo(f"{one.regressor}, {several(size, *COUNTED[one.of])}: r = {value:.3f} [{low:.3f}, {high:.3f}]")
         click.echo(one.outlook(aim))
-    say(f"curve in {out}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from drexcache.cli.options import block_option, json_option, target_option
+
+if TYPE_CHECKING:
+    from drexcache.cache import FeatureMatrix
 
 
 @click.command("similar")
@@ -31,24 +35,37 @@ def command(
     drexcache similar scenes.h5 harbour.png
     drexcache similar scenes.h5
     """
-    from tabulate import tabulate
-
     from drexcache.cache import open_cache
-    from drexcache.studies.comparison import copies, similar, suspects
 
     opened = open_cache(cache)
     if image is not None:
-        matrix = opened.matrix(blocks or None, target or next(iter(opened.targets), None))
-        rating = dict(zip(matrix.ids, matrix.raw(matrix.y).tolist(), strict=True))
-        like = similar(matrix, image, count)
-        if as_json:
-            found = [{"image": name, "similarity": likeness, "rating": rating[name]} for name, likeness in like]
-            click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-            return
-        rows = [(name, f"{likeness:.3f}", f"{rating[name]:g}") for name, likeness in like]
-        click.echo(tabulate(rows, headers=["image", "similarity", "rating"], disable_numparse=True))
+        _print_similar(opened.matrix(blocks or None, target or next(iter(opened.targets), None)), image, count, as_json)
+    else:
+        _print_suspects(opened.matrix(blocks or None, target), regressor, count, as_json)
+
+
+def _print_similar(matrix: FeatureMatrix, image: str, count: int, as_json: bool) -> None:
+    """Print the images most like one."""
+    from tabulate import tabulate
+
+    from drexcache.studies.comparison import similar
+
+    rating = dict(zip(matrix.ids, matrix.raw(matrix.y).tolist(), strict=True))
+    like = similar(matrix, image, count)
+    if as_json:
+        found = [{"image": name, "similarity": likeness, "rating": rating[name]} for name, likeness in like]
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    matrix = opened.matrix(blocks or None, target)
+    rows = [(name, f"{likeness:.3f}", f"{rating[name]:g}") for name, likeness in like]
+    click.echo(tabulate(rows, headers=["image", "similarity", "rating"], disable_numparse=True))
+
+
+def _print_suspects(matrix: FeatureMatrix, regressor: str, count: int, as_json: bool) -> None:
+    """Print the ratings that deserve a second look, and groups of copies."""
+    from tabulate import tabulate
+
+    from drexcache.studies.comparison import copies, suspects
+
     strange, same = suspects(matrix, regressor, count), copies(matrix)
     if as_json:
         both = {"suspects": [asdict(one) for one in strange], "copies": same}

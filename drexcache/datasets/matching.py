@@ -113,23 +113,19 @@ def match_ratings(
     values = np.full(len(ids), np.nan)
     values[rated] = _means(table)
     if np.isnan(values).all():
-        raise DrexcacheError(
-            with_guesses(
-                f"{ratings.source}: no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}",
-                ratings.notes,
-            )
-        )
-    found = _target(target, values, value_range, higher_is, ratings.source)
-    found = _with_reliability(found, ratings, rated, rows, table)
+        found = f"no image has a rating; rated: {some(ratings.names)}; images: {some(ids)}"
+        raise DrexcacheError(with_guesses(f"{ratings.source}: {found}", ratings.notes))
+    rating = _target(target, values, value_range, higher_is, ratings.source)
+    rating = _with_reliability(rating, ratings, rated, rows, table)
     labels = {name: tuple(column[at] if at >= 0 else "" for at in names.row) for name, column in ratings.labels.items()}
-    notes = _notes(found, names.inexact, problems)
+    notes = _notes(rating, names.inexact, problems)
     if "split" not in labels and (folders := folders_of_splits(ids)):
         notes.append(
             f"the folders {' and '.join(map(repr, folders))} are not used as splits; a column of splits would be"
         )
     if outside:
         notes.append(f"{outside}; as asked: {_DONE[out_of_range]}")
-    return Match(found, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
+    return Match(rating, labels, (*ratings.notes, *(f"{ratings.source}: {note}" for note in notes)))
 
 
 def _check_options(value_range: tuple[float, float] | None, higher_is: str, out_of_range: str) -> None:

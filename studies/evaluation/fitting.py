@@ -20,7 +20,7 @@ from drexcache.regressors import ChosenSettings, contributions
 from drexcache.scores import ScoreTable
 from drexcache.studies.evaluation.cells import Cell, Part, cells_of, comparable
 from drexcache.studies.evaluation.copies import Files, Looks
-from drexcache.studies.evaluation.making import Make, Maker
+from drexcache.studies.evaluation.making import Make, Maker, different
 from drexcache.studies.evaluation.predictions import Predictions, Run
 from drexcache.studies.evaluation.scoring import outside_the_range, score
 
@@ -83,9 +83,7 @@ def evaluate(
     >>> round(scores.select(metric="pearson").rows[0].value, 2), len(predictions.runs[0].ids)
     (1.0, 40)
     """
-    regressors, seeds = listed(regressors, "regressors"), listed(seeds, "seeds", (int, np.integer))
-    if not regressors or len(set(regressors)) < len(regressors):
-        raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
+    regressors, seeds = different(regressors), listed(seeds, "seeds", (int, np.integer))
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
     matrices = listed(matrices, "matrices, as cache.matrix() gives them", FeatureMatrix)

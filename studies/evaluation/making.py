@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -11,11 +11,24 @@ import numpy as np
 
 from drexcache.cache import FeatureMatrix
 from drexcache.datasets import decimal_sign, numbers
-from drexcache.errors import DrexcacheError
+from drexcache.errors import DrexcacheError, listed
 from drexcache.regressors import DATASET, ChosenSettings, PooledRegressor, make_regressor
 from drexcache.studies.evaluation.cells import label
 
 Make = Callable[[str, FeatureMatrix, int], Any]
+
+
+def different(regressors: Sequence[str]) -> list[str]:
+    """The names of the regressors as a list.
+
+    Raises
+    ------
+    DrexcacheError : there are none, or one comes twice.
+    """
+    names = listed(regressors, "regressors")
+    if not names or len(set(names)) < len(names):
+        raise DrexcacheError(f"name one or more different regressors; found: {', '.join(names) or 'none'}")
+    return names
 
 
 @dataclass(frozen=True)

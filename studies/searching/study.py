@@ -19,10 +19,10 @@ from optuna import get_all_study_names
 from optuna.storages import BaseStorage
 
 from drexcache.cache import FeatureMatrix
-from drexcache.errors import DrexcacheError, listed, nearest, several
+from drexcache.errors import DrexcacheError, nearest, several
 from drexcache.files import naming, refuse_output
 from drexcache.metrics import METRICS, higher_is_better
-from drexcache.studies.evaluation import comparable, kept_together
+from drexcache.studies.evaluation import comparable, different, kept_together
 from drexcache.studies.searching.outcome import SearchResult, conclude
 from drexcache.studies.searching.pool import Pool, make_pruner, stack_size
 from drexcache.studies.searching.space import SearchSpace, make_space
@@ -71,9 +71,7 @@ def search(
     >>> found.best["regressor"], found.best["trials"]
     ('svr', 3)
     """
-    regressors = listed(regressors, "regressors")
-    if not regressors or len(set(regressors)) < len(regressors):
-        raise DrexcacheError(f"name one or more different regressors; found: {', '.join(regressors) or 'none'}")
+    regressors = different(regressors)
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; {nearest(metric, METRICS)}")
     (rated,) = comparable([matrix])
