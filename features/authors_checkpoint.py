@@ -13,6 +13,7 @@ from drexcache.errors import DrexcacheError
 from drexcache.features.checkpoint import State, read_checkpoint
 from drexcache.features.models import build_model
 from drexcache.features.weights import load_weights
+from drexcache.files import require_file
 from drexcache.fusion import AttentionFusionRegressor, parameter_shapes
 from drexcache.recipes import Block, recipe
 from drexcache.regressors import Model
@@ -38,8 +39,7 @@ def import_reference(path: str | Path) -> Model:
         missing, unexpected, of another shape or not finite (names the first).
     """
     path = Path(path)
-    if not path.is_file():
-        raise DrexcacheError(f"{path}: no such file; expected the authors' checkpoint, DReX.pth")
+    require_file(path, "file; expected the authors' checkpoint, DReX.pth")
     blocks = recipe("drex").blocks
     head = _head(_one_model(read_checkpoint(path), path), blocks, path)
     return Model(

@@ -9,7 +9,7 @@ from .folds import hash_folds as hash_folds
 from .folds import split_parts as split_parts
 from .folds import split_rows as split_rows
 from .folds import splitting_column as splitting_column
-from .making import different as different
+from .making import different_names as different_names
 from .pair import read_pair as read_pair
 from .pair import write_pair as write_pair
 from .predictions import Predictions as Predictions

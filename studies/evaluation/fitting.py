@@ -20,7 +20,7 @@ from drexcache.regressors import ChosenSettings, contributions
 from drexcache.scores import ScoreTable
 from drexcache.studies.evaluation.cells import Cell, Part, cells_of, comparable
 from drexcache.studies.evaluation.copies import Files, Looks
-from drexcache.studies.evaluation.making import Make, Maker, different
+from drexcache.studies.evaluation.making import Make, Maker, different_names
 from drexcache.studies.evaluation.predictions import Predictions, Run
 from drexcache.studies.evaluation.scoring import outside_the_range, score
 
@@ -83,10 +83,11 @@ def evaluate(
     >>> round(scores.select(metric="pearson").rows[0].value, 2), len(predictions.runs[0].ids)
     (1.0, 40)
     """
-    regressors, seeds = different(regressors), listed(seeds, "seeds", (int, np.integer))
+    regressors, seeds = different_names(regressors), listed(seeds, "seeds", (int, np.integer))
     if not seeds or len(set(seeds)) < len(seeds) or repeats < 1:
         raise DrexcacheError(f"needs one or more different seeds and repeats >= 1; found {list(seeds)} and {repeats}")
     matrices = listed(matrices, "matrices, as cache.matrix() gives them", FeatureMatrix)
+    # compared with each other once, even if a matrix is also among the others
     everything = [*matrices, *(matrix for matrix in others if not any(matrix is one for one in matrices))]
     ready = dict(zip(map(id, everything), comparable(everything), strict=True))
     cells = cells_of(

@@ -18,7 +18,7 @@ from drexcache.studies.evaluation.cells import label
 Make = Callable[[str, FeatureMatrix, int], Any]
 
 
-def different(regressors: Sequence[str]) -> list[str]:
+def different_names(regressors: Sequence[str]) -> list[str]:
     """The names of the regressors as a list.
 
     Raises

@@ -22,7 +22,7 @@ from drexcache.cache import FeatureMatrix
 from drexcache.errors import DrexcacheError, nearest, several
 from drexcache.files import naming, refuse_output
 from drexcache.metrics import METRICS, higher_is_better
-from drexcache.studies.evaluation import comparable, different, kept_together
+from drexcache.studies.evaluation import comparable, different_names, kept_together
 from drexcache.studies.searching.outcome import SearchResult, conclude
 from drexcache.studies.searching.pool import Pool, make_pruner, stack_size
 from drexcache.studies.searching.space import SearchSpace, make_space
@@ -71,7 +71,7 @@ def search(
     >>> found.best["regressor"], found.best["trials"]
     ('svr', 3)
     """
-    regressors = different(regressors)
+    regressors = different_names(regressors)
     if metric not in METRICS:
         raise DrexcacheError(f"no metric named {metric}; {nearest(metric, METRICS)}")
     (rated,) = comparable([matrix])
