@@ -69,12 +69,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         commands = prepared(parser.parse_args().savoias, Path(work))
         turns = [{name: timed(arguments) for name, arguments in commands.items()} for _ in range(TURNS)]
-    print(f"{describe()}\nload {os.getloadavg()[0]:.1f}; {TURNS} turns; seconds on the clock and of the processor\n")
-    print("| command                               |    min | median | processor, min |")
-    print("|---------------------------------------|--------|--------|----------------|")
+    print(
+        f"{describe()}\nload {os.getloadavg()[0]:.1f}; {TURNS} turns; seconds on the clock, and the processor's least\n"
+    )
+    print(f"| {'command':39} | {'min':>6} | median | processor |\n|{'-' * 41}|{'-' * 8}|{'-' * 8}|{'-' * 11}|")
     for name in commands:
         clock, processor = zip(*(turn[name] for turn in turns), strict=True)
-        print(f"| {name:37} | {min(clock):6.2f} | {statistics.median(clock):6.2f} | {min(processor):14.2f} |")
+        print(f"| {name:39} | {min(clock):6.2f} | {statistics.median(clock):6.2f} | {min(processor):9.2f} |")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def read_kept(path: Path) -> Kept | None:
             about = json.loads(file.readline())
             graph, constants = file.read(about["graph_bytes"]), np.fromfile(file, np.uint8)
         found = hashlib.sha256(graph)
-        found.update(constants)
+        found.update(constants.data)
         if found.hexdigest() != about["sha256"]:
             return None
         return Kept(tuple(about["dims"]), about["weights_sha256"], about["weights_source"], graph, constants)

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-import skops.io  # noqa: F401 (else imported when the first model is read, and timed with it)
 
 from drexcache import DrexcacheError, load_model, open_cache
 

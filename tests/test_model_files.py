@@ -209,3 +209,18 @@ def test_bombs_take_no_memory() -> None:
             load_estimator(bomb)
         assert tracemalloc.get_traced_memory()[1] < 2**25
         tracemalloc.stop()
+
+
+def test_a_trees_constructor_never_gets_what_another_number_of_the_schema_hides() -> None:
+    matrix = problem()
+    tree = make_regressor("sklearn.tree:DecisionTreeRegressor", matrix).fit(matrix.X, matrix.y)
+
+    def exchange(members: dict[str, bytes]) -> None:
+        schema = json.loads(members["schema.json"])
+        columns, _, outputs = schema["content"]["content"]["tree_"]["__reduce__"]["args"]["content"]
+        assert (columns["content"], outputs["content"]) == ("8", "1")
+        outputs["__id__"] = columns["__id__"]  # 8 outputs, where the text still says 1
+        members["schema.json"] = json.dumps(schema).encode()
+
+    with pytest.raises(DrexcacheError, match="gives anything but one number"):
+        load_estimator(repacked(dump_estimator(tree), exchange))

@@ -126,7 +126,7 @@ def _library(x: Array) -> Any:
     return np if isinstance(x, np.ndarray) else importlib.import_module("torch")
 
 
-def _normed(x: Array, weight: Any = None, bias: Any = None) -> Any:
+def _normed(x: Any, weight: Any = None, bias: Any = None) -> Any:
     """Layer norm of x (K, B, ..., width), then scaled by weight and bias (K, ..., width)."""
     if isinstance(x, np.ndarray):
         x = x - x.mean(-1, keepdims=True)
@@ -151,6 +151,6 @@ def _softmax(x: Array) -> Any:
     return special.softmax(x, axis=-1) if isinstance(x, np.ndarray) else x.softmax(-1)
 
 
-def _linear(p: Mapping[str, Array], name: str, x: Array) -> Any:
+def _linear(p: Mapping[str, Any], name: str, x: Array) -> Any:
     weight, bias = p[f"{name}.weight"], p[f"{name}.bias"][:, None]
     return x @ weight + bias if isinstance(x, np.ndarray) else bias.baddbmm(x, weight)

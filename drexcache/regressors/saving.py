@@ -204,7 +204,8 @@ class _Builder:
 
     def _new(self, node: dict[str, Any], kind: Any) -> Any:
         """What a node describes, of a kind that is known to be harmless."""
-        content, made = node.get("content"), kind
+        content: Any = node.get("content")
+        made = kind
         match node["__loader__"]:
             case "JsonNode":
                 made = json.loads(content)
