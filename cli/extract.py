@@ -72,7 +72,8 @@ def command(
     batch_size: int | None, workers: int | None, engine: str, address: str | None, shard: str | None, prune: bool,
     rehash: bool, dry_run: bool, allow_failures: bool, comparisons: str | None, **reading: Any,
 ) -> None:  # fmt: skip
-    """Compute the features of IMAGES (folder, URL, zip, tar or Parquet) into a cache; only what is missing is computed.
+    """Compute the features of IMAGES (folder, URL, zip, tar, Parquet or HDF5) into a cache; only what is missing is
+    computed.
 
     \b
     drexcache extract photos/ --ratings photos.csv --range 0 100 -o photos.h5

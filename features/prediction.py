@@ -15,7 +15,7 @@ from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
 
-PACKED = (".zip", ".tar", ".parquet")
+PACKED = (".zip", ".tar", ".parquet", ".hdf5")
 MANY = 200  # images whose prediction somebody may want to interrupt and continue later
 
 

@@ -140,9 +140,3 @@ def test_a_damaged_container_is_one_sentence(data: bytes, tmp_path: Path) -> Non
     (tmp_path / "p").write_bytes(data)
     with pytest.raises(DrexcacheError, match=r"^.*/p: "):
         read_images(tmp_path / "p")
-
-
-def test_hdf5_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "p.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
-    with pytest.raises(DrexcacheError, match="images inside of HDF5 are not read; write them to a folder or a Parquet"):
-        read_images(tmp_path / "p.h5")

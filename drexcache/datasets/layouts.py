@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from drexcache.datasets.arrow import is_saved, saved_files, saved_table
 from drexcache.datasets.columns import RATING_COLUMNS, Columns, plain_name
 from drexcache.datasets.files import IMAGE_EXTENSIONS, ImageFile, is_url, list_files, read_bytes
-from drexcache.datasets.formats import read_tables, tables_of_file
+from drexcache.datasets.formats import read_tables, table_of_frame, tables_of_file
+from drexcache.datasets.hdf5 import hdf5_files, hdf5_table, is_hdf5
 from drexcache.datasets.packed import packed_files, table_beside
 from drexcache.datasets.ratings import (
     Ratings,
@@ -75,31 +75,34 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     root = str(source) if is_url(source) else Path(source).absolute()
     if isinstance(root, Path) and ".." in root.parts:
         root = root.resolve()  # so that its last part is a name
-    _refuse_hdf5(root)
-    files, parts = _files_and_parts(root)
+    files, parts, taken = _files_of(root)
     chosen = _guess(root, files) if layout == "auto" else layout
     images = _images(files, _ic9600_top(root, files) + "images/" if chosen == "ic9600" else "")
     others = _others(files, images)
     if not images:
         instead = f", found {others}" if others else ""
         raise DrexcacheError(f"{source}: no images; looked for {', '.join(IMAGE_EXTENSIONS)}{instead}")
-    guesses = [f"{source}: read as layout {chosen}" + (" (guessed)" if layout == "auto" else "")]
+    guesses = [f"{source}: read as layout {chosen}" + (" (guessed)" if layout == "auto" else ""), *taken]
     if others:
         guesses.append(f"{source}: left out files that are not among its images: {others}")
     return Dataset(root, chosen, files, images, _RANGES.get(chosen), tuple(guesses), tuple(parts))
 
 
-def _files_and_parts(root: Path | str) -> tuple[Files, list[Part]]:
-    """The files of a dataset, and the tars or Parquet tables that hold them, if there are any."""
+def _files_of(root: Path | str) -> tuple[Files, list[Part], list[str]]:
+    """The files of a dataset, the tars or Parquet tables that hold them, if there are any, and what was guessed."""
     if is_saved(root):
-        return saved_files(Path(root)), []
+        return saved_files(Path(root)), [], []
+    if is_hdf5(root):
+        files, notes = hdf5_files(Path(root))
+        return files, [], notes
     parts = parts_named(root)
     files = {} if parts else list_files(root)
     parts = parts or parts_in(root, files)
     if not parts:
-        return files, []
+        return files, [], []
     inside = {str(part.path) for part in parts}
-    return packed_files(Path(root), parts, {n: file for n, file in files.items() if file.location not in inside}), parts
+    beside = {name: file for name, file in files.items() if file.location not in inside}
+    return packed_files(Path(root), parts, beside), parts, []
 
 
 def ratings_of_dataset(
@@ -120,7 +123,7 @@ def ratings_of_dataset(
     elif given is not None:
         found = read_ratings(given, columns)
     elif (frame := _table_with_images(dataset, columns)) is not None:
-        found = read_ratings(frame, columns)
+        found = ratings_of([table_of_frame(frame, str(dataset.root))], columns)
     elif "ratings.csv" in dataset.files:
         data = read_bytes(dataset.files["ratings.csv"])
         found = ratings_of(tables_of_file(data, f"{dataset.name}/ratings.csv"), columns)
@@ -133,24 +136,12 @@ def ratings_of_dataset(
     return found
 
 
-def _refuse_hdf5(root: Path | str) -> None:
-    """Raise DrexcacheError for an HDF5 file, whose library a stranger's file can crash, or worse."""
-    start = b""
-    with suppress(OSError):  # listing its files says why it cannot be read
-        if isinstance(root, Path) and root.is_file():
-            with root.open("rb") as file:
-                start = file.read(8)
-    if start == b"\x89HDF\r\n\x1a\n":
-        raise DrexcacheError(
-            f"{root}: images inside of HDF5 are not read; write them to a folder or a Parquet table first, in ten "
-            "lines of Python (docs/any-folder.md, HDF5)"
-        )
-
-
 def _table_with_images(dataset: Dataset, columns: Columns) -> DataFrame | None:
     """What a table of images says of them, if a column is known to hold ratings, or was named."""
-    saved = is_saved(dataset.root)
-    frame = saved_table(Path(dataset.root)) if saved else table_beside(dataset.parts, dataset.images)
+    if is_saved(dataset.root):
+        frame = saved_table(Path(dataset.root))
+    else:
+        frame = table_beside(dataset.parts, dataset.images) if dataset.parts else hdf5_table(dataset.images, columns)
     if frame is None or not (columns.given() or any(plain_name(name) in RATING_COLUMNS for name in frame.columns)):
         return None
     if "ratings.csv" in dataset.files:

@@ -228,7 +228,7 @@ def table_beside(parts: Sequence[Part], files: Mapping[str, ImageFile]) -> DataF
     """
     import pandas as pd
 
-    if not parts or not is_parquet(parts[0].path):
+    if not is_parquet(parts[0].path):
         return None
     rows = sorted((str(file.location), file.listed, name) for name, file in files.items())
     names = {path: [name for *_, name in mine] for path, mine in groupby(rows, key=itemgetter(0))}

@@ -91,7 +91,7 @@ def read_images(
 
     Parameters
     ----------
-    source : folder, zip, tar, Parquet file, saved dataset, a pattern of tars or Parquet files such as
+    source : folder, zip, tar, Parquet or HDF5 file, saved dataset, a pattern of tars or Parquet files such as
         photos-{000000..000031}.tar, or a folder's URL such as s3://bucket/photos.
     ratings : a file of ratings, its URL, or a DataFrame (see `drexcache.datasets.read_ratings`); None takes the
         layout's own (a ratings.csv at the root, IC9600's train.txt and test.txt, SAVOIAS's ranking), False takes none.
