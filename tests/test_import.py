@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -190,6 +191,13 @@ def test_a_block_of_another_cache_stays_what_it_is(classic: Path, tmp_path: Path
     extract(read_images(tmp_path / "others", False), recipe("classic"), tmp_path / "o.h5", say=silent)
     with pytest.raises(DrexcacheError, match=r"features of other files of these names: 1 \(005.png\)"):
         import_features(tmp_path / "o.h5", classic, "more", array="cues", allow_unmatched=True, say=silent)
+
+
+def test_a_cache_that_knows_no_files_hides_none_that_are_known(pictures: Path, tmp_path: Path) -> None:
+    import_features(features(), tmp_path / "bare.h5", "clip", ids=ids_of(20), say=silent)
+    cache = import_features(tmp_path / "bare.h5", tmp_path / "n.h5", "clip", images=pictures, ratings=False, say=silent)
+    read = [hashlib.sha256((pictures / name).read_bytes()).digest() for name in cache.ids]
+    assert [row.tobytes() for row in cache.hashes()] == read
 
 
 def test_extract_goes_on_in_an_imported_cache_and_keeps_its_block(pictures: Path, tmp_path: Path) -> None:

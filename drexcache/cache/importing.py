@@ -77,7 +77,8 @@ def import_features(
     known, stats = _hashed(files, len(contents.ids)) if cache is None else (cache.hashes(), cache.stats())
     hashes = known.copy()
     if found.hashes is not None:
-        hashes[places] = found.hashes[rows[places]]
+        theirs = found.hashes[rows[places]]
+        hashes[places] = np.where(theirs.any(axis=1, keepdims=True), theirs, known[places])
         _refuse_other_files(found.source, contents.ids, hashes, known)
 
     def fill(writer: CacheWriter) -> None:
