@@ -29,10 +29,8 @@ from drexcache.files import utf8_name
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MEMORY, SECONDS = (
-    4 << 30,
-    60,
-)  # what the reading process may take: bytes in all; for an image, and ten times that for a list
+MEMORY = 4 << 30  # bytes that the reading process may take
+SECONDS = 60  # that it may take for an image; ten times as many for a list of all
 MAX_ROWS = 100_000  # that any file may have; a larger one as many as it has bytes
 _ANSWER = struct.Struct(">BQ")  # what hdf5_reader.py writes before an answer
 _SCRIPT = Path(__file__).with_name("hdf5_reader.py")
