@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tarfile
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def test_parquet_tables_have_their_ratings_with_them(pictures: Path, tmp_path: P
 def test_ratings_in_a_file_beside_the_tables(pictures: Path, tmp_path: Path) -> None:
     folder = tables(tmp_path / "photos", pictures, {"train": 2})
     (folder / "ratings.csv").write_bytes((pictures / "ratings.csv").read_bytes())
-    with pytest.raises(DrexcacheError, match=r"photos: ratings in the tables of images and in ratings.csv; name it"):
+    with pytest.raises(DrexcacheError, match=r"photos: ratings beside the images and in ratings.csv; name it"):
         read_images(folder)
     for path in folder.glob("*.parquet"):
         pd.read_parquet(path).drop(columns="rating").to_parquet(path)
@@ -176,3 +177,40 @@ def test_one_tar_that_changed_leaves_the_others_as_they_are(pictures: Path, tmp_
     with pytest.raises(OSError, match="changed after its images were listed"):
         before.files[0].read()
     assert before.files[1].read() == (pictures / "001.png").read_bytes()
+
+
+def samples(path: Path, pictures: Path, beside: dict[str, str]) -> Path:
+    """The pictures as a WebDataset's tars; beside : extension -> what a file of it holds, of a {rating}."""
+    rated = pd.read_csv(pictures / "ratings.csv")
+    for at in range(2):
+        with tarfile.open(path / f"samples-{at:06}.tar", "w") as archive:
+            for file, rating in rated[["file", "rating"]].iloc[at::2].itertuples(index=False):
+                archive.add(pictures / file, file)
+                for kind, text in beside.items():
+                    data = text.replace("RATING", str(rating)).encode()
+                    about = tarfile.TarInfo(f"{Path(file).stem}.{kind}")
+                    about.size = len(data)
+                    archive.addfile(about, io.BytesIO(data))
+    return path / "samples-{000000..000001}.tar"
+
+
+@pytest.mark.parametrize(
+    ("beside", "options"),
+    [
+        ({"json": '{"mos": RATING, "tags": ["a"], "by": "me"}', "txt": "a caption"}, {}),
+        ({"score": "RATING\n"}, {}),
+        ({"cls": "RATING"}, {"rating_column": "cls"}),
+    ],
+)
+def test_the_ratings_of_a_webdataset_stand_beside_the_images(
+    beside: dict[str, str], options: dict[str, str], pictures: Path, tmp_path: Path
+) -> None:
+    same_as_folder(samples(tmp_path, pictures, beside), pictures, tmp_path, **options)
+
+
+def test_what_stands_beside_the_images_and_cannot_be_read_is_named(pictures: Path, tmp_path: Path) -> None:
+    for text, why in (("{", "Expecting property name"), ("9" * 70_000, "70,000 bytes, more than 65,536")):
+        with pytest.raises(DrexcacheError, match=rf"samples-000000\.tar: 000\.json: cannot be read \({why}"):
+            read_images(samples(tmp_path, pictures, {"json": text}), value_range=(0, 100))
+    found = read_images(samples(tmp_path, pictures, {"json": "[1]", "txt": "a caption"}))
+    assert not found.targets

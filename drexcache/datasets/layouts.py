@@ -21,7 +21,8 @@ from drexcache.datasets.ratings import (
     ratings_of_savoias,
     read_ratings,
 )
-from drexcache.datasets.shards import Part, is_shard, name_of_parts, parts_in, parts_named
+from drexcache.datasets.shards import Part, is_parquet, is_shard, name_of_parts, parts_in, parts_named
+from drexcache.datasets.webdataset import TEXTS, table_of_samples
 from drexcache.errors import DrexcacheError, counted, nearest, several
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ _WITHOUT_COLUMNS = {  # the options that do not apply to a layout's ratings
                "--error-column"),
     "savoias": ("--image-column", "--split-column", "--group-column", "--rater-column", "--error-column"),
 }  # fmt: skip
-_NO_IMAGES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet", ".md", ".json")  # left out without a note
+_NO_IMAGES = (  # left out without a note
+    ".csv", ".tsv", ".xlsx", ".xls", ".parquet", ".md", ".json", *(f".{kind}" for kind in TEXTS),
+)  # fmt: skip
 
 Files = dict[str, ImageFile]  # path relative to a root -> file, sorted by the bytes of the paths
 
@@ -138,15 +141,20 @@ def ratings_of_dataset(
 
 def _table_with_images(dataset: Dataset, columns: Columns) -> DataFrame | None:
     """What a table of images says of them, if a column is known to hold ratings, or was named."""
+    frame: DataFrame | None
     if is_saved(dataset.root):
         frame = saved_table(Path(dataset.root))
+    elif not dataset.parts:
+        frame = hdf5_table(dataset.images, columns)
+    elif is_parquet(dataset.parts[0].path):
+        frame = table_beside(dataset.parts, dataset.images)
     else:
-        frame = table_beside(dataset.parts, dataset.images) if dataset.parts else hdf5_table(dataset.images, columns)
+        frame = table_of_samples(dataset.images, dataset.files, str(dataset.root))
     if frame is None or not (columns.given() or any(plain_name(name) in RATING_COLUMNS for name in frame.columns)):
         return None
     if "ratings.csv" in dataset.files:
         raise DrexcacheError(
-            f"{dataset.root}: ratings in the tables of images and in ratings.csv; name it with --ratings, or remove it"
+            f"{dataset.root}: ratings beside the images and in ratings.csv; name it with --ratings, or remove it"
         )
     return frame
 

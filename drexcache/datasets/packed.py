@@ -219,8 +219,8 @@ def name_of(name: str, value: Any, number: int) -> str:
     return found
 
 
-def table_beside(parts: Sequence[Part], files: Mapping[str, ImageFile]) -> DataFrame | None:
-    """What Parquet tables say of their images in the other columns, under the names that they have here; else None.
+def table_beside(parts: Sequence[Part], files: Mapping[str, ImageFile]) -> DataFrame:
+    """What Parquet tables say of their images in the other columns, under the names that they have here.
 
     Raises
     ------
@@ -228,8 +228,6 @@ def table_beside(parts: Sequence[Part], files: Mapping[str, ImageFile]) -> DataF
     """
     import pandas as pd
 
-    if not is_parquet(parts[0].path):
-        return None
     rows = sorted((str(file.location), file.listed, name) for name, file in files.items())
     names = {path: [name for *_, name in mine] for path, mine in groupby(rows, key=itemgetter(0))}
     frames: list[DataFrame] = []
