@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # the first is what the others are comp
     "32 components": {**FUSION, "components": 32},
     "128 components": {**FUSION, "components": 128},
     "standardised columns": {**FUSION, "standardize": True},
-    "batches of 16, twice the steps": {**FUSION, "batch_size": 16, "min_steps": 1200, "lr": 2e-4},
+    "batches of 32, half the steps": {**FUSION, "batch_size": 32, "min_steps": 600, "lr": 3e-4},
     "one seed": {**FUSION, "seeds": 1},
     "five seeds": {**FUSION, "seeds": 5},
 }

@@ -19,8 +19,8 @@ from drexcache.fusion.head import fuse, parameter_shapes, project
 
 # name -> settings: exactly the paper's, and those for hundreds of images (benchmarks/results/accuracy.md)
 _FUSION = {
-    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 3e-4,
-    "batch_size": 32, "min_steps": 600, "ema_horizon": 0.1, "seeds": 8,
+    "width": 128, "components": 64, "offset": 3.0, "arm_dropout": 0.3, "dropout": 0.2, "linear": 0.5, "lr": 2e-4,
+    "min_steps": 1200, "ema_horizon": 0.1, "seeds": 8,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {"fusion-paper": {}, "fusion": _FUSION}
 FORWARD_ROWS = 2048
