@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -262,6 +264,44 @@ def test_a_process_that_hangs_or_is_killed(limit: Any, pictures: Path, tmp_path:
     )
     with pytest.raises(DrexcacheError, match="does not come to an end with it in 1 second an image"):
         read_images(path)
+
+
+def test_after_ctrl_c_every_image_is_still_its_own(pictures: Path, tmp_path: Path) -> None:
+    files = read_images(made(pixels, pictures, tmp_path / "p.h5"), False).files
+    wanted = [file.read() for file in files]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for at in range(10):
+            signal.setitimer(signal.ITIMER_REAL, 1e-4 + at * 1.5e-4)
+            with suppress(KeyboardInterrupt):
+                while True:
+                    files[0].read()
+            assert files[1].read() == wanted[1]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [file.read() for file in files] == wanted
+
+
+def test_a_process_that_is_forked_while_a_thread_reads_reads_on_its_own(pictures: Path, tmp_path: Path) -> None:
+    files = read_images(made(pixels, pictures, tmp_path / "p.h5"), False).files
+    wanted, done = files[1].read(), threading.Event()
+    thread = threading.Thread(target=lambda: [files[0].read() for _ in iter(done.is_set, True)])
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                os._exit(files[1].read() != wanted)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        thread.join()
+    assert files[1].read() == wanted
 
 
 def test_the_other_process_can_open_nothing(limit: Any, pictures: Path, tmp_path: Path) -> None:

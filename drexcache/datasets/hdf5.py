@@ -137,7 +137,10 @@ def hdf5_table(images: Mapping[str, ImageFile], columns: Columns) -> DataFrame |
 def _told(root: Path, state: int, request: dict[str, Any], kind: type[Decoded]) -> Decoded:
     """The answer to a request about the whole file, whose kind is checked."""
     try:
-        return msgspec.json.decode(_ask(root, state, request, MAX_UNPACKED), type=kind)
+        answer = _ask(root, state, request, MAX_UNPACKED)
+        if state_of(root) != state:
+            raise OSError("the file changed while it was read; run the command again")
+        return msgspec.json.decode(answer, type=kind)
     except OSError as error:
         raise DrexcacheError(f"{root}: {error}") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -151,14 +154,21 @@ def _ask(path: Path, state: int, request: dict[str, Any], most: int) -> bytes:
     """
     with _lock:
         key = (os.getpid(), path, state)
-        if key not in _running:
+        process = _running.pop(key, None)
+        if process is None:
             _stop()
-            _running[key] = _Process(path)
+            process = _Process(path)
         try:
-            status, answer = _running[key].ask(request, most)
-        except EOFError as error:
-            _stop()
-            raise OSError(str(error)) from error
+            status, answer = process.ask(request, most)
+        except BaseException as error:  # after Ctrl-C, the next answer would be this request's
+            process.stop(seconds=0)
+            if isinstance(error, EOFError):
+                raise OSError(str(error)) from error
+            raise
+        if status or "image" in request:
+            _running[key] = process
+        else:  # it may lack memory
+            process.stop()
     if not status:
         raise OSError(answer.decode(errors="replace"))
     return answer
@@ -173,6 +183,8 @@ def _stop() -> None:
 
 
 atexit.register(_stop)
+if hasattr(os, "register_at_fork"):  # a process is forked between two answers, so that its lock is free and pipes empty
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class _Process:
@@ -190,6 +202,7 @@ class _Process:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", str(_SCRIPT), str(descriptor), json.dumps(limits), *filter(None, sys.path)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[descriptor],
+                start_new_session=True,  # Ctrl-C is for this process alone, which then ends the other
                 env={**kept, **_NO_PLUGINS, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         assert self.process.stdin is not None
@@ -219,13 +232,13 @@ class _Process:
             return f"the process that reads HDF5 ended with status {code}; is there memory for it, and is h5py sound?"
         return f"the file is damaged, or made to do harm: it ended HDF5's library ({signal.strsignal(-code)})"
 
-    def stop(self) -> None:
-        """End it."""
+    def stop(self, seconds: float = 5) -> None:
+        """End it, if need be by force after so many seconds."""
         for pipe in self.pipes:
             with suppress(OSError):
                 pipe.close()
         try:
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
