@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import is_regressor
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import all_estimators
 
 from drexcache import DrexcacheError, Model, load_model, open_cache
 from drexcache.cache import FeatureMatrix
 from drexcache.regressors import make_regressor, regressors, train_model
+from drexcache.regressors.fitted import unlisted
 from drexcache.regressors.saving import dump_estimator, load_estimator, refuse_unsavable
 
 DATA = Path(__file__).parent / "data"
@@ -145,7 +149,12 @@ def setting(name: str, value: Callable[[Any], Any], step: int | None = -1) -> Ca
         ("neighbours", setting("_y", lambda a: a[:-1]), "a KNeighborsRegressor whose _y"),
         ("neighbours", setting("n_neighbors", lambda _: "all"), "'n_neighbors' parameter of KNeighborsRegressor must"),
         ("ridge", setting("coef_", lambda a: np.full_like(a, np.inf), None), "a GramRidge whose coef_"),
-        ("random-forest", setting("n_outputs_", lambda _: 2, None), "a forest that gives anything but one number"),
+        (
+            "random-forest",
+            setting("n_outputs_", lambda _: 2, None),
+            "RandomForestRegressor that gives anything but one",
+        ),
+        ("mean", setting("n_outputs_", lambda _: 10**9, None), "a DummyRegressor that gives anything but one number"),
         ("boosting", setting("_n_features", lambda d: d + 1, None), "boosted trees of another kind"),
         ("best", setting("stack_method_", lambda _: ["fit"] * 4, None), "a stack of anything but predictions"),
     ],
@@ -202,7 +211,7 @@ def test_bombs_take_no_memory() -> None:
     for bomb, message in (
         (compressed, "compressed parts"),
         (repacked(data, claim), r"holds an array float64 \(999999999999,\) in"),
-        (repacked(data, repeat), "names the same arrays too often"),
+        (repacked(data, repeat), "names the same parts too often"),
     ):
         tracemalloc.start()
         with pytest.raises(DrexcacheError, match=message):
@@ -224,3 +233,52 @@ def test_a_trees_constructor_never_gets_what_another_number_of_the_schema_hides(
 
     with pytest.raises(DrexcacheError, match="gives anything but one number"):
         load_estimator(repacked(dump_estimator(tree), exchange))
+
+
+def test_small_files_are_no_long_work() -> None:
+    matrix = problem()
+
+    def names_one_tree_often(members: dict[str, bytes]) -> None:
+        schema = json.loads(members["schema.json"])
+        trees = schema["content"]["content"]["estimators_"]["content"]
+        trees += [trees[0] | {"content": None}] * 50_000
+        members["schema.json"] = json.dumps(schema).encode()
+
+    def lists_in_lists(members: dict[str, bytes]) -> None:
+        schema = json.loads(members["schema.json"])
+        node: dict[str, Any] = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": "1"}
+        for number in range(30):
+            many = [node, *[{"__id__": f"list {number - 1}"}] * 9] if number else [node]
+            node = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode", "content": many,
+                    "__id__": f"list {number}"}  # fmt: skip
+        schema["content"]["content"]["more"] = node
+        members["schema.json"] = json.dumps(schema).encode()
+
+    forest = make_regressor("random-forest", matrix, 0, {"n_estimators": 2}).fit(matrix.X, matrix.y)
+    for change in (names_one_tree_often, lists_in_lists):
+        with pytest.raises(DrexcacheError, match="names the same parts too often"):
+            load_estimator(repacked(dump_estimator(forest), change))
+
+
+def test_regressors_that_wrap_each_other_are_checked_once_each() -> None:
+    matrix = problem()
+    model = TransformedTargetRegressor(LinearRegression(), transformer=StandardScaler()).fit(matrix.X, matrix.y)
+    for _ in range(40):
+        model.regressor = TransformedTargetRegressor(model.regressor, transformer=StandardScaler())
+    assert unlisted(model) is None
+    model.regressor.regressor.regressor.transformer = None
+    assert unlisted(model) == "ratings that are transformed by anything but a StandardScaler"
+
+
+def test_no_model_starts_more_threads_than_there_are_cores(models: dict[str, Path]) -> None:
+    assert altered(models["random-forest"], setting("n_jobs", lambda _: 10**6, None)).estimator.n_jobs == -1
+
+
+def test_overlapping_members_of_an_old_file_are_refused() -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("a", b'"__module__": "drexcache.ridge"' + bytes(100_000))
+        archive.filelist += archive.filelist * 500
+        archive._didModify = True
+    with pytest.raises(DrexcacheError, match="parts that are larger than itself"):
+        load_estimator(data.getvalue())

@@ -7,6 +7,7 @@ type and range that fitting gives it. No model file holds an estimator that is n
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,6 +106,11 @@ def check_fitted(estimator: Any) -> None:
 
 def unlisted(estimator: Any) -> str | None:
     """The class or parameter that keeps an estimator, fitted or not, out of a model file; None if nothing does."""
+    parts = (estimator, *estimator.get_params().values())  # also those of its parts
+    return next((reason for part in parts if isinstance(part, BaseEstimator) and (reason := _unlisted(part))), None)
+
+
+def _unlisted(estimator: Any) -> str | None:
     kind = type(estimator)
     if kind not in SHAPES and kind not in PARTS:
         return f"{kind.__module__}.{kind.__qualname__}"
@@ -113,8 +119,7 @@ def unlisted(estimator: Any) -> str | None:
             return f"{kind.__name__} with {name}={getattr(estimator, name)!r}"
     if kind is TransformedTargetRegressor and type(estimator.transformer) is not StandardScaler:
         return "ratings that are transformed by anything but a StandardScaler"
-    inner = [value for value in estimator.get_params().values() if isinstance(value, BaseEstimator)]
-    return next((reason for reason in map(unlisted, inner) if reason), None)
+    return None
 
 
 def without_search_trees(estimator: Any) -> Any:
@@ -150,6 +155,8 @@ def _checked(estimator: Any, d: int) -> int:
     if getattr(estimator, "n_features_in_", d) != d:
         found = estimator.n_features_in_
         raise DrexcacheError(f"holds a {kind.__name__} for {found} columns, but there are {d}; refused")
+    if getattr(estimator, "n_outputs_", 1) != 1:
+        raise DrexcacheError(f"holds a {kind.__name__} that gives anything but one number; refused")
     sizes = _check_arrays(estimator, d)
     if kind in PARTS:
         return PARTS[kind](estimator, d)
@@ -163,6 +170,8 @@ def _check_parameters(estimator: Any) -> None:
     if reason := unlisted(estimator):
         raise DrexcacheError(f"holds {reason}, which a drexcache model never does; refused")
     hidden = [name for name in set(vars(estimator)) - set(estimator.get_params(deep=False)) if hasattr(kind, name)]
+    if (getattr(estimator, "n_jobs", None) or 1) > (os.cpu_count() or 1):
+        estimator.n_jobs = -1  # as many threads as there are cores
     if hidden:
         raise DrexcacheError(f"holds a {kind.__name__} whose {hidden[0]} is replaced; refused")
 
@@ -257,8 +266,8 @@ def _neighbours(neighbours: KNeighborsRegressor, d: int) -> int:
 
 
 def _forest(forest: Any, d: int) -> int:
-    if forest.n_outputs_ != 1 or not forest.estimators_:
-        raise DrexcacheError("holds a forest that gives anything but one number; refused")
+    if not forest.estimators_:
+        raise DrexcacheError("holds a forest without trees; refused")
     for member in forest.estimators_:
         if type(member) not in (DecisionTreeRegressor, ExtraTreeRegressor):
             raise DrexcacheError(f"holds a forest with a {type(member).__name__}; refused")
@@ -270,8 +279,6 @@ def _tree(model: Any, d: int) -> int:
     tree = model.tree_
     if type(tree) is not Tree or not 0 < tree.node_count <= tree.capacity or tree.n_features != d:
         raise DrexcacheError("holds a tree of the wrong size; refused")
-    if (tree.n_outputs, model.n_outputs_) != (1, 1):
-        raise DrexcacheError("holds a tree that gives anything but one number; refused")
     inner = np.flatnonzero(tree.children_left != -1)
     below = np.stack([tree.children_left[inner], tree.children_right[inner]])
     _check_nodes(inner, below, tree.feature[inner], tree.value, tree.node_count, d)

@@ -27,7 +27,8 @@ from drexcache.regressors.import_path import module_at
 OLD_RIDGE = b'"__module__": "drexcache.ridge"'
 PROTOCOL = 2  # of skops; earlier ones describe objects differently
 SCHEMA_BYTES = 2**24  # enough for some 2,000 trees
-REFERENCES = 4  # all arrays together may take so many times the file's size: a stack refers to its members twice
+REFERENCES = 4  # what a file says may be so many times its size, unfolded: a stack refers to its members twice
+NODE_BYTES = 16  # that every object counts for in this, fewer than it takes in the schema
 
 # What fitted estimators contain besides numbers and each other.
 _INSIDE = (
@@ -164,11 +165,19 @@ def _with_todays_names(data: bytes) -> bytes:
         return data
     fresh = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(fresh, "w") as new:
-        for member in old.infolist():
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
+        for member in _stored(old, len(data)):
             new.writestr(member.filename, old.read(member).replace(OLD_RIDGE, b'"__module__": "drexcache"'))
     return fresh.getvalue()
+
+
+def _stored(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """The members of an archive of ``size`` bytes, none of which is compressed or in the place of another."""
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
+    if sum(member.file_size for member in members) > size:
+        raise DrexcacheError("holds parts that are larger than itself; refused")
+    return members
 
 
 class _Builder:
@@ -176,10 +185,8 @@ class _Builder:
 
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self._archive, self._left = archive, REFERENCES * size
-        self._members = {member.filename: member for member in archive.infolist()}
-        self._made: dict[Any, Any] = {}  # by the number that an object has in the schema
-        if any(member.compress_type != zipfile.ZIP_STORED for member in self._members.values()):
-            raise DrexcacheError("holds compressed parts, which a drexcache model never has; refused")
+        self._members = {member.filename: member for member in _stored(archive, size)}
+        self._made: dict[Any, tuple[Any, int]] = {}  # an object's number in the schema -> it, and its size unfolded
 
     def built(self) -> Any:
         """The object that the schema describes."""
@@ -191,16 +198,25 @@ class _Builder:
         return self._object(schema)
 
     def _object(self, node: dict[str, Any]) -> Any:
-        number = node.get("__id__")
-        if number not in self._made:
-            name = f"{node['__module__']}.{node['__class__']}"
-            if name not in KINDS.get(node["__loader__"], ()):
-                raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
-            made = self._new(node, resolve_name(name))
-            if number is None:
-                return made
-            self._made[number] = made
-        return self._made[number]
+        number, before = node.get("__id__"), self._left
+        if number in self._made:
+            made, size = self._made[number]
+            self._spend(size)
+            return made
+        self._spend(NODE_BYTES)
+        name = f"{node['__module__']}.{node['__class__']}"
+        if name not in KINDS.get(node["__loader__"], ()):
+            raise DrexcacheError(f"holds {name}, which a drexcache model never holds; refused")
+        made = self._new(node, resolve_name(name))
+        if number is not None:
+            self._made[number] = made, before - self._left
+        return made
+
+    def _spend(self, size: int) -> None:
+        """Raise DrexcacheError if references would make a small file a long work."""
+        self._left -= size
+        if self._left < 0:
+            raise DrexcacheError("names the same parts too often; refused")
 
     def _new(self, node: dict[str, Any], kind: Any) -> Any:
         """What a node describes, of a kind that is known to be harmless."""
@@ -241,9 +257,7 @@ class _Builder:
             claimed, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
             if min(shape, default=0) < 0 or dtype.hasobject or claimed != there:
                 raise DrexcacheError(f"holds an array {dtype} {shape} in {member.file_size} bytes; refused")
-            self._left -= member.file_size
-            if self._left < 0:
-                raise DrexcacheError("names the same arrays too often; refused")
+            self._spend(member.file_size)
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
 
