@@ -147,10 +147,20 @@ def test_what_a_pattern_cannot_name(pictures: Path, tmp_path: Path) -> None:
         "cats-*.tar": "names no file; a pattern names tars or Parquet tables",
         "*": "names files that are neither tars nor Parquet tables: 1 (ratings.csv)",
         "{0..9999999}.tar": "names more than 1,000,000 files",
+        "{0..999999999}-{3..1}.tar": "names more than 1,000,000 files",
+        "photos-**.tar": "no pattern; ** stands for folders",
+        f"{{{'photos-000000,' * 30}a}}.tar": "cannot be looked for (File name too long)",
         "photos.tar": "no such folder or zip",
     }.items():
         with pytest.raises(DrexcacheError, match=re.escape(f"{pattern}: {said}")):
             read_images(folder / pattern)
+
+
+def test_a_tar_that_is_a_link_to_nothing(pictures: Path, tmp_path: Path) -> None:
+    folder = tars(tmp_path / "photos", pictures)
+    (folder / "more.tar").symlink_to("nowhere.tar")
+    with pytest.raises(DrexcacheError, match=r"more.tar: cannot be read \(No such file or directory\)"):
+        read_images(folder)
 
 
 def test_tars_beside_other_things(pictures: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def find_dataset(source: str | PathLike[str], layout: str) -> Dataset:
     if layout not in LAYOUTS:
         raise DrexcacheError(f"no layout {layout!r}; {nearest(layout, LAYOUTS)}")
     root = str(source) if is_url(source) else Path(source).absolute()
+    try:
+        _ = isinstance(root, Path) and root.exists()
+    except OSError as error:  # too long for a path, or in a folder that may not be searched
+        raise DrexcacheError(f"{root}: cannot be looked for ({error.strerror})") from error
     if isinstance(root, Path) and ".." in root.parts:
         root = root.resolve()  # so that its last part is a name
     files, parts, taken = _files_of(root)

@@ -51,8 +51,11 @@ def is_packed(root: object) -> bool:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the file starts as a Parquet table does."""
-    return _head(path).startswith(b"PAR1")
+    """Whether the file starts as a Parquet table does; DrexcacheError if it cannot be read."""
+    try:
+        return _head(path).startswith(b"PAR1")
+    except OSError as error:
+        raise DrexcacheError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _head(path: Path) -> bytes:
@@ -79,9 +82,9 @@ def parts_named(root: Path | str) -> list[Part]:
     """
     if not isinstance(root, Path) or root.exists():
         return [Part(root)] if isinstance(root, Path) and is_packed(root) else []
-    spelled = [Path(path) for path in islice(expanded(str(root)), MAX_FILES + 1)]
-    if len(spelled) > MAX_FILES:
+    if any(True for _ in islice(expanded(str(root)), MAX_FILES, None)):
         raise DrexcacheError(f"{root}: names more than {MAX_FILES:,} files")
+    spelled = [Path(path) for path in expanded(str(root))]
     searched = [path for path in spelled if not path.exists() and re.search(r"[*?[]", str(path))]
     if not searched and spelled == [root]:
         return []
@@ -100,7 +103,11 @@ def parts_named(root: Path | str) -> list[Part]:
 
 def _found(pattern: Path) -> Iterator[Path]:
     above = _folder_above(pattern)
-    return (path for path in above.glob(str(pattern.relative_to(above))) if path.is_file() and not is_hidden(path.name))
+    try:
+        found = list(above.glob(str(pattern.relative_to(above))))
+    except ValueError as error:
+        raise DrexcacheError(f"{pattern}: no pattern; ** stands for folders, alone between two slashes") from error
+    return (path for path in found if path.is_file() and not is_hidden(path.name))
 
 
 def _folder_above(pattern: Path) -> Path:
@@ -147,7 +154,8 @@ def expanded(pattern: str) -> Iterator[str]:
         yield pattern
         return
     first, last, words = found.groups()
-    numbers = range(int(first), int(last) + 1) if words is None else ()
+    down = words is None and int(first) > int(last)
+    numbers = range(int(first), int(last) + (-1 if down else 1), -1 if down else 1) if words is None else ()
     for part in (f"{number:0{len(first)}}" for number in numbers) if words is None else words.split(","):
         yield from expanded(pattern[: found.start()] + part + pattern[found.end() :])
 
