@@ -14,7 +14,7 @@ from drexcache.errors import several
 @click.command("predict")
 @click.argument("model", type=click.Path())
 @click.argument("images", type=click.Path())
-@click.option("-o", "--out", required=True, type=Output(dir_okay=False), help="The CSV to write")
+@click.option("-o", "--out", type=Output(dir_okay=False), help="The CSV to write [default: print it]")
 @click.option("--weights", metavar="hub|packaged|PATH", help="Source of the weights [default: as in training]")
 @device_option
 @click.option(
@@ -32,7 +32,7 @@ from drexcache.errors import several
 def command(
     model: str,
     images: str,
-    out: str,
+    out: str | None,
     weights: str | None,
     device: str,
     engine_cpu: str,
@@ -42,18 +42,22 @@ def command(
     trust: bool,
     allow_failures: bool,
 ) -> None:
-    """Predict the ratings of IMAGES (folder or URL, zip, one image, or a cache) on the scale of the training ratings.
+    """Predict the ratings of IMAGES on the scale of the training ratings.
+
+    IMAGES is whatever extract reads (a folder, URL, zip, tar, ...), one image, or a cache.
 
     Images are prepared exactly as in training, as recorded in the model file.
 
     \b
+    drexcache predict scenes.drex holiday/beach.jpg
     drexcache predict scenes.drex holiday/ -o predictions.csv
     drexcache predict scenes.drex archive/ --cache archive.h5 --interval 0.9 -o predictions.csv
     """
     from drexcache.features import predict
     from drexcache.regressors import load_model
 
-    make_room_for(out, [model, images, cache])
+    if out:
+        make_room_for(out, [model, images, cache])
     loaded = load_model(model, trust=trust)
     prediction, failures = predict(
         loaded, images, weights=weights, device=device, engine_cpu=engine_cpu, interval=interval, cache=cache, say=say
@@ -63,9 +67,12 @@ def command(
     if clip:
         clipped = [said.clipped(one.low, one.high) for one, said in every]
         prediction = replace(clipped[0], others=dict(zip(prediction.others, clipped[1:], strict=True)))
-    prediction.to_csv(out, failures)
+    if out:
+        prediction.to_csv(out, failures)
+    else:
+        click.echo(prediction.to_pandas(failures).to_csv(index=False, float_format="%.6g"), nl=False)
     what = ", ".join(f"{one.target} on {one.low:g} to {one.high:g}" for one, _ in every)
-    say(f"{out}: {several(len(prediction.ids), 'prediction')} of {what}")
+    say(f"{out or images}: {several(len(prediction.ids), 'prediction')} of {what}")
     for told in outside:
         say(f"{told}; {'brought to its ends' if clip else '--clip brings them to its ends'}")
     for image, reason in failures.items():

@@ -78,8 +78,9 @@ def check_packaged(backbone: str, tag: str) -> tuple[Path, str]:
     package = PACKAGES.get(backbone)
     if package is None or tag != package.tag:
         there = " and ".join(f"{name}.{known.tag}" for name, known in PACKAGES.items())
+        wanted = f"{backbone}.{tag}" if tag else f"{backbone} (the block has no tag)"
         raise DrexcacheError(
-            f"no package ships the weights {backbone}.{tag}, only {there} (the recipe offline); use"
+            f"no package ships the weights {wanted}, only {there} (the recipe offline); use"
             " --weights hub or --weights PATH"
         )
     try:

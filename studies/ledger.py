@@ -202,7 +202,7 @@ def _fitting(texts: list[str], width: int) -> str:
     """
     for shown in range(len(texts), 1, -1):
         left = len(texts) - shown
-        line = ", ".join(texts[:shown]) + (f" and {left} more" if left else "")
+        line = "; ".join(texts[:shown]) + (f" and {left} more" if left else "")
         if len(line) <= width:
             return line
     more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""

@@ -66,6 +66,8 @@ def test_a_model_predicts_the_same_from_cache_images_and_after_reload(cache: Pat
     run("predict", tmp_path / "m.drex", cache.parent / "pictures", "-o", tmp_path / "b.csv")
     run("predict", tmp_path / "m.drex", cache.parent / "pictures" / "003.png", "-o", tmp_path / "c.csv")
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    printed = run("predict", tmp_path / "m.drex", cache.parent / "pictures" / "003.png")
+    assert printed.stdout == (tmp_path / "c.csv").read_text()
     one = (tmp_path / "c.csv").read_text().splitlines()
     assert one[0] == "id,prediction,spread,attention_cues" and one[1] in (tmp_path / "a.csv").read_text()
     model = load_model(tmp_path / "m.drex")

@@ -228,7 +228,7 @@ def test_the_markdown_table() -> None:
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["art → maps", "one − other", "50"]
     assert "within noise: you would need about " in lines[2]
-    assert lines[-1] == "- one, other: how much seeds alone move the scores is not known; evaluate with several"
+    assert lines[-1] == "- one, other: how far seeds alone move scores is unknown; evaluate with several --seed"
 
 
 def test_different_images_are_compared_only_when_asked() -> None:
@@ -390,4 +390,4 @@ def test_latex_for_a_paper() -> None:
     assert lines[:3] == [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\begin{tabular}{llllllll}"]
     assert r"art $\rightarrow$ maps" in text
     assert r"one $-$ other" in text
-    assert lines[-1] == "% one, other: how much seeds alone move the scores is not known; evaluate with several"
+    assert lines[-1] == "% one, other: how far seeds alone move scores is unknown; evaluate with several --seed"

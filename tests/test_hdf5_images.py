@@ -129,6 +129,7 @@ def test_options_name_columns_as_they_are_in_the_file(pictures: Path, tmp_path: 
     table = read_images(path, rating_column="scores", value_range=(0, 100))
     np.testing.assert_allclose(table.targets["rating"].values, rated(pictures)["rating"])
     assert table.labels["split"] == ("train", "test") * 10
+    assert table.notes[-1] == f"{path}: guessed splits from column 'split'"  # of names there is nothing to guess
 
 
 @pytest.mark.parametrize(

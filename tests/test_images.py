@@ -99,7 +99,7 @@ def test_every_extension_of_jpeg_is_an_image(tmp_path: Path) -> None:
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "no") == f"{tmp_path / 'no'}: no such folder or zip"
+    assert refusal(tmp_path / "no") == f"{tmp_path / 'no'}: no such file or folder"
     file = tmp_path / "a.zip"
     file.write_bytes(b"text")
     assert refusal(file) == f"{file}: neither a folder nor a zip"
@@ -109,7 +109,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg")
     assert refusal(root, layout="zip") == "no layout 'zip'; there are: auto, folder, ic9600, savoias"
     assert refusal(root, image_column="x") == f"{root}: --image-column given, but there are no ratings"
-    assert refusal(root, value_range=(0, 1)) == f"{root}: --range given, but there are no ratings"
+    assert refusal(root, value_range=(0, 1)) == f"{root}: --range given, but no ratings; give them with --ratings"
 
 
 def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_runs_fits_the_terminal_after_an_ablation(tmp_path: Path) -> None:
     assert lines[-2].endswith("  ridge, without tap 99 0.990 and 99 more")
     listed = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["runs", str(tmp_path)])
     assert listed.stdout.splitlines()[-1].endswith(
-        " ridge, without tap 99 0.990, ridge, without tap 98 0.980 and 98 more"
+        " ridge, without tap 99 0.990; ridge, without tap 98 0.980 and 98 more"
     )
 
 
@@ -150,7 +150,7 @@ def test_evaluate_leaves_a_line_and_runs_lists_it(tmp_path: Path) -> None:
     assert entry["files"] == [str(out), str(out.with_name("scores-predictions.csv"))]
     values = {score["regressor"]: score["value"] for score in entry["scores"]}
     text = CliRunner().invoke(main, ["runs", str(tmp_path)]).stdout
-    assert f" evaluate rating {out}\n  p  ridge {values['ridge']:.3f}, mean undefined\n" in text
+    assert f" evaluate rating {out}\n  p  ridge {values['ridge']:.3f}; mean undefined\n" in text
     assert "mean" not in CliRunner().invoke(main, ["runs", str(tmp_path), "--regressor", "ridge"]).stdout
     nothing = CliRunner().invoke(main, ["runs", str(tmp_path), "--since", "2126-01-01"])
     assert (nothing.stdout, nothing.stderr) == ("", "no runs found\n")

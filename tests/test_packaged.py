@@ -181,11 +181,14 @@ def test_dinov2_agrees_with_the_exported_graph(dinov2: torch.nn.Module, pictures
 
 
 def test_only_two_backbones_are_packaged() -> None:
-    for backbone, tag in (("resnet50", "tv2_in1k"), ("tf_efficientnet_lite0", "other")):
+    for backbone, tag, named in (
+        ("resnet50", "tv2_in1k", "resnet50.tv2_in1k"),
+        ("tf_efficientnet_lite0", "", "tf_efficientnet_lite0 (the block has no tag)"),
+    ):
         with pytest.raises(DrexcacheError) as error:
             check_weights(backbone, tag, "packaged")
         assert str(error.value) == (
-            f"no package ships the weights {backbone}.{tag}, only tf_efficientnet_lite0.in1k and"
+            f"no package ships the weights {named}, only tf_efficientnet_lite0.in1k and"
             " vit_small_patch14_dinov2.lvd142m (the recipe offline); use --weights hub or --weights PATH"
         )
 

@@ -150,7 +150,7 @@ def test_what_a_pattern_cannot_name(pictures: Path, tmp_path: Path) -> None:
         "{0..999999999}-{3..1}.tar": "names more than 1,000,000 files",
         "photos-**.tar": "no pattern; ** stands for folders",
         f"{{{'photos-000000,' * 30}a}}.tar": "cannot be looked for (File name too long)",
-        "photos.tar": "no such folder or zip",
+        "photos.tar": "no such file or folder",
     }.items():
         with pytest.raises(DrexcacheError, match=re.escape(f"{pattern}: {said}")):
             read_images(folder / pattern)

@@ -153,7 +153,7 @@ def _listing(root: str | Path) -> Iterator[tuple[str, ImageFile]]:
     if is_url(root):
         return _files_at_url(str(root))
     if not Path(root).exists():
-        raise DrexcacheError(f"{root}: no such folder or zip")
+        raise DrexcacheError(f"{root}: no such file or folder")
     return _files_of_folder(Path(root)) if Path(root).is_dir() else _members_of_zip(Path(root))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -130,7 +130,8 @@ def ratings_of_dataset(
     elif given is not None:
         found = read_ratings(given, columns)
     elif (frame := _table_with_images(dataset, columns)) is not None:
-        found = ratings_of([table_of_frame(frame, str(dataset.root))], columns)
+        named = replace(columns, image=columns.image or "image")  # not guessed: the reader put this column there
+        found = ratings_of([table_of_frame(frame, str(dataset.root))], named)
     elif "ratings.csv" in dataset.files:
         data = read_bytes(dataset.files["ratings.csv"])
         found = ratings_of(tables_of_file(data, f"{dataset.name}/ratings.csv"), columns)

@@ -90,11 +90,11 @@ class Curve:
         more = [self._more(law, aim) for law in (self.law, *self.laws)]
         low, high = np.quantile(more[1:], [0.025, 0.975], method="nearest")
         reached = float(np.mean(np.isfinite(more[1:])))
-        found = f"about {_count(more[0])}" if math.isfinite(more[0]) else "more than ten times as many"
-        return (
-            f"{here}; {found} more {COUNTED[self.of][1]} for r = {aim:.2f} (95%: {_count(low)} to {_count(high)}; "
-            f"reached within ten times the {self.of} in {reached:.0%} of the resamples)"
-        )
+        share = f"reached within ten times the {self.of} in {reached:.0%} of the resamples"
+        if not math.isfinite(more[0]):
+            return f"{here}; ten times as many would not be enough for r = {aim:.2f} ({share})"
+        needed = f"about {_count(more[0])} more {COUNTED[self.of][1]}"
+        return f"{here}; {needed} for r = {aim:.2f} (95%: {_count(low)} to {_count(high)}; {share})"
 
     def _more(self, law: Law, aim: float) -> float:
         needed = law.size_for(aim)
@@ -104,7 +104,7 @@ class Curve:
 def _count(more: float) -> str:
     """A number to two digits, rounded up, as an extrapolation deserves."""
     if not math.isfinite(more):
-        return "never, or beyond ten times as many"
+        return "more than ten times as many"
     digits = max(0, len(str(math.ceil(more))) - 2)
     return f"{round(math.ceil(more), -digits):,}"
 

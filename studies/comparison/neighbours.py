@@ -50,8 +50,8 @@ def similar(matrix: FeatureMatrix, image: str, count: int = NEIGHBOURS) -> list[
     """
     found = np.flatnonzero(match_names(matrix.ids, [image]).row == 0)
     if not len(found):
-        hint = nearest(image, matrix.ids, shown=())
-        raise DrexcacheError(f"{matrix.dataset}: no image {image}; {hint} there are: {some(matrix.ids)}")
+        hint = f"{nearest(image, matrix.ids, shown=())} there are: {some(matrix.ids)}".lstrip()
+        raise DrexcacheError(f"{matrix.dataset}: no image {image}; {hint}")
     unit = directions(matrix)
     likeness = unit @ unit[found[0]]
     order = [at for at in np.argsort(-likeness, kind="stable").tolist() if at != found[0]][:count]

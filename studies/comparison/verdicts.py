@@ -192,7 +192,7 @@ def compare(
         raise DrexcacheError(f"nothing to compare: no other regressor predicts a test set of {against}")
     alone = dict.fromkeys(name for pair in pairs for name in _of_one_seed(pair))
     if alone:
-        notes.append(f"{', '.join(alone)}: how much seeds alone move the scores is not known; evaluate with several")
+        notes.append(f"{', '.join(alone)}: how far seeds alone move scores is unknown; evaluate with several --seed")
     return Comparison(_with_verdicts(pairs), notes)
 
 

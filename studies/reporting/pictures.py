@@ -112,7 +112,7 @@ def _folders(source: str, datasets: Sequence[str]) -> dict[str, Path]:
         return {name: Path(after)}
     path = Path(source)
     if not path.exists():
-        raise DrexcacheError(f"--images {source}: no such folder or zip")
+        raise DrexcacheError(f"--images {source}: no such file or folder")
     own = path.resolve().name if path.is_dir() else path.stem
     if own in datasets:
         return {own: path}
