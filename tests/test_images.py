@@ -109,7 +109,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "p", "a.jpg")
     assert refusal(root, layout="zip") == "no layout 'zip'; there are: auto, folder, ic9600, savoias"
     assert refusal(root, image_column="x") == f"{root}: --image-column given, but there are no ratings"
-    assert refusal(root, value_range=(0, 1)) == f"{root}: --range given, but no ratings; give --ratings or --rating-column"
+    assert refusal(root, value_range=(0, 1)) == f"{root}: --range given, but no ratings; see --ratings, --rating-column"
 
 
 def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:

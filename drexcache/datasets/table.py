@@ -133,7 +133,7 @@ def read_images(
         rated = ratings_of_dataset(found, ratings, columns)
         if rated is None:
             if value_range is not None:
-                raise DrexcacheError(f"{source}: --range given, but no ratings; give --ratings or --rating-column")
+                raise DrexcacheError(f"{source}: --range given, but no ratings; see --ratings, --rating-column")
             notes = [] if ratings is False else [f"{source}: no ratings (none given, and no ratings.csv at the root)"]
             return replace(table, notes=(*table.notes, *notes))
         match = match_ratings(
