@@ -28,7 +28,7 @@ from drexcache.features.loading import check_reach, load_backbone
 from drexcache.features.planning import stored_blocks
 from drexcache.features.prediction import source_of_weights
 from drexcache.files import write_file
-from drexcache.recipes import Block
+from drexcache.recipes import IMPORTED, Block
 from drexcache.regressors import Model
 
 OPSET = 18
@@ -161,12 +161,14 @@ def _resize_weights(size: int, wanted: int, *, cubic: bool) -> torch.Tensor:
 
 def _backbones(model: Model, weights: str | None, say: Callable[[str], None]) -> dict[str, TappedBackbone]:
     """The model's backbones in float32, with the weights that it was trained on."""
+    foreign = {IMPORTED: "imported features", "classic": "hand-made cues"}
+    for name, block in model.blocks.items():
+        if kind := foreign.get(block.definition.backbone):
+            raise DrexcacheError(f"block {name} holds {kind}, which cannot be exported; train without it")
     source = weights or source_of_weights(model)
     check_reach([block.definition for block in model.blocks.values()], source)
     found, here = {}, {}
     for name, block in model.blocks.items():
-        if block.definition.is_classic:
-            raise DrexcacheError(f"block {name} holds hand-made cues, which cannot be exported; train without it")
         if (fit := block.definition.fit) != "squeeze":
             raise DrexcacheError(f"block {name} has fit {fit!r}, which cannot be exported; only 'squeeze' can")
         backbone = load_backbone(replace(block.definition, precision="fp32"), source, "cpu", say=say)

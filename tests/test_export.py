@@ -19,7 +19,7 @@ from conftest import draw, tiny_recipe
 from PIL import Image
 
 from drexcache import DrexcacheError, open_cache, read_images, recipe
-from drexcache.cache import FeatureCache
+from drexcache.cache import FeatureCache, import_features
 from drexcache.cli import main
 from drexcache.features import export, extract, predict
 from drexcache.features import onnx as exporting
@@ -148,6 +148,17 @@ def test_hand_made_cues_are_refused(tmp_path: Path) -> None:
     model = trained("ridge", cache_of(recipe("classic"), tmp_path))
     with pytest.raises(DrexcacheError, match=r"block cues holds hand-made cues, which cannot be exported"):
         export(model, tmp_path / "m.onnx", say=quiet)
+
+
+def test_imported_features_are_refused(tmp_path: Path) -> None:
+    rows, ids = np.random.default_rng(0).normal(size=(20, 5)), [f"{i}.png" for i in range(20)]
+    np.savez(tmp_path / "clip.npz", X=rows, ids=ids)
+    (tmp_path / "r.csv").write_text("file,rating\n" + "".join(f"{name},{i}\n" for i, name in enumerate(ids)))
+    cache = import_features(
+        tmp_path / "clip.npz", tmp_path / "c.h5", "clip", ratings=tmp_path / "r.csv", value_range=(0, 20), say=quiet
+    )
+    with pytest.raises(DrexcacheError, match=r"block clip holds imported features, which cannot be exported"):
+        export(trained("ridge", cache), tmp_path / "m.onnx", say=quiet)
 
 
 def test_images_that_are_not_squeezed_are_refused(tmp_path: Path) -> None:

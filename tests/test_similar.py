@@ -60,5 +60,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert run(main, ["similar", str(tmp_path / "c.h5")]).exit_code == 0
     assert json.loads(run(main, ["similar", str(tmp_path / "c.h5"), "--json"]).stdout).keys() == {"suspects", "copies"}
     assert "no image 300.png; " in run(main, ["similar", str(tmp_path / "c.h5"), "300.png"]).output
-    with pytest.raises(DrexcacheError, match="no image nowhere"):
+    with pytest.raises(DrexcacheError, match="no image nowhere; there are: "):
         similar(made, "nowhere")
