@@ -1,4 +1,4 @@
-"""The devices of this machine: what "auto" means, and how many cores there are."""
+"""The devices of this machine: what "auto" means, how many cores there are, and memory that it gets back."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ def _may_have_another() -> bool:
 def cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def return_freed_memory() -> None:
+    """Return the memory that was freed to the system, where the C library (glibc) keeps it for later."""
+    with suppress(OSError, TypeError, AttributeError):  # not glibc: macOS, musl
+        ctypes.CDLL(None).malloc_trim(0)

@@ -237,6 +237,7 @@ def read_image(table: ImageTable, row: int, extractors: Sequence[Extractor]) -> 
             for decode in dict(decodings):
                 with decoded(data, decode) as rgb:
                     image.inputs |= {one.block.name: one.prepare(rgb) for how, one in decodings if how == decode}
+                    del rgb  # a large image, before another thread decodes its own
     except UnreadableImage as error:
         image.failure = str(error)
     except OSError as error:

@@ -61,6 +61,7 @@ def test_a_warning_starts_with_its_image_and_is_said_once(tmp_path: Path) -> Non
 MEMORY = """
 import resource, sys
 import numpy as np
+import pyarrow  # has a thread, to whose part of the memory the C library leads some of our threads
 from drexcache.datasets import read_images
 from drexcache.features.cues import Cues
 from drexcache.features.engines import keep_freed_memory

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from drexcache.datasets.kinds import UnreadableImage, check_pixels, kind_and_reader, open_image
 from drexcache.datasets.libtiff import warn_of_damage
+from drexcache.devices import return_freed_memory
 from drexcache.errors import DrexcacheError
 
 warn_of_damage()
@@ -69,7 +70,7 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
     """A context with the result of `decode_rgb`, which only one thread at a time enters with a large image.
 
     This keeps memory from growing with the number of threads, and allows Pillow's global limit, which applies when a
-    TIFF is loaded, to be raised meanwhile.
+    TIFF is loaded, to be raised meanwhile. Whoever enters has to delete the image before leaving.
     """
     kind, reader = kind_and_reader(data)
     with _as_unreadable(kind):
@@ -83,6 +84,7 @@ def decoded(data: bytes, decode: Decode, max_pixels: int = 500_000_000) -> Itera
                 ImageOps.exif_transpose(image, in_place=True)
             image = _to_rgb(image, kind, decode)
         yield image
+        del image  # before the next thread decodes its own
 
 
 def _reason(kind: str, error: Exception) -> str:
@@ -114,6 +116,7 @@ def _one_at_a_time(max_pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+            return_freed_memory()  # otherwise each of the C library's arenas could keep as much as a large image
 
 
 def _to_rgb(image: Image.Image, kind: str, decode: Decode) -> Image.Image:
