@@ -26,7 +26,7 @@ from drexcache.features.backbone import TappedBackbone, normalise
 from drexcache.features.expressed import Fusion, expressed
 from drexcache.features.loading import check_reach, load_backbone
 from drexcache.features.planning import stored_blocks
-from drexcache.features.prediction import source_of_weights
+from drexcache.features.prediction import sources_of_weights
 from drexcache.files import write_file
 from drexcache.recipes import IMPORTED, Block
 from drexcache.regressors import Model
@@ -165,16 +165,17 @@ def _backbones(model: Model, weights: str | None, say: Callable[[str], None]) ->
     for name, block in model.blocks.items():
         if kind := foreign.get(block.definition.backbone):
             raise DrexcacheError(f"block {name} holds {kind}, which cannot be exported; train without it")
-    source = weights or source_of_weights(model)
-    check_reach([block.definition for block in model.blocks.values()], source)
+    sources = sources_of_weights(model, weights)
+    for name, block in model.blocks.items():
+        check_reach([block.definition], sources[name])
     found, here = {}, {}
     for name, block in model.blocks.items():
         if (fit := block.definition.fit) != "squeeze":
             raise DrexcacheError(f"block {name} has fit {fit!r}, which cannot be exported; only 'squeeze' can")
-        backbone = load_backbone(replace(block.definition, precision="fp32"), source, "cpu", say=say)
+        backbone = load_backbone(replace(block.definition, precision="fp32"), sources[name], "cpu", say=say)
         found[name] = backbone.tapped
         here[name] = replace(stored_blocks({name: backbone})[name], definition=block.definition)
-    model.check(here, f"weights {source}")
+    model.check(here, f"weights {', '.join(sorted(set(sources.values())))}")
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
@@ -14,6 +16,9 @@ from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
+
+if TYPE_CHECKING:
+    from drexcache.features.pipeline import Extractor
 
 PACKED = (".zip", ".tar", ".parquet", ".hdf5")
 MANY = 200  # images whose prediction somebody may want to interrupt and continue later
@@ -82,24 +87,33 @@ def _extracted(
         say(f"{len(table)} images: --cache FILE would keep their features, so that a stopped prediction can go on")
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     check_reach([block for block in recipe.blocks if block.backbone == IMPORTED], "")
-    source = weights or source_of_weights(model)
-    check_reach(recipe.blocks, source)
-    backbones = load_extractors(recipe.blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
-    model.check(stored_blocks(backbones), f"weights {source}")  # before any image is computed
-    extract(table, recipe, out, weights=source, device=device, backbones=backbones, say=say)
+    sources = sources_of_weights(model, weights)
+    for block in recipe.blocks:
+        check_reach([block], sources[block.name])
+    backbones: dict[str, Extractor] = {}
+    for source, names in groupby(sorted(sources, key=sources.__getitem__), key=sources.__getitem__):
+        blocks = [model.blocks[name].definition for name in names]
+        backbones |= load_extractors(blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
+    model.check(stored_blocks(backbones), f"weights {', '.join(sorted(set(sources.values())))}")  # before any image
+    extract(table, recipe, out, device=device, backbones=backbones, say=say)
     return open_cache(out)
 
 
-def source_of_weights(model: Model) -> str:
-    """The source of the weights that the model was trained with, unless it is a path."""
-    phrases = {block.weights_source for block in model.blocks.values() if not block.definition.is_classic}
-    sources = {phrase.split()[0] for phrase in phrases}
-    if sources - {"hub", "packaged", "random"}:
+def sources_of_weights(model: Model, given: str | None) -> dict[str, str]:
+    """Block name -> the source of its weights: the one given, or else as in training.
+
+    Raises
+    ------
+    DrexcacheError : none is given, and the model was trained with weights from a file.
+    """
+    phrases = {name: block.weights_source for name, block in model.blocks.items() if not block.definition.is_classic}
+    sources = {name: phrase.split()[0] for name, phrase in phrases.items()}
+    if not given and not {"hub", "packaged", "random"}.issuperset(sources.values()):
         raise DrexcacheError(
-            f"the model's features were made with weights from {', '.join(sorted(phrases))}; "
+            f"the model's features were made with weights from {', '.join(sorted(set(phrases.values())))}; "
             "give that file with --weights"
         )
-    return min(sources, default="hub")
+    return {name: given or sources.get(name, "hub") for name in model.blocks}
 
 
 def one_image(path: Path) -> ImageTable:

