@@ -189,7 +189,7 @@ _REGRESSORS: dict[str, _Named] = {
         {**_FUSION_SPACE, "ema_horizon": Range(0.01, 0.5, log=True), "standardize": Choice((False, True))},
     ),
     "best": _Named(
-        f"{', '.join(MEMBERS)} mixed by their out-of-fold predictions of the training rows: the slowest and the best",
+        f"{', '.join(MEMBERS)} mixed by their out-of-fold predictions of the training rows: the slowest",
         _best,
         {"svr__svr__C": Range(1e-2, 100.0, log=True), "pls__plsregression__n_components": Range(1, 40, True, True)},
     ),
