@@ -31,7 +31,7 @@ from drexcache.studies.evaluation import Predictions, Run, attention_table, cont
 CATEGORIES = ("Scenes", "Objects", "Advertisement")
 RECIPES = ("classic", "offline", "complexity-lean", "complexity")
 REGRESSORS = ("ridge", "pls", "svr", "gaussian-process", "fusion", "best")
-AGAINST = "ridge"
+AGAINST = ("ridge", "fusion")
 SEEDED = ("fusion", "best")  # also with a second seed
 EXPLAINED = ("ridge", "fusion")  # also what each block adds to a prediction
 KINDS = {"in-domain": "inside", "cross": "across", "leave-one-out": "left out"}
@@ -157,9 +157,9 @@ def main() -> None:
     print("Mean r over the categories [95%]; seconds of all trainings, and the memory that they add.")
     for name, own in found.items():
         print(f"\n## Recipe {name}, {recipe(name).dim} columns\n\n{score_table(own)}")
-        if AGAINST in own and len(own) > 1:
-            pairs = {r: (one, own[AGAINST]) for r, one in own.items() if r != AGAINST}
-            print(f"\nAgainst {AGAINST}, image by image:\n\n{difference_table(pairs, 'regressor')}")
+        for base in AGAINST:
+            if pairs := {r: (one, own[base]) for r, one in own.items() if base in own and r != base}:
+                print(f"\nLess {base}, image by image:\n\n{difference_table(pairs, 'regressor')}")
         print(f"\n{arms_of(own)}")
     print("\n## Recipes against offline, image by image")
     for name, own in found.items():
