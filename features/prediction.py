@@ -95,7 +95,9 @@ def _extracted(
         blocks = [model.blocks[name].definition for name in names]
         backbones |= load_extractors(blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
     model.check(stored_blocks(backbones), f"weights {', '.join(sorted(set(sources.values())))}")  # before any image
-    extract(table, recipe, out, device=device, backbones=backbones, say=say)
+    done = extract(table, recipe, out, device=device, backbones=backbones, say=say)
+    if not passing:
+        say(f"{out}: {several(done.images, 'image')}, {done.computed} computed, {done.reused} already there")
     return open_cache(out)
 
 

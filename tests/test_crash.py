@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import draw, tiny_recipe
 
-from drexcache import DrexcacheError, open_cache, read_images
+from drexcache import DrexcacheError, open_cache, read_images, recipe
 from drexcache.cache import writer
 from drexcache.cache.beside import partial_paths
 from drexcache.cache.format import DONE
@@ -25,6 +25,7 @@ from drexcache.cache.writer import CacheWriter
 from drexcache.features import extract
 from drexcache.features import pipeline as engine
 from drexcache.features.backbone import Backbone
+from drexcache.regressors import train_model
 
 
 def arithmetic(self: Backbone, images: list[torch.Tensor]) -> torch.Tensor:
@@ -239,6 +240,26 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -
     before = committed(out)["cues"]
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
     assert f"{150 - len(before)} computed, {len(before)} already there" in result.stderr
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.thorough)])
+def test_a_killed_prediction_keeps_what_it_computed(count: int, tmp_path: Path) -> None:
+    images, model, kept = draw(tmp_path / "pictures", count), tmp_path / "m.drex", tmp_path / "kept.h5"
+    extract(read_images(draw(tmp_path / "rated", 20), value_range=(0, 100)), recipe("classic"), tmp_path / "c.h5")
+    cache = open_cache(tmp_path / "c.h5")
+    train_model("ridge", cache.matrix(), cache, tuple(cache.blocks), seed=0).save(model)
+    command = [sys.executable, "-m", "drexcache.cli", "predict", str(model), str(images), "--cache", str(kept)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any(committed(kept).values()):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = len(committed(kept)["cues"])
+    assert 0 < before < count
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{count - before} computed, {before} already there" in result.stderr
+    plain = subprocess.run(command[:-2], capture_output=True, text=True, check=True)
+    assert result.stdout == plain.stdout and len(result.stdout.splitlines()) == count + 1
 
 
 def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
