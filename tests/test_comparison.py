@@ -133,7 +133,7 @@ def test_the_variance_between_seeds_is_in_the_interval_and_in_p(metric: str) -> 
 
 def test_regressors_without_a_seed_need_no_others() -> None:
     found = simulated(np.random.default_rng(0), 30)
-    for names, said in ((("ridge", "a.csv: svr, only dino"), []), (("ridge", "fusion"), ["fusion: how much seeds"])):
+    for names, said in ((("ridge", "a.csv: svr, only dino"), []), (("ridge", "fusion"), ["fusion: how far seeds "])):
         runs = [replace(one, regressor=name) for one, name in zip(found.runs, names, strict=True)]
         notes = compare(Predictions(runs)).notes
         assert [note[:22] for note in notes] == said
