@@ -86,7 +86,10 @@ def extract(
     )  # fmt: skip
 
 
-def check_reach(blocks: Sequence[Block], source: str) -> None:
+Sources = str | Mapping[str, str]  # where weights come from: one source for all blocks, or by the block's name
+
+
+def check_reach(blocks: Sequence[Block], sources: Sources) -> None:
     """Raise DrexcacheError if any block's weights are out of reach, before the first are loaded."""
     for block in blocks:
         if block.backbone == IMPORTED:
@@ -96,11 +99,15 @@ def check_reach(blocks: Sequence[Block], source: str) -> None:
                 "drexcache cache import and the same --note, and predict that cache"
             )
         if not block.is_classic:
-            check_weights(block.backbone, block.tag, source)
+            check_weights(block.backbone, block.tag, _source_of(block, sources))
+
+
+def _source_of(block: Block, sources: Sources) -> str:
+    return sources if isinstance(sources, str) else sources[block.name]
 
 
 def load_extractors(
-    blocks: Sequence[Block], source: str, device: str, say: Callable[[str], None], *,
+    blocks: Sequence[Block], sources: Sources, device: str, say: Callable[[str], None], *,
     known: frozenset[str] = frozenset(), batch: int | None = None, compile: str = "auto", engine_cpu: str = "auto",
     keep: bool = True,
 ) -> dict[str, Extractor]:  # fmt: skip
@@ -117,7 +124,7 @@ def load_extractors(
 
             found[given.name] = Cues(given)
             continue
-        block = with_own_normalisation(given)
+        block, source = with_own_normalisation(given), _source_of(given, sources)
         if block != given:
             say(f"block {block.name}: mean {block.mean}, std {block.std}, as timm configures {block.backbone}")
         notice = licence_notice(block.backbone, block.tag)

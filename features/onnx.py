@@ -166,8 +166,7 @@ def _backbones(model: Model, weights: str | None, say: Callable[[str], None]) ->
         if kind := foreign.get(block.definition.backbone):
             raise DrexcacheError(f"block {name} holds {kind}, which cannot be exported; train without it")
     sources = sources_of_weights(model, weights)
-    for name, block in model.blocks.items():
-        check_reach([block.definition], sources[name])
+    check_reach([block.definition for block in model.blocks.values()], sources)
     found, here = {}, {}
     for name, block in model.blocks.items():
         if (fit := block.definition.fit) != "squeeze":

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from drexcache.cache import FeatureCache, open_cache
 from drexcache.datasets import ImageFile, ImageTable, is_url, read_images
@@ -16,9 +14,6 @@ from drexcache.features.loading import check_reach, extract, load_extractors
 from drexcache.features.planning import stored_blocks
 from drexcache.recipes import IMPORTED, Recipe
 from drexcache.regressors import Model, Prediction
-
-if TYPE_CHECKING:
-    from drexcache.features.pipeline import Extractor
 
 PACKED = (".zip", ".tar", ".parquet", ".hdf5")
 MANY = 200  # images whose prediction somebody may want to interrupt and continue later
@@ -88,12 +83,8 @@ def _extracted(
     recipe = Recipe("of the model", tuple(block.definition for block in model.blocks.values()))
     check_reach([block for block in recipe.blocks if block.backbone == IMPORTED], "")
     sources = sources_of_weights(model, weights)
-    for block in recipe.blocks:
-        check_reach([block], sources[block.name])
-    backbones: dict[str, Extractor] = {}
-    for source, names in groupby(sorted(sources, key=sources.__getitem__), key=sources.__getitem__):
-        blocks = [model.blocks[name].definition for name in names]
-        backbones |= load_extractors(blocks, source, resolve_device(device), say, engine_cpu=engine_cpu)
+    check_reach(recipe.blocks, sources)
+    backbones = load_extractors(recipe.blocks, sources, resolve_device(device), say, engine_cpu=engine_cpu)
     model.check(stored_blocks(backbones), f"weights {', '.join(sorted(set(sources.values())))}")  # before any image
     done = extract(table, recipe, out, device=device, backbones=backbones, say=say)
     if not passing:

@@ -75,11 +75,9 @@ def import_features(
     if cache is not None and old is not None:
         stored = _joined(cache, old, stored, places, X)
     known, stats = _hashed(files, len(contents.ids)) if cache is None else (cache.hashes(), cache.stats())
-    hashes = known.copy()
-    if found.hashes is not None:
-        theirs = found.hashes[rows[places]]
-        hashes[places] = np.where(theirs.any(axis=1, keepdims=True), theirs, known[places])
-        _refuse_other_files(found.source, contents.ids, hashes, known)
+    hashes = (
+        known if found.hashes is None else _agreed(found.source, contents.ids, found.hashes[rows], known, rows >= 0)
+    )
 
     def fill(writer: CacheWriter) -> None:
         if cache is None:
@@ -234,12 +232,17 @@ def _joined(cache: FeatureCache, old: StoredBlock, new: StoredBlock, places: np.
     return replace(old, provenance=tuple(entries))
 
 
-def _refuse_other_files(source: str, ids: Sequence[str], theirs: np.ndarray, ours: np.ndarray) -> None:
-    """Raise DrexcacheError where both hashes (n, 32) of an image's file are known and differ."""
-    differ = (theirs != ours).any(axis=1) & theirs.any(axis=1) & ours.any(axis=1)
+def _agreed(source: str, ids: Sequence[str], theirs: np.ndarray, ours: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The hashes (n, 32) of the images' files, theirs where they are known; ``there`` (n,): which rows they have.
+
+    Raises DrexcacheError where both are known and differ.
+    """
+    known = theirs.any(axis=1) & there
+    differ = (theirs != ours).any(axis=1) & known & ours.any(axis=1)
     if differ.any():
         names = [ids[at] for at in np.flatnonzero(differ).tolist()]
         raise DrexcacheError(f"{source}: holds features of other files of these names: {counted(names)}")
+    return np.where(known[:, None], theirs, ours)
 
 
 def _hashed(files: Sequence[ImageFile], n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,6 +62,22 @@ class Basis:
             bias[:, i] -= arm.mean @ weight.astype(np.float64)
         return raw | {"arm.bias": bias.astype(np.float32)}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Each arm's mean and matrix by name, which `of_arrays` reads."""
+        named = [{f"basis.{i}.mean": arm.mean, f"basis.{i}.matrix": arm.matrix} for i, arm in enumerate(self.arms)]
+        return {name: array for own in named for name, array in own.items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], columns: Sequence[slice]) -> Basis:
+        """The basis of arms with these columns; ValueError for an array of the wrong shape or type."""
+        arms = [ArmBasis(own, arrays[f"basis.{i}.mean"], arrays[f"basis.{i}.matrix"]) for i, own in enumerate(columns)]
+        for arm in arms:
+            d = arm.columns.stop - arm.columns.start
+            right = arm.mean.shape == (d,) and arm.matrix.ndim == 2 and 0 < arm.matrix.shape[1] <= d == len(arm.matrix)
+            if not right or arm.mean.dtype.kind != "f" or arm.matrix.dtype.kind != "f":
+                raise ValueError(f"the basis of columns {arm.columns} has the wrong shape or type")
+        return cls(tuple(arms))
+
 
 def find_basis(
     X: np.ndarray | CachedRows, rows: np.ndarray, columns: Sequence[slice], components: int, *, standardize: bool

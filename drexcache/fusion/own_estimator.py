@@ -21,7 +21,7 @@ from torch import nn
 from drexcache.cache import CachedRows
 from drexcache.devices import resolve_device
 from drexcache.files import write_file
-from drexcache.fusion.basis import ArmBasis, Basis, find_basis, linear_part
+from drexcache.fusion.basis import Basis, find_basis, linear_part
 from drexcache.fusion.checks import (
     Arms,
     check_settings,
@@ -35,6 +35,7 @@ from drexcache.fusion.head import parameter_views
 from drexcache.fusion.own import MakeModule, OwnHeads, train_modules
 from drexcache.fusion.plan import WINDOW, Design, HeadSettings
 from drexcache.fusion.rows import TrainingData
+from drexcache.fusion.stacks import undivided_operations
 
 OWN = "module__"  # before the names of the module's own settings
 
@@ -249,8 +250,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         arrays = {f"parameter.{name}": value for name, value in self.parameters_.items()}
         arrays |= {f"buffer.{name}": value for name, value in self.buffers_.items()}
-        for i, arm in enumerate(self.basis_.arms if self.basis_ else ()):
-            arrays |= {f"basis.{i}.mean": arm.mean, f"basis.{i}.matrix": arm.matrix}
+        arrays |= self.basis_.arrays() if self.basis_ else {}
         given = {"mean": self.mean_, "scale": self.scale_, "line": self.line_}
         arrays |= {name: value for name, value in given.items() if value is not None}
         params = {k: v for k, v in self.get_params(deep=False).items() if k not in ("module", "device", "verbose")}
@@ -276,7 +276,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
         self.target_ = [float(value) for value in settings["target"]]
         self.arms_, self.columns_ = resolved_arms(self.arms, self.n_features_in_)
         self.seeds_ = seeds_of(self)
-        self.basis_ = _stored_basis(arrays, self.columns_) if self.components else None
+        self.basis_ = Basis.of_arrays(arrays, self.columns_) if self.components else None
         self.mean_, self.scale_, self.line_ = arrays.get("mean"), arrays.get("scale"), arrays.get("line")
         with _numbers_of_its_own(torch.device("cpu")):
             heads = self._heads(torch.zeros(2, self._inside[-1].stop), self.seeds_[:1])
@@ -324,7 +324,7 @@ class TorchHeadRegressor(RegressorMixin, BaseEstimator):
             inputs,
             torch.from_numpy((y - self.target_[0]) / self.target_[1]).float().to(device),
         )
-        with _numbers_of_its_own(device), _one_thread():
+        with _numbers_of_its_own(device), undivided_operations():
             heads = self._heads(inputs[: self.batch_size], self.seeds_)
             if not heads.starts_finite:
                 raise ValueError(f"{heads.name} returns NaN or infinity before it has learnt anything")
@@ -382,16 +382,6 @@ def _own_defaults(module: Any) -> dict[str, Any]:
     return {OWN + one.name: one.default for one in parameters if one.default is not Parameter.empty}
 
 
-def _stored_basis(arrays: Mapping[str, np.ndarray], columns: Sequence[slice]) -> Basis:
-    arms = [ArmBasis(cols, arrays[f"basis.{i}.mean"], arrays[f"basis.{i}.matrix"]) for i, cols in enumerate(columns)]
-    for name, arm in zip(map(str, columns), arms, strict=True):
-        d = arm.columns.stop - arm.columns.start
-        right = arm.mean.shape == (d,) and arm.matrix.ndim == 2 and 0 < arm.matrix.shape[1] <= d == len(arm.matrix)
-        if not right or arm.mean.dtype.kind != "f" or arm.matrix.dtype.kind != "f":
-            raise ValueError(f"the basis of columns {name} has the wrong shape or type")
-    return Basis(tuple(arms))
-
-
 def _form(array: np.ndarray) -> tuple[tuple[int, ...], str]:
     return array.shape, str(array.dtype)
 
@@ -401,14 +391,3 @@ def _numbers_of_its_own(device: torch.device) -> Iterator[None]:
     """A context that leaves torch's random numbers as they were: modules draw from them without being asked."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A context in which torch divides no operation: a batch is so small that waking a thread takes longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -47,7 +47,7 @@ def train_heads(
     compiled = all(map(has_compiled_step, devices))
     if "cpu" in devices and not compiled:
         _warn_of_slow_steps()
-    with _undivided_operations() if compiled else nullcontext(1) as threads:
+    with undivided_operations() if compiled else nullcontext(1) as threads:
         side_by_side = 1 if streamed else min(threads, SIDE_BY_SIDE)
         stacks = [
             (owner, design, heads[start : start + size])
@@ -85,7 +85,7 @@ def _warn_of_slow_steps() -> None:
 
 
 @contextmanager
-def _undivided_operations() -> Iterator[int]:
+def undivided_operations() -> Iterator[int]:
     """A context in which each torch operation uses one thread; yields the number of threads that steps may share.
 
     The operations left to torch take microseconds, less than waking a second thread.
